@@ -8,6 +8,8 @@ The format is age v1 with X25519 recipients, ASCII-armored (age-encryption.org/v
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections.abc import Iterable
 from typing import Final
@@ -15,6 +17,11 @@ from typing import Final
 from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
 
 _RECIPIENT: Final = re.compile(r"age1[02-9ac-hj-np-z]{58}\Z")
+# Format of age: the header ends with a line "--- <MAC>"; then a nonce, and chunks with a tag each.
+_HEADER_END: Final = re.compile(rb"\n---[^\n]*\n")
+_NONCE: Final = 16
+_TAG: Final = 16
+_CHUNK: Final = 64 * 1024
 #: Largest secret. Larger content belongs into a file or volume; etcd accepts 1.5 MiB per request.
 MAX_BYTES: Final = 64 * 1024
 
@@ -98,3 +105,14 @@ def encrypt(plaintext: bytes, recipients: Iterable[str]) -> str:
     if not keys:
         raise EncryptionError("there is no recipient to encrypt the secret for")
     return bytes(encrypt(plaintext, keys, armored=True)).decode()
+
+
+def plaintext_size(armored: str) -> int:
+    """Return the size of the value in an armored age file, without a key; 0 if ``armored`` is not an age file."""
+    lines = [line for line in armored.splitlines() if not line.startswith("-----")]
+    try:
+        parts = _HEADER_END.split(base64.b64decode("".join(lines), validate=True), maxsplit=1)
+    except binascii.Error:
+        return 0
+    chunks = len(parts[-1]) - _NONCE
+    return max(chunks - _TAG * -(-chunks // (_CHUNK + _TAG)), 0) if len(parts) == 2 else 0

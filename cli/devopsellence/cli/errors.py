@@ -42,7 +42,10 @@ def explain(error: BaseException) -> CliError:
 
 
 def of_config(error: Exception) -> CliError:
-    """Return the error for an invalid configuration, with all findings; exit code 2."""
+    """Return the error for an invalid or missing configuration, with all findings; exit code 2."""
+    if isinstance(error.__cause__, FileNotFoundError):
+        action = NextAction("create the file", "devopsellence init")
+        return CliError("config_missing", str(error), exit_code=2, next_actions=[action])
     findings = [Finding("config_invalid", str(finding), evidence="") for finding in getattr(error, "findings", ())]
     count = f"{len(findings)} problem{'s' if len(findings) > 1 else ''}"
     message = f"the configuration is not valid: {count}" if findings else str(error)

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 PROGRAM: Final = "devopsellence"
+# Message of click for a group with options only, such as ``devopsellence node -q``.
+_MISSING_COMMAND: Final = "Missing command."
 
 # Section -> name -> (module:attribute, summary). The summary is the first sentence of the command's help.
 SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
@@ -31,6 +34,8 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "dev": ("devopsellence.cli.commands.start.dev:dev", "Run a local cluster on this machine."),
         "config": ("devopsellence.cli.commands.start.config:config", "Validate and show the configuration."),
         "completion": ("devopsellence.cli.commands.start.completion:completion", "Print a shell completion script."),
+        "help": ("devopsellence.cli.commands.start.help:help_", "Show the help of a command."),
+        "version": ("devopsellence.cli.commands.start.version:version", "Show the version of devopsellence."),
     },
     "Deploy": {
         "deploy": (
@@ -131,6 +136,11 @@ class LazyGroup(click.Group):
         output = Output()
         try:
             code = super().main(arguments, PROGRAM, complete_var, standalone_mode=False, obj=output, **extra)
+        except click.UsageError as error:
+            if (group := _bare_group(error)) is None:
+                sys.exit(_report(error, output, arguments))
+            click.echo(group.get_help())
+            sys.exit(0)
         except BrokenPipeError:
             # The reader of the pipe has closed it; the flush at exit must not report that.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -138,6 +148,12 @@ class LazyGroup(click.Group):
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (all errors end here)
             sys.exit(_report(error, output, arguments))
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _bare_group(error: click.UsageError) -> click.Context | None:
+    """Return the context of a group called without a command, which gets help instead of an error."""
+    without_command = isinstance(error, click.exceptions.NoArgsIsHelpError) or error.message == _MISSING_COMMAND
+    return error.ctx if without_command and error.ctx and isinstance(error.ctx.command, click.Group) else None
 
 
 def _report(error: BaseException, output: Output, arguments: Sequence[str]) -> int:
@@ -159,7 +175,7 @@ def _report(error: BaseException, output: Output, arguments: Sequence[str]) -> i
 
 
 def _asks_for_json(arguments: Sequence[str]) -> bool:
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    pairs = zip_longest(arguments, arguments[1:])
     return any(
         argument in ("-ojson", "--output=json") or (argument in ("-o", "--output") and value == "json")
         for argument, value in pairs
@@ -169,12 +185,9 @@ def _asks_for_json(arguments: Sequence[str]) -> bool:
 def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
-    from importlib.metadata import PackageNotFoundError, version
+    from devopsellence.cli.util.version import version_line
 
-    try:
-        click.echo(f"{PROGRAM} {version(PROGRAM)}")
-    except PackageNotFoundError:
-        click.echo(f"{PROGRAM} (source tree, not installed)")
+    click.echo(version_line())
     ctx.exit()
 
 

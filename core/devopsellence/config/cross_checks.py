@@ -31,6 +31,7 @@ def cross_check(document: dict[str, Plain]) -> list[ConfigProblem]:
     services = _Services(document.get("services"))
     problems = chain(
         _services(services),
+        _case_only(document),
         _dependencies(services),
         _tasks(_map(document.get("tasks")), services),
         _ingress(document.get("ingress"), services),
@@ -61,6 +62,7 @@ def _services(services: _Services) -> Iterator[ConfigProblem]:
         yield from _twice(path, service, "ports", "name")
         yield from _twice(path, service, "secret_refs", "name")
         yield from _twice(path, service, "volumes", "target")
+        yield from _env_sizes(path, service)
         if _is_map(service.get("readiness")):
             yield from _readiness((*path, "readiness"), service)
 
@@ -83,14 +85,64 @@ def _twice(path: DocPath, service: dict[str, Plain], field: str, key: str) -> It
 
 
 def _repeated(values: Iterable[tuple[DocPath, object]]) -> Iterator[ConfigProblem]:
-    seen: set[Hashable] = set()
+    seen: dict[Hashable, str] = {}
     for path, value in values:
         if not isinstance(value, str):
             continue
-        compared = value.rstrip("/") if path[-1] == "target" else value
+        compared = scalars.normal_path(value) if path[-1] == "target" else value
         if compared in seen:
-            yield ConfigProblem(path, f"{quoted(value)} is a duplicate")
-        seen.add(compared)
+            same = f" of {quoted(seen[compared])}, the same path" if seen[compared] != value else ""
+            yield ConfigProblem(path, f"{quoted(value)} is a duplicate{same}")
+        seen.setdefault(compared, value)
+
+
+def _env_sizes(path: DocPath, owner: dict[str, Plain]) -> Iterator[ConfigProblem]:
+    """Report variables that are too long only together with their name: Linux counts ``NAME=value``."""
+    for name, value in _map(owner.get("env")).items():
+        if not isinstance(value, str) or (size := len(value.encode())) > scalars.MAX_TEXT:
+            continue
+        if (whole := len(name.encode()) + 1 + size) > scalars.MAX_TEXT:
+            yield ConfigProblem(
+                (*path, "env", name),
+                f"has {whole} bytes with its name and =, and Linux passes at most {scalars.MAX_TEXT} to a program: "
+                "shorten it, or put it into a file of the image",
+            )
+
+
+def _case_only(document: dict[str, Plain]) -> Iterator[ConfigProblem]:
+    """Report names that differ in case only: DNS and the names of Docker's volumes are all in lower case."""
+    for section, consequence in (
+        ("services", "DNS does not tell them apart"),
+        ("tasks", "the names of their containers do not tell them apart"),
+        ("environments", "the names of their containers do not tell them apart"),
+    ):
+        names = [((section, name), name) for name in _map(document.get(section))]
+        yield from _differing_in_case(names, f"{consequence}: rename one", on_key=True)
+    environments = [(("environments", name), name) for name in _map(document.get("environments"))]
+    if isinstance(default := document.get("default_environment", "production"), str):
+        # Each is compared with the first of its kind, so the default comes last.
+        chosen = [(("default_environment",), str(default))]
+        same = [entry for entry in environments if entry[1].lower() == default.lower()][:1]
+        yield from _differing_in_case([*same, *chosen], "they are two environments: write both alike")
+    sources: list[tuple[DocPath, str]] = []
+    for name, service in _map(document.get("services")).items():
+        for index, volume in enumerate(_list(_map(service).get("volumes"))):
+            if isinstance(source := _map(volume).get("source"), str):
+                sources.append((("services", name, "volumes", index, "source"), str(source)))
+    yield from _differing_in_case(sources, "Docker would use one volume for both: write both alike, or rename one")
+
+
+def _differing_in_case(
+    names: Iterable[tuple[DocPath, str]], consequence: str, *, on_key: bool = False
+) -> Iterator[ConfigProblem]:
+    first: dict[str, tuple[DocPath, str]] = {}
+    for path, name in names:
+        place, other = first.setdefault(name.lower(), (path, name))
+        if name != other:
+            at = f" ({dotted(place)})" if place[:-1] != path[:-1] else ""
+            yield ConfigProblem(
+                path, f"{quoted(name)} differs from {quoted(other)}{at} in case only, and {consequence}", on_key
+            )
 
 
 def _readiness(path: DocPath, service: dict[str, Plain]) -> Iterator[ConfigProblem]:
@@ -177,6 +229,7 @@ def _tasks(tasks: dict[str, Plain], services: _Services) -> Iterator[ConfigProbl
             yield ConfigProblem((*path, "service"), missing)
         if not task.get("command") and not task.get("args"):
             yield ConfigProblem(path, "needs command or args")
+        yield from _env_sizes(path, task)
 
 
 def _ingress(ingress: Plain, services: _Services) -> Iterator[ConfigProblem]:

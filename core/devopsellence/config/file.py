@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import select
+import stat
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from devopsellence.config.problems import Mark, unusable
 
 FILE_NAME: Final = "devopsellence.yml"
 MAX_BYTES: Final = 1 << 20
+# Longest silence of a pipe in seconds: a generator of the file may take a while, a missing one takes for ever.
+PIPE_TIMEOUT: Final = 30.0
 # Characters outside of YAML 1.2's c-printable (section 5.1).
 _FORBIDDEN: Final = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]"
 
@@ -36,25 +41,64 @@ def _home() -> Path | None:
         return None
 
 
-def read_file(path: Path) -> str:
-    """Read the text of the file, without a byte order mark.
+def read_file(path: Path, pipe_timeout: float = PIPE_TIMEOUT) -> str:
+    """Read the text of the file, without a byte order mark. A pipe may be silent for ``pipe_timeout`` seconds.
 
     Raises:
         ConfigError: the file cannot be opened, larger than :data:`MAX_BYTES`, not UTF-8, or has control characters.
     """
     file = str(path)
     try:
-        with path.open("rb") as stream:
-            raw = stream.read(MAX_BYTES + 1)
+        with open(path, "rb", buffering=0, opener=_open_at_once) as stream:
+            raw = _read(stream, pipe_timeout)
+    except TimeoutError as error:
+        fact = f"is a pipe into which nothing was written for {pipe_timeout:g} s; start its writer, or give a file"
+        raise unusable(file, fact) from error
     except FileNotFoundError as error:
         raise unusable(file, f"file not found; write one, or run: {_INIT}") from error
     except IsADirectoryError as error:
         raise unusable(file, f"is a folder; give the path of a file, such as {path / FILE_NAME}") from error
     except (OSError, ValueError) as error:
         raise unusable(file, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return decode(file, raw)
+
+
+def decode(file: str, raw: bytes) -> str:
+    """Return the text of ``raw``; ``file`` is its name in messages. At most ``MAX_BYTES + 1`` bytes need to be read.
+
+    Raises:
+        ConfigError: ``raw`` is larger than :data:`MAX_BYTES`, not UTF-8, or has control characters.
+    """
     if len(raw) > MAX_BYTES:
         raise unusable(file, f"is larger than {MAX_BYTES >> 10} KiB, the limit for a configuration")
     return _decoded(file, raw)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for the writer of a named pipe; reads wait as usual."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def _read(stream: BinaryIO, pipe_timeout: float) -> bytes:
+    """Read up to one byte more than allowed.
+
+    Raises:
+        TimeoutError: a pipe has no writer, or a silent one.
+    """
+    is_pipe = stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
+    poll = select.poll()
+    # The end of a pipe is reported as well, but only after a first writer.
+    poll.register(stream.fileno(), select.POLLIN)
+    raw = b""
+    while len(raw) <= MAX_BYTES:
+        if is_pipe and not poll.poll(pipe_timeout * 1000):
+            raise TimeoutError
+        if not (data := stream.read(MAX_BYTES + 1 - len(raw))):
+            break
+        raw += data
+    return raw
 
 
 _INIT: Final = "devopsellence init"

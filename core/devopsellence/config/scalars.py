@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import posixpath
 import re
+import socket
 from collections.abc import Callable
 from typing import Final
 
@@ -17,7 +18,17 @@ from devopsellence.names import HOST, NAME, NAME_RULE
 
 # Longest argument or variable that Linux passes to a program (MAX_ARG_STRLEN), without the terminator.
 MAX_TEXT: Final = (128 << 10) - 1
+# Leaves room for "=" and the longest secret (64 KiB) within MAX_TEXT.
+MAX_VARIABLE_NAME: Final = 32 << 10
 _MAX_REFERENCE: Final = 512
+# Paths of a container that Docker and the kernel provide: below the first a volume breaks the container or hides what
+# programs expect there, and the others are files, over which no folder can be mounted.
+_KERNEL_FOLDERS: Final = ("/proc", "/sys", "/dev")
+_DOCKER_FILES: Final = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/.dockerenv")
+# Names in every container's /etc/hosts, which come before DNS.
+_HOSTS_FILE: Final = frozenset(
+    {"localhost", "ip6-localhost", "ip6-loopback", "ip6-localnet", "ip6-mcastprefix", "ip6-allnodes", "ip6-allrouters"}
+)
 
 _VARIABLE: Final = r"[^\s=\x00-\x1f\x7f]+\Z"
 _PLATFORM: Final = r"(?a)[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9.]+)?\Z"
@@ -79,6 +90,8 @@ def variable_value(value: object) -> str:
 def variable_name(value: object) -> str:
     if not re.match(_VARIABLE, result := filled(value)):
         raise Unfit(f"{quoted(result)} is not a variable name: spaces and '=' are not allowed")
+    if len(result.encode()) > MAX_VARIABLE_NAME:
+        raise Unfit(f"is longer than {MAX_VARIABLE_NAME} bytes, the limit for the name of a variable")
     return result
 
 
@@ -86,6 +99,27 @@ def name(value: object) -> str:
     if not NAME.match(result := filled(value)):
         raise Unfit(f"{quoted(result)} is not a name: a name is {NAME_RULE}")
     return result
+
+
+def service_name(value: object) -> str:
+    """Parse a name by which other containers can find a service: it must not mean something else to a resolver."""
+    result = name(value)
+    if result.lower() in _HOSTS_FILE or result.lower().endswith(".localhost"):
+        raise Unfit(f"{quoted(result)} means the container itself in every container: choose another name")
+    if _is_ipv4(result):
+        raise Unfit(f"{quoted(result)} is read as an IP address, not looked up: choose a name with a letter")
+    if result.endswith("."):
+        raise Unfit(f"{quoted(result)} is not a name in DNS: remove the dot at its end")
+    return result
+
+
+def _is_ipv4(written: str) -> bool:
+    """Tell whether resolvers take ``written`` for an address; "42" and "0x7f.1" are addresses as well."""
+    try:
+        socket.inet_aton(written)
+    except OSError:
+        return False
+    return True
 
 
 def truth(value: object) -> bool:
@@ -231,10 +265,26 @@ def volume_target(value: object) -> str:
     result = filled(value)
     if not result.startswith("/"):
         raise Unfit(f"must be an absolute path in the container, not {quoted(result)}")
-    normal = posixpath.normpath(result.replace("//", "/")).replace("//", "/")
+    normal = normal_path(result)
     if normal == "/" or ".." in result.split("/") or ":" in result or not result.isprintable():
         raise Unfit(f"{quoted(result)} is not a valid mount path in the container")
+    for folder_ in _KERNEL_FOLDERS:
+        # A volume that shares memory between the containers of a service is sound.
+        if _within(normal, folder_) and not _within(normal, "/dev/shm"):  # noqa: S108 (no temporary file)
+            raise Unfit(f"{quoted(result)} belongs to the kernel in every container: mount the volume elsewhere")
+    for file in _DOCKER_FILES:
+        if _within(normal, file):
+            raise Unfit(f"{quoted(result)} is a file that Docker provides in every container: mount it elsewhere")
     return normal
+
+
+def normal_path(path: str) -> str:
+    """Return the one spelling of an absolute path: ``/data`` for ``//data``, ``/data/`` and ``/data/.``."""
+    return posixpath.normpath("/" + path.lstrip("/"))
+
+
+def _within(path: str, folder_: str) -> bool:
+    return path == folder_ or path.startswith(f"{folder_}/")
 
 
 def _not(wanted: str, value: object) -> str:

@@ -69,6 +69,7 @@ def _map_field(
 
 
 NameField = Annotated[str, PlainValidator(scalars.name)]
+ServiceName = Annotated[str, PlainValidator(scalars.service_name)]
 FilledText = Annotated[str, PlainValidator(scalars.filled)]
 VariableName = Annotated[str, PlainValidator(scalars.variable_name)]
 PortNumber = Annotated[int, PlainValidator(quantities.port)]
@@ -244,7 +245,7 @@ class RootSection(Section):
     default_environment: NameField = "production"
     build: SubSection[BuildSection] = BuildSection()
     services: Annotated[
-        dict[NameField, SubSection[ServiceSection]], _map_field(" of services", least="service", most=MAX_SERVICES)
+        dict[ServiceName, SubSection[ServiceSection]], _map_field(" of services", least="service", most=MAX_SERVICES)
     ]
     tasks: Annotated[dict[NameField, SubSection[TaskSection]], _map_field(" of tasks")] = {}
     ingress: OptionalSection[IngressSection] = None

@@ -165,6 +165,19 @@ def test_pinning_versions_writes_nothing(ann: Operator) -> None:
     assert ann.dump() == before
 
 
+def test_service_too_large_to_start_is_refused_and_nothing_written(ann: Operator) -> None:
+    ann.set("KEY", b"x" * 65536)
+    ann.node("n1")
+    before = ann.dump()
+    large = service("web", KEY=0)
+    for index in range(31):
+        large.secret_refs.add(name=f"KEY_{index}", secret="KEY")
+    with pytest.raises(CliError, match='service "web" cannot start') as caught:
+        pinned(ann, [large], None, "n1")
+    assert (caught.value.code, caught.value.exit_code) == ("start_too_large", 2)
+    assert ann.dump() == before
+
+
 def test_registry_password_has_requested_version(ann: Operator, bob: Operator) -> None:
     def password(operator: Operator, login: Registry) -> str:
         with operator.being():

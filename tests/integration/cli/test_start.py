@@ -62,3 +62,22 @@ def test_closed_pipe_ends_quietly(cli: Cli) -> None:
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=environ(), check=False)
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+def test_program_without_arguments_prints_help() -> None:
+    command = [sys.executable, "-m", "devopsellence.cli"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ(), check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: devopsellence ")
+
+
+def test_configuration_is_read_from_a_pipe_of_the_shell(tmp_path: Path) -> None:
+    text = "schema_version: 1\norganization: acme\nproject: shop\nservices: {job: {image: redis}}\n"
+    (tmp_path / "some.yml").write_text(text)
+    program = f"{sys.executable} -m devopsellence.cli config validate"
+    for command in (f"{program} <(cat some.yml)", f"{program} - < some.yml", f"cat some.yml | {program} /dev/stdin"):
+        done = subprocess.run(
+            ["bash", "-c", command], capture_output=True, text=True, env=environ(), cwd=tmp_path, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, ""), command
+        assert "is valid: services job" in done.stdout

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from importlib import import_module
+from pathlib import Path
 
 import click
 import pytest
@@ -10,6 +11,7 @@ from click.testing import CliRunner, Result
 from devopsellence.cli.main import COMMANDS, main
 from devopsellence.cli.options import add_global_options, global_flags
 from devopsellence.cli.output import CliError, Output, pass_output
+from devopsellence.cli.util.version import installed_version
 
 
 def run(*arguments: str) -> Result:
@@ -41,6 +43,66 @@ def test_every_command_has_help_with_an_example_that_uses_it(words: str, flag: s
     assert f"Usage: devopsellence {words}" in result.output
     example = result.output.partition("Example:")[2]
     assert f"devopsellence {words}" in example
+
+
+GROUPS = [words for words, command in everything() if isinstance(command, click.Group)]
+
+
+@pytest.mark.parametrize("words", ["", *GROUPS])
+@pytest.mark.parametrize("flags", [[], ["-q"], ["-o", "json"]])
+def test_group_without_command_prints_its_help(words: str, flags: list[str]) -> None:
+    result = run(*words.split(), *flags)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == run(*words.split(), "--help").stdout
+
+
+@pytest.mark.parametrize("words", ["", *(words for words, _ in everything())])
+def test_help_command_prints_the_help_of_the_option(words: str) -> None:
+    result = run("help", *words.split())
+    assert (result.exit_code, result.stdout) == (0, run(*words.split(), "--help").stdout)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("deplyo", "No such command 'deplyo'. Did you mean deploy?"),
+        ("node regster", "No such command 'regster'. Did you mean 'register'?"),
+        ("deploy now", "devopsellence deploy has no subcommands."),
+    ],
+)
+def test_help_of_an_unknown_command_is_a_usage_error(words: str, message: str) -> None:
+    result = run("help", *words.split())
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+
+
+def test_version_command_prints_the_version_of_the_option() -> None:
+    line = run("--version").stdout
+    assert line.startswith("devopsellence ")
+    assert run("version").stdout == line
+    assert json.loads(run("version", "-o", "json").stdout)["version"] == installed_version()
+
+
+VALID = "schema_version: 1\norganization: acme\nproject: shop\nservices: {job: {image: redis}}\n"
+
+
+def test_configuration_is_read_from_stdin() -> None:
+    runner = CliRunner()
+    assert runner.invoke(main, ["config", "validate", "-"], input=VALID).stdout.startswith(
+        "stdin is valid: services job"
+    )
+    assert "image: redis" in runner.invoke(main, ["config", "resolve", "-"], input=VALID).stdout
+    refused = runner.invoke(main, ["config", "validate", "-"], input=VALID.replace("image", "imgae"))
+    assert refused.exit_code == 2
+    assert 'stdin:4:18: services.job.imgae is not a known key; did you mean "image"?' in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["validate", "resolve"])
+def test_missing_configuration_has_its_own_code(tmp_path: Path, command: str) -> None:
+    result = run("config", command, str(tmp_path / "missing.yml"), "-o", "json")
+    error = json.loads(result.stdout)["error"]
+    assert (result.exit_code, error["code"]) == (2, "config_missing")
+    assert "missing.yml:1:1: file not found" in error["message"]
 
 
 def test_root_help_lists_every_command_with_summary() -> None:

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from devopsellence import age
+from devopsellence.config import scalars
 from tests.unit.config.conftest import HEAD, WEB, Parse, Problems
 
 NO_HTTP = "must expose an http port (an entry of ports with name: http)"
@@ -31,6 +33,128 @@ def test_web_service_needs_an_http_port_and_a_health_check(
     problems: Problems, why: str, service: str, expected: list[str]
 ) -> None:
     assert problems(HEAD + "services:\n  " + service) == expected, why
+
+
+JOB = "{image: redis}"
+
+
+@pytest.mark.parametrize(
+    ("why", "text", "expected"),
+    [
+        (
+            "services are found by name",
+            f"services: {{Redis: {JOB}, redis: {JOB}}}",
+            ['services.redis "redis" differs from "Redis" in case only, and DNS does not tell them apart: rename one'],
+        ),
+        (
+            "tasks run in containers",
+            f"services: {{a: {JOB}}}\ntasks: {{Run: {{service: a, args: [x]}}, RUN: {{service: a, args: [x]}}}}",
+            [
+                'tasks.RUN "RUN" differs from "Run" in case only, '
+                "and the names of their containers do not tell them apart: rename one"
+            ],
+        ),
+        (
+            "environments run in containers",
+            f"services: {{a: {JOB}}}\nenvironments: {{qa: {{}}, QA: {{}}}}",
+            [
+                'environments.QA "QA" differs from "qa" in case only, '
+                "and the names of their containers do not tell them apart: rename one"
+            ],
+        ),
+        (
+            "an overlay that is meant for the default",
+            f"default_environment: Live\nservices: {{a: {JOB}}}\nenvironments: {{live: {{}}}}",
+            [
+                'default_environment "Live" differs from "live" (environments.live) in case only, '
+                "and they are two environments: write both alike"
+            ],
+        ),
+    ],
+)
+def test_names_that_differ_in_case_only_are_refused(
+    problems: Problems, why: str, text: str, expected: list[str]
+) -> None:
+    assert problems(HEAD + text + "\n") == expected, why
+
+
+def volumes(*sources: str) -> str:
+    return json.dumps({"volumes": [{"source": source, "target": f"/{at}"} for at, source in enumerate(sources)]})
+
+
+def test_volumes_that_differ_in_case_only_are_refused_across_services(problems: Problems) -> None:
+    text = HEAD + f"services:\n  a: {volumes('Data', 'logs')}\n  b: {volumes('logs', 'data', 'Data')}\n"
+    assert problems(text) == [
+        'services.b.volumes[1].source "data" differs from "Data" (services.a.volumes[0].source) in case only, '
+        "and Docker would use one volume for both: write both alike, or rename one"
+    ]
+
+
+def test_volume_of_an_overlay_that_differs_in_case_only_is_refused(problems: Problems) -> None:
+    services = f"services:\n  a: {volumes('data')}\n  b: {volumes('data')}\n"
+    (message,) = problems(HEAD + services + f"environments: {{qa: {{services: {{b: {volumes('DATA')}}}}}}}\n")
+    assert message.startswith('environments.qa: services.b.volumes[0].source "DATA" differs from "data"')
+
+
+def test_names_in_other_places_may_differ_in_case_only(problems: Problems) -> None:
+    service = "{env: {http_proxy: a, HTTP_PROXY: b}, ports: [{name: grpc, port: 1}, {name: GRPC, port: 2}]}"
+    assert problems(HEAD + f"services: {{a: {service}}}\ntasks: {{A: {{service: a, args: [x]}}}}\n") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "fact"),
+    [
+        *((name, "means the container itself") for name in ("localhost", "LocalHost", "db.localhost", "ip6-loopback")),
+        *((f'"{name}"', "is read as an IP address") for name in ("127.0.0.1", "42", "10.1", "0x7f.1", "017")),
+        ("redis.", "is not a name in DNS"),
+    ],
+)
+def test_service_name_with_another_meaning_is_refused(problems: Problems, name: str, fact: str) -> None:
+    (message,) = problems(HEAD + f"services: {{{name}: {JOB}}}\n")
+    assert fact in message
+
+
+@pytest.mark.parametrize("name", ["localhost2", "local.host", "4c", "10.x", "redis-7.2", "1.2.3.4.5"])
+def test_service_name_may_resemble_an_address(problems: Problems, name: str) -> None:
+    assert problems(HEAD + f'services: {{"{name}": {JOB}}}\n') == []
+
+
+class TestVariableSize:
+    """Linux takes ``NAME=value`` of at most ``MAX_TEXT`` bytes; a word of a command has no name."""
+
+    @pytest.mark.parametrize(("name", "letter"), [("A", "x"), ("LONG_NAME", "x"), ("Ä", "ü")])
+    def test_longest_variable_fits_and_one_more_letter_does_not(
+        self, problems: Problems, name: str, letter: str
+    ) -> None:
+        room = scalars.MAX_TEXT - len(f"{name}=".encode())
+        value = letter * (room // len(letter.encode()))
+        assert problems(HEAD + f"services: {{a: {{env: {{{name}: {value}}}}}}}\n") == []
+        whole = len(f"{name}={value}{letter}".encode())
+        (message,) = problems(HEAD + f"services: {{a: {{env: {{{name}: {value}{letter}}}}}}}\n")
+        assert f"has {whole} bytes with its name and =, and Linux passes at most 131071 to a program" in message
+
+    def test_variables_of_tasks_and_overlays_count(self, problems: Problems) -> None:
+        env = "{env: {A: " + "x" * (scalars.MAX_TEXT - 1) + "}}"
+        tasks = "tasks: {run: {service: a, args: [x], " + env[1:] + "}\n"
+        text = HEAD + "services: {a: {}}\n" + tasks + "environments: {qa: {services: {a: " + env + "}}}\n"
+        assert [message.partition(" has ")[0] for message in problems(text)] == [
+            "tasks.run.env.A",
+            "environments.qa: services.a.env.A",
+        ]
+
+    def test_value_too_long_by_itself_is_one_problem(self, problems: Problems) -> None:
+        text = HEAD + "services: {a: {env: {A: " + "x" * (scalars.MAX_TEXT + 1) + "}}}\n"
+        assert problems(text) == [
+            "services.a.env.A is longer than 131071 bytes, the most that Linux passes to a program"
+        ]
+
+    def test_longest_secret_fits_under_the_longest_name(self, problems: Problems) -> None:
+        assert scalars.MAX_VARIABLE_NAME + 1 + age.MAX_BYTES <= scalars.MAX_TEXT
+        name = "x" * (scalars.MAX_VARIABLE_NAME + 1)
+        (message,) = problems(HEAD + f"services: {{a: {{secret_refs: [{{name: {name}, secret: s}}]}}}}\n")
+        assert message == (
+            "services.a.secret_refs[0].name is longer than 32768 bytes, the limit for the name of a variable"
+        )
 
 
 def test_wrong_shape_does_not_hide_other_problems(problems: Problems) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,32 @@ def test_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path: Path) -> N
     path = tmp_path / "devopsellence.yml"
     path.write_bytes(b"\xef\xbb\xbfa: 1\r\nb: 2\r\n")
     assert read_file(path) == "a: 1\r\nb: 2\r\n"
+
+
+class TestPipe:
+    def test_text_from_a_writer_is_read_to_the_end(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        text = "a: " + "x" * 200_000  # more than a pipe holds
+        writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(text,))
+        writer.start()
+        assert read_file(tmp_path / "pipe") == text
+        writer.join()
+
+    def test_pipe_without_a_writer_is_refused(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(ConfigError, match="is a pipe into which nothing was written for 0 s; start its writer"):
+            read_file(tmp_path / "pipe", pipe_timeout=0)
+
+    def test_pipe_of_a_silent_writer_is_refused(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        writer = os.open(tmp_path / "pipe", os.O_RDWR)
+        os.write(writer, b"a: 1\n")
+        with pytest.raises(ConfigError, match="is a pipe into which nothing was written for 0 s"):
+            read_file(tmp_path / "pipe", pipe_timeout=0)
+        os.close(writer)
+
+    def test_endless_stream_is_too_large(self) -> None:
+        assert ":1:1: is larger than 1024 KiB" in refusal(Path("/dev/zero"))
 
 
 class TestFind:

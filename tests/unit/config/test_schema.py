@@ -86,6 +86,8 @@ SERVICE_FITS = [
     "ports: [{name: redis, port: 6379}, {name: admin, port: 6379}]",
     "ports: []",
     "volumes: [{source: data, target: /data}, {source: data, target: /more/}]",
+    "volumes: [{source: data, target: /Data}, {source: data, target: /data}]",
+    "volumes: [{source: data, target: /dev/shm}, {source: data, target: /processed}, {source: data, target: /etc}]",
     "readiness: {command: [redis-cli, ping]}",
     "readiness: {tcp: 6379}",
     "readiness: {path: /ready, port: 9200, interval: 1s, timeout: 500ms, retries: 10, start_period: 1m30s}",
@@ -176,6 +178,22 @@ def test_service_may_have(problems: Problems, written: str) -> None:
         ("volumes: [{source: a, target: /a/../..}]", "is not a valid mount path in the container"),
         ("volumes: [{source: a, target: '/a:b'}]", "is not a valid mount path in the container"),
         ("volumes: [{source: a, target: /x}, {source: b, target: /x/}]", 'volumes[1].target "/x/" is a duplicate'),
+        *(
+            (
+                f"volumes: [{{source: a, target: {other}}}, {{source: b, target: /x}}]",
+                f'"/x" is a duplicate of "{other}"',
+            )
+            for other in ("/x/", "/x/.", "//x", "///x", "/./x", "/x//", "/x/./")
+        ),
+        *(
+            (f"volumes: [{{source: a, target: {target}}}]", f'"{target}" belongs to the kernel in every container')
+            for target in ("/proc", "/proc/x", "/sys", "/sys/fs/cgroup", "/dev", "//dev/", "/dev/./null", "/proc/.")
+        ),
+        *(
+            (f"volumes: [{{source: a, target: {target}}}]", f'"{target}" is a file that Docker provides')
+            for target in ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc//hosts/x", "/.dockerenv")
+        ),
+        ("volumes: [{source: a, target: /data/../proc}]", "is not a valid mount path in the container"),
         ("readiness: true", "readiness must be a map, not true"),
         ("readiness: {}", "readiness must have exactly one of command, tcp, or path (with or without port)"),
         ("readiness: {command: []}", "readiness must have exactly one of"),

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.age import MAX_BYTES, AgeIdentity, EncryptionError, encrypt, is_recipient, node_recipient
+from devopsellence.age import (
+    MAX_BYTES,
+    AgeIdentity,
+    EncryptionError,
+    encrypt,
+    is_recipient,
+    node_recipient,
+    plaintext_size,
+)
 from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
 
 # Fixed, so that every process of the tests collects the same ones.
@@ -70,3 +78,15 @@ def test_node_recipient_is_trusted_only_for_its_uid(recorded: str, uid: str, sai
 
 def test_node_without_a_heartbeat_keeps_its_key() -> None:
     assert node_recipient(Node(name="n1", age_recipient=OLD), None) == OLD
+
+
+@pytest.mark.parametrize("size", [0, 1, 65535, 65536])
+@pytest.mark.parametrize("readers", [1, 7])
+def test_size_of_a_value_is_known_without_a_key(size: int, readers: int) -> None:
+    keys = [AgeIdentity.generate().recipient for _ in range(readers)]
+    assert plaintext_size(encrypt(b"x" * size, keys)) == size
+
+
+@pytest.mark.parametrize("text", ["", "no age file", "-----BEGIN AGE ENCRYPTED FILE-----\n*\n", "AAAA"])
+def test_size_of_what_is_no_age_file_is_0(text: str) -> None:
+    assert plaintext_size(text) == 0

@@ -13,6 +13,7 @@ from devopsellence.cli.secrets import identity, recipients, records, vault
 from devopsellence.cli.secrets.grant import GrantRequest, cannot_decrypt, grant
 from devopsellence.cli.secrets.items import SecretItem
 from devopsellence.cli.secrets.records import SecretId
+from devopsellence.cli.secrets.size import too_large
 from devopsellence.cli.util.text import few
 from devopsellence.placement import label_needed
 from devopsellence.store.etcd import Etcd
@@ -36,7 +37,8 @@ async def pin(
     Returns the names of nodes without a known public key, sorted: they cannot decrypt the secrets until a later deploy.
 
     Raises:
-        CliError: ``missing_secret``; ``secret_sealed``: this operator cannot decrypt a version to re-encrypt it.
+        CliError: ``missing_secret``; ``start_too_large``; ``secret_sealed``: this operator cannot decrypt a version to
+            re-encrypt it.
         MalformedRecord: the record of a secret cannot be read.
     """
     stored = await pin_versions(etcd, ref, services, registry)
@@ -68,7 +70,7 @@ async def pin_versions(
 
     Raises:
         CliError: ``missing_secret``: lists all missing secrets; ``secret_version_gone``: lists the named versions that
-            are no longer stored.
+            are no longer stored; ``start_too_large``.
         MalformedRecord: the record of a secret cannot be read.
     """
     services = list(services)
@@ -85,6 +87,8 @@ async def pin_versions(
             secret_ref.version = records.version_to_pin(
                 stored[SecretId(service.name, secret_ref.secret)], secret_ref.version
             )
+    if problem := too_large(services, stored):
+        raise problem
     if registry is not None and registry.password_secret:
         secret = stored[SecretId(REGISTRY, registry.password_secret)]
         registry.password_version = records.version_to_pin(secret, registry.password_version)

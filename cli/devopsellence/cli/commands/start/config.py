@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -11,6 +12,10 @@ from devopsellence.cli import context
 from devopsellence.cli.options import environment_option
 from devopsellence.cli.output import Output, pass_output
 
+if TYPE_CHECKING:
+    from devopsellence.config import Config
+
+_STDIN: Final = Path("-")
 _FILE = click.argument("file", type=click.Path(path_type=Path), required=False)
 
 
@@ -39,11 +44,9 @@ def validate(output: Output, file: Path | None) -> None:
     Example:
       devopsellence config validate
       devopsellence config validate other/devopsellence.yml
+      devopsellence config validate - < devopsellence.yml
     """
-    from devopsellence import config as configuration
-
-    path = file or context.require_config()
-    loaded = configuration.load(path)
+    loaded, path = _load(file)
     environments = list(dict.fromkeys([loaded.default_environment, *loaded.environments]))
     services = [service.name for service in loaded.resolve(loaded.default_environment).services]
     output.result(
@@ -72,10 +75,9 @@ def resolve(ctx: click.Context, output: Output, file: Path | None) -> None:
       devopsellence config resolve --env staging
       devopsellence config resolve -o json
     """
-    from devopsellence import config as configuration
     from devopsellence.config.export import to_document
 
-    loaded = configuration.load(file or context.require_config())
+    loaded, _ = _load(file)
     ref = context.environment_from_config(ctx, loaded.organization, loaded.project, loaded.default_environment)
     document = to_document(loaded.resolve(ref.environment))
     output.result(
@@ -84,6 +86,23 @@ def resolve(ctx: click.Context, output: Output, file: Path | None) -> None:
         environment=ref.environment,
         config=document,
     )
+
+
+def _load(file: Path | None) -> tuple[Config, Path]:
+    """Load the configuration from the given file, from stdin for ``-``, else from the file of the project.
+
+    Raises:
+        ConfigError: the configuration is missing or not valid.
+        CliError: ``config_missing``: no file is given, and the project has none.
+    """
+    from devopsellence import config
+    from devopsellence.config.file import MAX_BYTES, decode
+
+    if file != _STDIN:
+        path = file or context.require_config()
+        return config.load(path), path
+    path = Path("stdin")
+    return config.parse(decode(str(path), sys.stdin.buffer.read(MAX_BYTES + 1)), path), path
 
 
 def _yaml(document: dict[str, Any]) -> str:
