@@ -100,8 +100,8 @@ def show(ctx: click.Context, output: Output, number: int) -> None:
 def rollback(ctx: click.Context, output: Output, number: int | None, dry_run: bool, message: str) -> None:
     """Roll back to an earlier release and follow the rollout.
 
-    Creates a new release with the content of release NUMBER. Without NUMBER, the command rolls back to the last release
-    that settled before the one that runs, or, if that repeats an older one, before that.
+    Creates a new release with the content of release NUMBER. Without NUMBER, rolls back to the last settled release
+    before the running one. If the running release is itself a rollback, goes further back.
 
     \b
     Example:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 #: Past participles of ``IssueOutcome`` for messages; JSON keeps the values themselves.
 _OUTCOME_WORDS: Final = {"made": "created", "kept": "unchanged", "renewed": "renewed"}
 
-pki_option = click.option("--pki", metavar="DIR", help="Folder of the cluster's CA.  [default: cluster/ in the state folder]")
+pki_option = click.option(
+    "--pki", metavar="DIR", help="Folder of the cluster's CA.  [default: cluster/ in the state folder]"
+)
 
 
 @click.group()
