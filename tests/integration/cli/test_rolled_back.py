@@ -1,4 +1,4 @@
-"""Commands after an automatic rollback, on a real etcd: the release that runs is not the newest."""
+"""Commands after an automatic rollback, on a real etcd: the running release is not the newest."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def log_sources(survey: EnvironmentAgents, services: Sequence[str]) -> list[LogS
     """Return the nodes that run, or should run, any of ``services`` (empty: all), sorted by name.
 
     Raises:
-        CliError: ``service_unknown``: a service is neither in the release that runs nor on a node; ``not_running``:
+        CliError: ``service_unknown``: a service is neither in the running release nor on a node; ``not_running``:
             no node runs or should run the services.
     """
     known = {name: _services_of(survey, name) for name in survey.agents}
@@ -74,7 +74,7 @@ def agent_for_task(survey: EnvironmentAgents, task: Task) -> AgentEndpoint:
     """
     service = next((candidate for candidate in _released(survey) if candidate.name == task.service), None)
     if service is None:
-        message = f"task {task.name} runs in service {task.service}, which the release that runs does not have"
+        message = f"task {task.name} runs in service {task.service}, which the running release does not have"
         raise CliError("service_unknown", message)
     reasons = []
     for name, agent in survey.agents.items():
@@ -88,7 +88,7 @@ def agent_for_task(survey: EnvironmentAgents, task: Task) -> AgentEndpoint:
 
 
 def task_named(survey: EnvironmentAgents, name: str, *, sure: bool) -> Task:
-    """Return the task ``name`` of the release that runs; ``sure`` allows the release task, too.
+    """Return the task ``name`` of the running release; ``sure`` allows the release task, too.
 
     Raises:
         CliError: ``task_unknown``; ``release_task`` (exit code 2): the release task without ``sure``.
@@ -109,7 +109,7 @@ def task_named(survey: EnvironmentAgents, name: str, *, sure: bool) -> Task:
 
 
 def all_tasks(survey: EnvironmentAgents) -> list[Task]:
-    """Return the tasks of the release that runs, the release task first, then by name."""
+    """Return the tasks of the running release, the release task first, then by name."""
     if survey.release is None:
         return []
     first = [survey.release.release_task] if survey.release.HasField("release_task") else []

@@ -117,11 +117,11 @@ def _facts(ref: EnvironmentRef, secret: SecretId, stored: StoredVersion, readers
 
 
 async def base_release(etcd: Etcd, ref: EnvironmentRef, secret: SecretId) -> Release:
-    """Return the release that runs, to be published again: after a rollback not the newest.
+    """Return the running release, to be published again: after a rollback not the newest.
 
     Raises:
-        CliError: ``secret_unused``: no release yet, or the release that runs does not use ``secret``;
-            ``release_unknown``: the record of the release that runs is missing.
+        CliError: ``secret_unused``: no release yet, or the running release does not use ``secret``;
+            ``release_unknown``: the record of the running release is missing.
     """
     numbers = await read_numbers(etcd, ref)
     release = await read_release(etcd, ref, numbers.target) if numbers.target else None
@@ -146,7 +146,7 @@ async def publish_with(
 ) -> Release | None:
     """Publish the content of ``base`` with ``version`` of ``secret``; None for a base with that version already.
 
-    If another release is published, or the rollout rolls back, at the same time, the release that runs then is the
+    If another release is published, or the rollout rolls back, at the same time, the release running then is the
     base instead.
     """
     while releases.pinned(base, secret) != {version}:

@@ -28,7 +28,7 @@ class SecretEntry:
     """Row of the list of secrets.
 
     ``without_access`` are the attached nodes that cannot decrypt the secret; ``uses`` are the releases in use
-    that name the secret, with the versions: the release that runs first, then the newest and the one to roll back to.
+    that name the secret, with the versions: the running release first, then the newest and the one to roll back to.
     """
 
     secret: SecretId

@@ -25,7 +25,7 @@ async def read_numbers(etcd: Etcd, ref: EnvironmentRef) -> ReleaseNumbers:
 
 
 async def target_release(etcd: Etcd, ref: EnvironmentRef) -> Release | None:
-    """Return the release that runs, the rollout target; None before the first, or if it is not stored.
+    """Return the running release, the rollout target; None before the first, or if it is not stored.
 
     Raises:
         MalformedRecord: a record of the environment, its rollout or the release cannot be read.

@@ -170,7 +170,7 @@ def _content(path: Path) -> bytes:
 
 
 async def _ingress(ctx: click.Context, etcd: Etcd, ref: EnvironmentRef) -> Ingress | None:
-    """Return the ingress of the environment: from the release that runs, else from the configuration in this folder."""
+    """Return the ingress of the environment: from the running release, else from the configuration in this folder."""
     from devopsellence import config
     from devopsellence.cli.store.releases import target_release
 

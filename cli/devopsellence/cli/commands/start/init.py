@@ -63,7 +63,9 @@ def init(
         health_path=_health_path(health_path, interactive=interactive),
     )
     _write(path, render(answers))
-    missing = "" if (Path.cwd() / dockerfile).exists() else f"{dockerfile} does not exist yet: create it before deploying.\n"
+    missing = (
+        "" if (Path.cwd() / dockerfile).exists() else f"{dockerfile} does not exist yet: create it before deploying.\n"
+    )
     text = f"Wrote {path}.\n{missing}Next: devopsellence dev up (unless you have a cluster), then devopsellence deploy"
     output.result("init", text, file=str(path), organization=answers.organization, project=answers.project)
 
