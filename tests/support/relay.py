@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
+
+#: Turns of the event loop from an accepted connection to its task, and one more.
+_ACCEPT_TURNS: Final = 5
 
 
 class Relay:
@@ -32,6 +35,9 @@ class Relay:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._server.close()
+        # The task of a connection accepted just now starts within these turns of the loop; asyncio closes no other.
+        for _ in range(_ACCEPT_TURNS):
+            await asyncio.sleep(0)
         self.cut()
         await asyncio.gather(*self._connections, return_exceptions=True)
         await self._server.wait_closed()

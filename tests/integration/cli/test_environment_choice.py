@@ -67,5 +67,5 @@ def test_missing_cluster_is_reported_without_traceback(cli: Cli) -> None:
     del cli.environ["DEVOPSELLENCE_ETCD_ENDPOINTS"]
     error = cli.error("node", "list")
     assert error["code"] == "etcd_unavailable"
-    assert "devopsellence dev up" in error["message"]
+    assert "devopsellence dev up" in str(error["findings"])
     assert cli.error("node", "list", "--etcd-ca-cert", "x.pem")["code"] == "settings_invalid"

@@ -82,7 +82,7 @@ async def test_first_candidate_leads_and_clean_stop_hands_over_at_once(etcd: Etc
         assert b'"identity": "a"' in listing.items[0].value
         assert b.leadership is None
         await a.stop()
-        second = await b.leads(seconds=1)
+        second = await b.leads()
         assert second.create_revision > first.create_revision
         assert len((await etcd.list(etcd.keys.election_prefix)).items) == 1
 
@@ -100,10 +100,10 @@ async def test_leader_without_key_or_lease_is_cancelled(etcd: Etcd, settings: Se
     async with candidate(settings, "a", ttl=60) as a:
         first = await a.leads()
         await etcd.revoke_lease(first.lease.id)
-        await a.deposed(seconds=1)
+        await a.deposed()
         second = await a.leads()
         await etcd.delete(second.key)
-        await a.deposed(seconds=1)
+        await a.deposed()
         third = await a.leads()
         assert first.create_revision < second.create_revision < third.create_revision
 
