@@ -1,4 +1,4 @@
-"""Commands of the section Getting started: init, dev, config, completion.
+"""Commands of the section Getting started: init, dev, config, completion, help, version.
 
 Parse, call, render; the work belongs in the packages beside ``commands``.
 
