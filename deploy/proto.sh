@@ -8,24 +8,30 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/.."
 
-readonly MESSAGES=devopsellence/api/v1
+# Our own messages and services, and those of etcd that we call.
+readonly PACKAGES=(devopsellence/api/v1 devopsellence/etcd/v3)
+readonly SERVICES=(proto/devopsellence/api/v1/agent.proto proto/devopsellence/etcd/v3/etcd.proto)
 
 generate() {
   # protoc finds the generator of the type stubs on PATH.
   local -x PATH="$PWD/.venv/bin:$PATH"
-  python -m grpc_tools.protoc -Iproto --python_out="$1" --mypy_out="quiet:$1" proto/"$MESSAGES"/*.proto
-  # Only the agent has services.
-  python -m grpc_tools.protoc -Iproto --grpc_python_out="$1" --mypy_grpc_out="quiet:$1" proto/"$MESSAGES"/agent.proto
+  local package
+  for package in "${PACKAGES[@]}"; do
+    python -m grpc_tools.protoc -Iproto --python_out="$1" --mypy_out="quiet:$1" proto/"$package"/*.proto
+  done
+  python -m grpc_tools.protoc -Iproto --grpc_python_out="$1" --mypy_grpc_out="quiet:$1" "${SERVICES[@]}"
 }
 
 check() {
-  local fresh
+  local fresh package
   fresh=$(mktemp -d)
   # shellcheck disable=SC2064  # the folder of this run
   trap "rm -rf '$fresh'" EXIT
   generate "$fresh"
-  diff --unified=0 --recursive --exclude='*.proto' --exclude=__pycache__ "proto/$MESSAGES" "$fresh/$MESSAGES" ||
-    fail "the generated code in proto/ is out of date: run 'make proto' and commit the result"
+  for package in "${PACKAGES[@]}"; do
+    diff --unified=0 --recursive --exclude='*.proto' --exclude=__pycache__ "proto/$package" "$fresh/$package" ||
+      fail "the generated code in proto/ is out of date: run 'make proto' and commit the result"
+  done
 }
 
 case "${1:-}" in

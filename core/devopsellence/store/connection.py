@@ -1,7 +1,6 @@
 """gRPC channel to etcd: endpoints, TLS, authentication, and mapping of gRPC failures to the errors of ``errors``.
 
-Single requests use etcd3aio's services with retries turned off; channel and long-lived streams are implemented here,
-see docs/decisions/0001-etcd-client.md.
+See docs/decisions/0023-etcd-stubs.md.
 """
 
 from __future__ import annotations
@@ -9,18 +8,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 
 import grpc
 import grpc.aio
-from etcd3aio import _protobuf as rpc
-from etcd3aio.auth import AuthService
-from etcd3aio.errors import EtcdError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
+from devopsellence.etcd.v3 import etcd_pb2 as rpc
+from devopsellence.etcd.v3.etcd_pb2_grpc import AuthStub, KVStub, LeaseStub, MaintenanceStub, WatchStub
 from devopsellence.store.error_mapping import AuthenticationChanged, AuthenticationOff, NotProcessed, classify
 from devopsellence.store.errors import PermissionDenied, StoreError, Unauthenticated, Unavailable
 from devopsellence.store.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from devopsellence.etcd.v3.etcd_pb2_grpc import (
+        AuthAsyncStub,
+        KVAsyncStub,
+        LeaseAsyncStub,
+        MaintenanceAsyncStub,
+        WatchAsyncStub,
+    )
 
 _OPTIONS: Final = (
     ("grpc.lb_policy_name", "round_robin"),
@@ -47,16 +54,12 @@ _OPTIONS: Final = (
 _REQUIRE_LEADER: Final = ("hasleader", "true")
 _NO_ANSWER: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 # Exceptions of a failed call, besides CancelledError. InvalidStateError: a write on a stream that has ended.
-_FAILURES: Final = (EtcdError, grpc.aio.AioRpcError, grpc.aio.BaseError, TimeoutError, asyncio.InvalidStateError)
+_FAILURES: Final = (grpc.aio.AioRpcError, grpc.aio.BaseError, TimeoutError, asyncio.InvalidStateError)
 
 
-class _Service(Protocol):
-    def __init__(self, channel: grpc.aio.Channel, *, max_attempts: int) -> None: ...
-
-    def set_token(self, token: str | None) -> None: ...
-
-
-S = TypeVar("S", bound=_Service)
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+T = TypeVar("T")
 
 
 class EtcdConnection:
@@ -65,7 +68,6 @@ class EtcdConnection:
     def __init__(self, settings: Settings, *, timeout: float) -> None:
         self._settings = settings
         self._timeout = timeout
-        self._services: list[tuple[_Service, bool]] = []
         # None: not requested yet. "": authentication is off in the cluster.
         self._token: str | None = None
         # Time at which the token was issued, on the loop's clock.
@@ -87,32 +89,31 @@ class EtcdConnection:
         else:
             options.append(("grpc.ssl_target_name_override", self._settings.server_name))
             self._channel = grpc.aio.secure_channel(self._settings.target, credentials, options=options)
-        self._status = rpc.MaintenanceStub(self._channel).Status
-        # Sent without the token: etcd rejects an authentication request that carries an expired token.
-        self._auth = AuthService(self._channel, max_attempts=1)
-        _send_along(self._auth, None, leader=True)
+        self.kv: KVAsyncStub = KVStub(self._channel)
+        self.watch: WatchAsyncStub = WatchStub(self._channel)
+        self.lease: LeaseAsyncStub = LeaseStub(self._channel)
+        self.auth: AuthAsyncStub = AuthStub(self._channel)
+        self.maintenance: MaintenanceAsyncStub = MaintenanceStub(self._channel)
 
     async def close(self) -> None:
         self.closed = True
         await self._channel.close(None)
 
-    def service(self, kind: type[S], *, leader: bool = True) -> S:
-        """Return an etcd3aio service on this channel that sends every request once, with the current token.
-
-        With ``leader``, a member without quorum rejects requests.
-        """
-        service = kind(self._channel, max_attempts=1)
-        self._services.append((service, leader))
-        _send_along(service, self._token, leader=leader)
-        return service
-
     async def ask(
-        self, what: str, call: Callable[[float], Awaitable[Any]], seconds: float, *, write: bool = False
-    ) -> Any:
-        """Send a request with ``call(seconds)`` and return the answer.
+        self,
+        what: str,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        seconds: float,
+        *,
+        write: bool = False,
+        leader: bool = True,
+    ) -> Response:
+        """Send a request to a method of one of the stubs and return the answer.
 
         Waits for a connection first, to distinguish a write never sent from a write without an answer. Requests that
         etcd rejected unprocessed are sent again: to another member for at most ``seconds``, and once with a new token.
+        With ``leader``, a member without quorum rejects the request.
         """
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(NotProcessed),
@@ -120,13 +121,17 @@ class EtcdConnection:
             stop=stop_after_delay(seconds),
             reraise=True,
         )
-        return await retrying(self._ask, what, call, seconds, write)
 
-    async def _ask(self, what: str, call: Callable[[float], Awaitable[Any]], seconds: float, write: bool) -> Any:
+        def send(token: str) -> Awaitable[Response]:
+            return method(request, timeout=seconds, metadata=_metadata(token, leader=leader))
+
+        return await retrying(self._ask, what, send, seconds, write)
+
+    async def _ask(self, what: str, send: Callable[[str], Awaitable[T]], seconds: float, write: bool) -> T:
         await self._connected(what, seconds)
         token = await self._authenticated()
         try:
-            return await self._answer(what, call(seconds), write=write)
+            return await self._answer(what, send(token), write=write)
         except AuthenticationChanged as error:
             if not self._settings.username:
                 raise NotProcessed(str(error)) from error
@@ -134,16 +139,15 @@ class EtcdConnection:
             if not self._settings.username:
                 raise
         await self._authenticate(stale=token)
-        return await self._answer(what, call(seconds), write=write)
+        return await self._answer(what, send(self._token or ""), write=write)
 
     async def stream(
-        self, what: str, stub: Callable[[grpc.aio.Channel], Any], method: str, *, lost: type[StoreError]
-    ) -> EtcdStream:
+        self, what: str, method: grpc.aio.StreamStreamMultiCallable[Request, Response], *, lost: type[StoreError]
+    ) -> EtcdStream[Request, Response]:
         """Open a bidirectional stream; ``lost`` is the error raised when the stream breaks."""
         await self._connected(what, self._timeout)
         token = await self._authenticated()
-        metadata = (_REQUIRE_LEADER, *((("token", token),) if token else ()))
-        call = getattr(stub(self._channel), method)(metadata=metadata)
+        call = method(metadata=_metadata(token, leader=True))
         return EtcdStream(self, call, what, token, lost, self._timeout)
 
     def forget(self, token: str) -> bool:
@@ -162,16 +166,15 @@ class EtcdConnection:
         return self.forget(token)
 
     def failure(self, error: BaseException, what: str, *, write: bool = False) -> StoreError:
-        """Map an exception of the client library to an error of the store."""
-        cause = error.__cause__ if isinstance(error, EtcdError) else error
+        """Map an exception of gRPC to an error of the store."""
         where = f"{what} (etcd at {','.join(self._settings.endpoints)})"
-        if isinstance(cause, grpc.aio.AioRpcError):
-            return classify(cause.code().name, cause.details() or "", what=where, write=write)
-        if isinstance(cause, TimeoutError):
+        if isinstance(error, grpc.aio.AioRpcError):
+            return classify(error.code().name, error.details() or "", what=where, write=write)
+        if isinstance(error, TimeoutError):
             return classify("DEADLINE_EXCEEDED", "no answer in time", what=where, write=write)
-        return Unavailable(f"{where}: {cause or error}")
+        return Unavailable(f"{where}: {error}")
 
-    async def _answer(self, what: str, answer: Awaitable[Any], *, write: bool) -> Any:
+    async def _answer(self, what: str, answer: Awaitable[T], *, write: bool) -> T:
         try:
             return await answer
         except _FAILURES as error:
@@ -181,7 +184,7 @@ class EtcdConnection:
         try:
             if self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
                 return
-            await self._status(rpc.StatusRequest(), timeout=seconds, wait_for_ready=True)
+            await self.maintenance.Status(rpc.StatusRequest(), timeout=seconds, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
             # Any other error is an answer.
             if error.code() in _NO_ANSWER:
@@ -193,7 +196,7 @@ class EtcdConnection:
     async def _reason(self) -> str:
         """Return the reason for the missing connection, from a request that does not wait for a connection."""
         try:
-            await self._status(rpc.StatusRequest(), timeout=0.1)
+            await self.maintenance.Status(rpc.StatusRequest(), timeout=0.1)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 return f" ({(error.details() or '').rpartition('last error: ')[2]})"
@@ -218,24 +221,28 @@ class EtcdConnection:
             what = f"authenticate as {name}"
             try:
                 password = (await asyncio.to_thread(Path.read_text, file)).rstrip("\r\n") if file else ""
-                answer = await self._answer(
-                    what, self._auth.authenticate(name, password, timeout=self._timeout), write=False
-                )
-                self._token = str(answer.token)
+                # Sent without the token: etcd rejects an authentication request that carries an expired token.
+                request = rpc.AuthenticateRequest(name=name, password=password)
+                sent = self.auth.Authenticate(request, timeout=self._timeout, metadata=_metadata("", leader=True))
+                self._token = (await self._answer(what, sent, write=False)).token
                 self._authenticated_at = asyncio.get_running_loop().time()
             except OSError as error:
                 raise Unauthenticated(f"{what}: cannot read the password file: {error}") from error
             except AuthenticationOff:
                 self._token = ""
-            for service, leader in self._services:
-                _send_along(service, self._token, leader=leader)
 
 
-class EtcdStream:
+class EtcdStream(Generic[Request, Response]):
     """Bidirectional gRPC stream."""
 
     def __init__(
-        self, connection: EtcdConnection, call: Any, what: str, token: str, lost: type[StoreError], timeout: float
+        self,
+        connection: EtcdConnection,
+        call: grpc.aio.StreamStreamCall[Request, Response],
+        what: str,
+        token: str,
+        lost: type[StoreError],
+        timeout: float,
     ) -> None:
         self._connection = connection
         self._call = call
@@ -244,7 +251,7 @@ class EtcdStream:
         self._lost = lost
         self._timeout = timeout
 
-    async def exchange(self, request: Any) -> Any:
+    async def exchange(self, request: Request) -> Response:
         """Send the first request and return the answer.
 
         Raises:
@@ -257,14 +264,15 @@ class EtcdStream:
         except TimeoutError as error:
             raise self._connection.failure(error, self._what) from error
 
-    async def send(self, request: Any) -> None:
+    async def send(self, request: Request) -> None:
         await self._guarded(self._call.write(request))
 
-    async def receive(self) -> Any:
+    async def receive(self) -> Response:
         answer = await self._guarded(self._call.read())
         if answer is grpc.aio.EOF:
             raise self._lost(f"{self._what}: etcd ended the stream")
-        return answer
+        # The type stubs of gRPC do not tell the end of a stream from an answer.
+        return cast("Response", answer)
 
     def refused(self, reason: str) -> StoreError:
         """Return the error for a stream ended by etcd with ``reason``."""
@@ -273,7 +281,7 @@ class EtcdStream:
     def close(self) -> None:
         self._call.cancel()
 
-    async def _guarded(self, step: Awaitable[Any]) -> Any:
+    async def _guarded(self, step: Awaitable[T]) -> T:
         try:
             return await step
         except _FAILURES as error:
@@ -292,14 +300,8 @@ class EtcdStream:
         return self._lost(str(error)) if isinstance(error, Unavailable) else error
 
 
-def _send_along(service: Any, token: str | None, *, leader: bool) -> None:
-    """Make an etcd3aio service send the token, and with ``leader`` the require-leader metadata, with every request.
-
-    The library has no public way for the metadata; an interceptor would slow every request by a tenth.
-    """
-    service.set_token(token)
-    if leader:
-        service._metadata = (*service._metadata, _REQUIRE_LEADER)
+def _metadata(token: str, *, leader: bool) -> tuple[tuple[str, str], ...]:
+    return ((_REQUIRE_LEADER,) if leader else ()) + ((("token", token),) if token else ())
 
 
 def _credentials(settings: Settings) -> grpc.ChannelCredentials | None:

@@ -1,21 +1,17 @@
 """Client of etcd: string keys, frozen data as results, and only the errors of ``errors``.
 
-Only this module, ``connection`` and ``rpc`` import the etcd client library.
+Only this module, ``connection`` and ``rpc`` import etcd's messages and stubs.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
-from etcd3aio import _protobuf as rpc
-from etcd3aio.auth import AuthService, PermissionType
-from etcd3aio.kv import KVService
-from etcd3aio.lease import LeaseService
-from etcd3aio.maintenance import MaintenanceService
+import grpc.aio
 from tenacity import (
     AsyncRetrying,
     retry_if_exception,
@@ -25,7 +21,8 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from devopsellence.store.connection import EtcdConnection, EtcdStream
+from devopsellence.etcd.v3 import etcd_pb2 as rpc
+from devopsellence.store.connection import EtcdConnection, EtcdStream, Request, Response
 from devopsellence.store.errors import Compacted, LeaseLost, Unavailable, WatchLost
 from devopsellence.store.keys import Keys
 from devopsellence.store.rpc import (
@@ -93,10 +90,6 @@ class Etcd:
             SettingsError: a certificate file cannot be read.
         """
         await self._connection.open()
-        self._kv = self._connection.service(KVService)
-        self._leases = self._connection.service(LeaseService)
-        self._auth = self._connection.service(AuthService)
-        self._maintenance = self._connection.service(MaintenanceService, leader=False)
         return self
 
     async def __aexit__(
@@ -106,7 +99,7 @@ class Etcd:
 
     async def get(self, key: str) -> KeyValue | None:
         """Read ``key``; None if ``key`` does not exist."""
-        answer = await self._read(f"read {key}", lambda seconds: self._kv.get(key_bytes(key), timeout=seconds))
+        answer = await self._read(f"read {key}", self._connection.kv.Range, rpc.RangeRequest(key=key_bytes(key)))
         return key_value(answer.kvs[0]) if answer.kvs else None
 
     async def list(self, prefix: str, *, keys_only: bool = False) -> KeyListing:
@@ -120,30 +113,21 @@ class Etcd:
     async def _list(self, prefix: str, keys_only: bool) -> KeyListing:
         start, end = key_range(prefix)
         items: list[KeyValue] = []
-        header: Any = None
+        page = rpc.RangeRequest(key=start, range_end=end, limit=PAGE_SIZE, keys_only=keys_only)
+        header: rpc.ResponseHeader | None = None
         while True:
-
-            async def page(
-                seconds: float, first: bytes = start, revision: int = header.revision if header else 0
-            ) -> Any:
-                return await self._kv.get(
-                    first, end, revision=revision, limit=PAGE_SIZE, keys_only=keys_only, timeout=seconds
-                )
-
-            answer = await self._read(f"list {prefix}", page)
+            answer = await self._read(f"list {prefix}", self._connection.kv.Range, page)
             header = header or answer.header
             items.extend(key_value(kv) for kv in answer.kvs)
             if not answer.more:
                 return KeyListing(tuple(items), header.revision, header.cluster_id, header.raft_term)
-            start = bytes(answer.kvs[-1].key) + b"\0"
+            page.key, page.revision = answer.kvs[-1].key + b"\0", header.revision
 
     async def head(self, prefix: str) -> KeyListing:
         """Read the current revision of the cluster. Linearizable; needs no more than read access to ``prefix``."""
         start, end = key_range(prefix)
-        answer = await self._read(
-            f"read the revision at {prefix}",
-            lambda seconds: self._kv.get(start, end, count_only=True, timeout=seconds),
-        )
+        request = rpc.RangeRequest(key=start, range_end=end, count_only=True)
+        answer = await self._read(f"read the revision at {prefix}", self._connection.kv.Range, request)
         return KeyListing((), answer.header.revision, answer.header.cluster_id, answer.header.raft_term)
 
     async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:
@@ -152,15 +136,15 @@ class Etcd:
         Raises:
             LeaseLost: the lease does not exist.
         """
-        answer = await self._write(
-            f"write {key}", lambda seconds: self._kv.put(key_bytes(key), value, lease, timeout=seconds)
-        )
-        return int(answer.header.revision)
+        request = rpc.PutRequest(key=key_bytes(key), value=value, lease=lease)
+        answer = await self._write(f"write {key}", self._connection.kv.Put, request)
+        return answer.header.revision
 
     async def delete(self, key: str) -> int:
         """Delete ``key`` if the key exists; return the revision."""
-        answer = await self._write(f"delete {key}", lambda seconds: self._kv.delete(key_bytes(key), timeout=seconds))
-        return int(answer.header.revision)
+        request = rpc.DeleteRangeRequest(key=key_bytes(key))
+        answer = await self._write(f"delete {key}", self._connection.kv.DeleteRange, request)
+        return answer.header.revision
 
     async def txn(self, compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> TxnResult:
         """Apply all ``operations`` if all ``compares`` hold, else none. Sent once, never retried.
@@ -181,14 +165,15 @@ class Etcd:
                 f"a transaction of {len(compares)} compares and {len(operations)} operations: "
                 f"at most {MAX_OPERATIONS} of each"
             )
-        conditions = [compare_message(compare) for compare in compares]
-        success = [operation_message(operation) for operation in operations]
-        failure = [] if key is None else [KVService.txn_op_get(key_bytes(key))]
-        answer = await self._write(
-            f"transaction on {operations[0].key if operations else 'nothing'}",
-            lambda seconds: self._kv.txn(conditions, success, failure, timeout=seconds),
+        request = rpc.TxnRequest(
+            compare=[compare_message(compare) for compare in compares],
+            success=[operation_message(operation) for operation in operations],
         )
-        result = TxnResult(bool(answer.succeeded), int(answer.header.revision))
+        if key is not None:
+            request.failure.add().request_range.key = key_bytes(key)
+        what = f"transaction on {operations[0].key if operations else 'nothing'}"
+        answer = await self._write(what, self._connection.kv.Txn, request)
+        result = TxnResult(answer.succeeded, answer.header.revision)
         if answer.succeeded or not answer.responses:
             return result, None
         items = answer.responses[0].response_range.kvs
@@ -199,19 +184,20 @@ class Etcd:
 
         Unanswered requests are retried: a lease created unnoticed expires by itself.
         """
-        answer = await self._read(f"grant a lease of {ttl} s", lambda seconds: self._leases.grant(ttl, timeout=seconds))
-        return int(answer.ID)
+        request = rpc.LeaseGrantRequest(TTL=ttl)
+        answer = await self._read(f"grant a lease of {ttl} s", self._connection.lease.LeaseGrant, request)
+        return answer.ID
 
     async def revoke_lease(self, lease_id: int) -> None:
         """Revoke a lease and delete all keys bound to the lease. Idempotent."""
         with suppress(LeaseLost):
-            await self._read(
-                f"revoke lease {lease_id:x}", lambda seconds: self._leases.revoke(lease_id, timeout=seconds)
-            )
+            request = rpc.LeaseRevokeRequest(ID=lease_id)
+            await self._read(f"revoke lease {lease_id:x}", self._connection.lease.LeaseRevoke, request)
 
     async def member(self) -> Member:
         """Read the status of any one member; needs no permission, and puts no load on the rest of the cluster."""
-        return member(await self._read("status", lambda seconds: self._maintenance.status(timeout=seconds)))
+        status = self._connection.maintenance.Status
+        return member(await self._read("status", status, rpc.StatusRequest(), leader=False))
 
     async def watch(self, prefix: str, *, start_revision: int) -> AsyncGenerator[WatchBatch, None]:
         """Watch changes under ``prefix`` from ``start_revision`` on, for the lifetime of one stream.
@@ -226,9 +212,9 @@ class Etcd:
         """
         start, end = key_range(prefix)
         create = rpc.WatchCreateRequest(
-            key=start, range_end=end or b"", start_revision=start_revision, progress_notify=True, fragment=True
+            key=start, range_end=end, start_revision=start_revision, progress_notify=True, fragment=True
         )
-        stream = await self._connection.stream(f"watch {prefix}", rpc.WatchStub, "Watch", lost=WatchLost)
+        stream = await self._connection.stream(f"watch {prefix}", self._connection.watch.Watch, lost=WatchLost)
         try:
             answer = await stream.exchange(rpc.WatchRequest(create_request=create))
             fragments: list[WatchEvent] = []
@@ -241,57 +227,65 @@ class Etcd:
                     header, events = answer.header, tuple(fragments)
                     fragments.clear()
                     progress = not (events or answer.created)
-                    yield WatchBatch(int(header.revision), int(header.cluster_id), events, progress)
+                    yield WatchBatch(header.revision, header.cluster_id, events, progress)
                 answer = await stream.receive()
         finally:
             stream.close()
 
     async def keepalive(self) -> KeepaliveStream:
         """Open a keepalive stream for any number of leases."""
-        stream = await self._connection.stream("keep leases alive", rpc.LeaseStub, "LeaseKeepAlive", lost=Unavailable)
-        return KeepaliveStream(stream)
+        method = self._connection.lease.LeaseKeepAlive
+        return KeepaliveStream(await self._connection.stream("keep leases alive", method, lost=Unavailable))
 
     async def user_add(self, user: str) -> None:
         """Add a user without password: only a certificate with this common name authenticates as ``user``."""
-        await self._write(
-            f"add user {user}", lambda seconds: self._auth.user_add(user, no_password=True, timeout=seconds)
-        )
+        request = rpc.AuthUserAddRequest(name=user, options=rpc.UserAddOptions(no_password=True))
+        await self._write(f"add user {user}", self._connection.auth.UserAdd, request)
 
     async def user_delete(self, user: str) -> None:
-        await self._write(f"delete user {user}", lambda seconds: self._auth.user_delete(user, timeout=seconds))
+        request = rpc.AuthUserDeleteRequest(name=user)
+        await self._write(f"delete user {user}", self._connection.auth.UserDelete, request)
 
     async def user_grant_role(self, user: str, role: str) -> None:
-        await self._write(
-            f"grant role {role} to {user}", lambda seconds: self._auth.user_grant_role(user, role, timeout=seconds)
-        )
+        request = rpc.AuthUserGrantRoleRequest(user=user, role=role)
+        await self._write(f"grant role {role} to {user}", self._connection.auth.UserGrantRole, request)
 
     async def role_add(self, role: str) -> None:
-        await self._write(f"add role {role}", lambda seconds: self._auth.role_add(role, timeout=seconds))
+        await self._write(f"add role {role}", self._connection.auth.RoleAdd, rpc.AuthRoleAddRequest(name=role))
 
     async def role_delete(self, role: str) -> None:
-        await self._write(f"delete role {role}", lambda seconds: self._auth.role_delete(role, timeout=seconds))
+        request = rpc.AuthRoleDeleteRequest(role=role)
+        await self._write(f"delete role {role}", self._connection.auth.RoleDelete, request)
 
     async def role_grant(self, role: str, key: str, *, read: bool, write: bool) -> None:
         """Grant ``role`` read or write access (or both) to a key, or to all keys under a prefix ending with ``/``."""
         start, end = key_range(key)
-        kind = PermissionType.READWRITE if read and write else PermissionType.WRITE if write else PermissionType.READ
-        await self._write(
-            f"grant {kind.name} on {key} to role {role}",
-            lambda seconds: self._auth.role_grant_permission(role, start, end, perm_type=kind, timeout=seconds),
-        )
+        kinds = rpc.Permission
+        kind = kinds.READWRITE if read and write else kinds.WRITE if write else kinds.READ
+        permission = rpc.Permission(permType=kind, key=start, range_end=end)
+        request = rpc.AuthRoleGrantPermissionRequest(name=role, perm=permission)
+        what = f"grant {kinds.Type.Name(kind)} on {key} to role {role}"
+        await self._write(what, self._connection.auth.RoleGrantPermission, request)
 
     async def auth_enable(self) -> None:
         """Turn authentication on. Idempotent. A user ``root`` with the role ``root`` must exist."""
-        await self._write("turn authentication on", lambda seconds: self._auth.auth_enable(timeout=seconds))
+        await self._write("turn authentication on", self._connection.auth.AuthEnable, rpc.AuthEnableRequest())
 
-    async def _read(self, what: str, call: Callable[[float], Awaitable[Any]]) -> Any:
+    async def _read(
+        self,
+        what: str,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        *,
+        leader: bool = True,
+    ) -> Response:
         """Send a read until answered, for at most ``timeout`` seconds."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout
 
-        async def attempt() -> Any:
+        async def attempt() -> Response:
             seconds = min(self._timeout * _READ_SHARE, max(deadline - loop.time(), 0.01))
-            return await self._connection.ask(what, call, seconds)
+            return await self._connection.ask(what, method, request, seconds, leader=leader)
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(lambda error: isinstance(error, Unavailable) and not self._connection.closed),
@@ -301,14 +295,16 @@ class Etcd:
         )
         return await retrying(attempt)
 
-    async def _write(self, what: str, call: Callable[[float], Awaitable[Any]]) -> Any:
-        return await self._connection.ask(what, call, self._timeout, write=True)
+    async def _write(
+        self, what: str, method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request
+    ) -> Response:
+        return await self._connection.ask(what, method, request, self._timeout, write=True)
 
 
 class KeepaliveStream:
     """Keepalive stream; answers arrive in request order. Methods raise Unavailable once the stream broke."""
 
-    def __init__(self, stream: EtcdStream) -> None:
+    def __init__(self, stream: EtcdStream[rpc.LeaseKeepAliveRequest, rpc.LeaseKeepAliveResponse]) -> None:
         self._stream = stream
 
     async def send(self, lease_id: int) -> None:
@@ -318,14 +314,14 @@ class KeepaliveStream:
     async def receive(self) -> tuple[int, int]:
         """Return the next answer: lease id and TTL in seconds, 0 if the lease is gone."""
         answer = await self._stream.receive()
-        return int(answer.ID), max(int(answer.TTL), 0)
+        return answer.ID, max(answer.TTL, 0)
 
     def close(self) -> None:
         self._stream.close()
 
 
-def _cancelled(stream: EtcdStream, answer: Any) -> Exception:
+def _cancelled(stream: EtcdStream[rpc.WatchRequest, rpc.WatchResponse], answer: rpc.WatchResponse) -> Exception:
     if answer.compact_revision:
-        return Compacted(int(answer.compact_revision))
+        return Compacted(answer.compact_revision)
     # etcd 3.4 writes the gRPC status into the reason; only etcd's own text distinguishes the cases.
     return stream.refused(answer.cancel_reason or "etcd cancelled the watch without a reason")

@@ -12,7 +12,7 @@ from tests.support.need import need_etcd
 from tests.support.ports import free_ports
 from tests.support.process import python_environ
 
-HEAVY = ("grpc", "docker", "pydantic", "rich", "google.protobuf", "ruamel", "etcd3aio")
+HEAVY = ("grpc", "docker", "pydantic", "rich", "google.protobuf", "ruamel")
 
 
 def environ() -> dict[str, str]:

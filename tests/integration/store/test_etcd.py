@@ -62,12 +62,12 @@ async def test_pages_are_read_at_one_revision(etcd: Etcd, monkeypatch: pytest.Mo
     ask = etcd._connection.ask
     pages = 0
 
-    async def ask_and_write(what, call, seconds, *, write=False):  # type: ignore[no-untyped-def]
+    async def ask_and_write(what, method, request, seconds, *, write=False, leader=True):  # type: ignore[no-untyped-def]
         nonlocal pages
-        answer = await ask(what, call, seconds, write=write)
+        answer = await ask(what, method, request, seconds, write=write, leader=leader)
         if what.startswith("list"):
             pages += 1
-            await ask("write", lambda left: etcd._kv.put(puts[-1].key, b"new", timeout=left), seconds, write=True)
+            await etcd.put(puts[-1].key, b"new")
         return answer
 
     monkeypatch.setattr(etcd._connection, "ask", ask_and_write)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1 import stored_pb2
+from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store import informer as informer_module
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Delete, Etcd, Put
@@ -121,9 +122,10 @@ async def test_malformed_record_affects_only_its_key(etcd: Etcd) -> None:
 
 async def test_keys_that_are_not_text_are_harmless(etcd: Etcd) -> None:
     raw = etcd.keys.nodes_prefix.encode() + b"\xff\xfe"
-    await etcd._kv.put(raw, node("1"), timeout=5)
+    kv = etcd._connection.kv
+    await kv.Put(rpc.PutRequest(key=raw, value=node("1")), timeout=5)
     async with following(etcd) as follow:
-        await etcd._kv.put(raw + b"2", b"\xff", timeout=5)
+        await kv.Put(rpc.PutRequest(key=raw + b"2", value=b"\xff"), timeout=5)
         await put(etcd, "n1", "1")
         await follow.until(lambda: "n1" in follow.addresses)
         assert set(follow.addresses) == {r"\xff\xfe", r"\xff\xfe2", "n1"}

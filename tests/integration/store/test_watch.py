@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from etcd3aio import _protobuf as rpc
 
+from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store.errors import (
     Compacted,
     PermissionDenied,
@@ -140,7 +140,7 @@ class CancellingWatch:
     async def watch(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         async for _ in requests:
             yield rpc.WatchResponse(created=True)
-            yield rpc.WatchResponse(events=[{"kv": {"key": b"/k/a", "mod_revision": 1}}])
+            yield rpc.WatchResponse(events=[rpc.Event(kv=rpc.KeyValue(key=b"/k/a", mod_revision=1))])
             yield self._last
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""constraints.txt pins all distributions of an installation, and names no index."""
+"""constraints.txt pins all distributions of an installation with their hashes, and names no index."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from packaging.utils import canonicalize_name
 
 from tests.support.project import PROJECT, pyproject
 
-PIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+]+\Z")
+PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9.!+]+)((?: +--hash=sha256:[0-9a-f]{64})+)\Z")
 
 
 def lines() -> list[str]:
-    return [line for line in (PROJECT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    """Return the lines of the file, continued ones joined, without comments."""
+    text = (PROJECT / "constraints.txt").read_text().replace("\\\n", "")
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
 def pins() -> dict[str, str]:
-    return {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines())}
+    return {canonicalize_name(pin[1]): pin[2] for line in lines() if (pin := PIN.match(line))}
 
 
 def reached(requirements: list[str]) -> dict[str, str]:
@@ -42,7 +44,7 @@ def reached(requirements: list[str]) -> dict[str, str]:
     return found
 
 
-def test_constraints_pin_versions_and_name_no_index() -> None:
+def test_constraints_pin_versions_with_hashes_and_name_no_index() -> None:
     assert lines()
     assert [line for line in lines() if not PIN.match(line)] == []
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
+from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store.election import batches
 from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Delete
 from devopsellence.store.rpc import compare_message, key_range, key_value
@@ -13,12 +12,11 @@ from devopsellence.store.rpc import compare_message, key_range, key_value
 
 def test_prefix_ends_where_its_slash_does() -> None:
     assert key_range("/p/nodes/") == (b"/p/nodes/", b"/p/nodes0")
-    assert key_range("/p/nodes/n1") == (b"/p/nodes/n1", None)
+    assert key_range("/p/nodes/n1") == (b"/p/nodes/n1", b"")
 
 
 def test_non_text_key_can_be_shown() -> None:
-    raw = SimpleNamespace(key=b"/p/\xff", value=b"", create_revision=1, mod_revision=2, version=3, lease=0)
-    assert key_value(raw).key == "/p/\\xff"
+    assert key_value(rpc.KeyValue(key=b"/p/\xff")).key == "/p/\\xff"
 
 
 @pytest.mark.parametrize(
