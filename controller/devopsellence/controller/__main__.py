@@ -1,10 +1,9 @@
-"""The command ``devopsellence-controller``: options, logging, signals."""
+"""The command ``devopsellence-controller``: options, logging."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import ssl
 from pathlib import Path
@@ -14,38 +13,22 @@ import structlog
 
 from devopsellence import log
 from devopsellence.controller.controller import CertificateOptions, run
-from devopsellence.store import settings as etcd_settings
-from devopsellence.store.settings import Settings, SettingsError
+from devopsellence.program import PEM_FILE, etcd_options, read_settings, stop_event
+from devopsellence.store.settings import Settings
 
-_PEM = click.Path(path_type=Path, dir_okay=False)
 _ACME_CA_CERT = "DEVOPSELLENCE_ACME_CA_CERT"
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="devopsellence")
-@click.option("--etcd-endpoints", metavar="ADDRESS:PORT[,…]", help="Client addresses of etcd.")
-@click.option("--etcd-ca-cert", type=_PEM, help="PEM file of the CA of etcd's certificates.")
-@click.option("--etcd-cert", type=_PEM, help="PEM file of the client certificate.")
-@click.option("--etcd-key", type=_PEM, help="PEM file of the key of the client certificate.")
-@click.option("--prefix", metavar="/PATH/", help="Prefix of all keys in etcd.")
+@click.command()
 @click.option(
     "--acme-ca-cert",
-    type=_PEM,
+    type=PEM_FILE,
     envvar=_ACME_CA_CERT,
     help="PEM file of a CA to trust for the ACME server itself.",
 )
 @click.option("--identity", metavar="NAME", help="Name in the election.  [default: <hostname>/<pid>]")
-@click.option("--debug", is_flag=True, help="Log debug messages.")
-def main(
-    etcd_endpoints: str | None,
-    etcd_ca_cert: Path | None,
-    etcd_cert: Path | None,
-    etcd_key: Path | None,
-    prefix: str | None,
-    acme_ca_cert: Path | None,
-    identity: str | None,
-    debug: bool,
-) -> None:
+@etcd_options
+def main(acme_ca_cert: Path | None, identity: str | None, debug: bool, **options: object) -> None:
     """Run the controller: turn releases into assignments and watch rollouts.
 
     Any number of controllers can run: a single leader, the rest on standby. Options take precedence over environment
@@ -55,14 +38,7 @@ def main(
 
     Example: devopsellence-controller --etcd-endpoints 127.0.0.1:2379
     """
-    options = {
-        etcd_settings.ENDPOINTS: etcd_endpoints,
-        etcd_settings.CA_CERT: etcd_ca_cert,
-        etcd_settings.CERT: etcd_cert,
-        etcd_settings.KEY: etcd_key,
-        etcd_settings.PREFIX: prefix,
-    }
-    settings = _settings({**os.environ, **{name: str(value) for name, value in options.items() if value is not None}})
+    settings = read_settings(options)
     certificates = CertificateOptions(_readable(acme_ca_cert))
     log.configure("controller", debug=debug)
     asyncio.run(_serve(settings, identity or f"{socket.gethostname()}/{os.getpid()}", certificates))
@@ -81,27 +57,11 @@ def _readable(ca_cert: Path | None) -> Path | None:
     return ca_cert
 
 
-def _settings(environ: dict[str, str]) -> Settings:
-    try:
-        settings = Settings.from_environ(environ)
-    except SettingsError as error:
-        raise click.UsageError(str(error)) from error
-    if settings is None:
-        raise click.UsageError(
-            f"no etcd configured: use --etcd-endpoints 127.0.0.1:2379 or set {etcd_settings.ENDPOINTS}"
-        )
-    return settings
-
-
 async def _serve(settings: Settings, identity: str, certificates: CertificateOptions) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     structlog.get_logger().info(
         "started", identity=identity, endpoints=",".join(settings.endpoints), prefix=settings.prefix
     )
-    await run(settings, identity, stop, certificates)
+    await run(settings, identity, stop_event(), certificates)
     structlog.get_logger().info("stopped")
 
 
