@@ -41,9 +41,9 @@ class Authority:
         issued.write(files.certificate, files.key)
         return files
 
-    def issue_server(self, common_name: str) -> CertificateFiles:
+    def issue_server(self, common_name: str, *, days_old: int = 0) -> CertificateFiles:
         """Return a new certificate of a server at the addresses, such as a member of etcd."""
-        return self.issue(common_name, ETCD_SERVER_NAME, *self._addresses)
+        return self.issue(common_name, ETCD_SERVER_NAME, *self._addresses, days_old=days_old)
 
     def issue_agent(self, uid: str) -> CertificateFiles:
         """Return a new certificate of the agent of node ``uid``, in place of the one issued before."""

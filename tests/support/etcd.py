@@ -163,6 +163,13 @@ class EtcdServer:
         """Resume the member with SIGCONT."""
         self._signal(signal.SIGCONT)
 
+    def replace_certificate(self, authority: Authority, *, days_old: int) -> None:
+        """Put a certificate of that age in place of the present one; etcd reads it for every connection."""
+        assert self._certificate is not None
+        issued = authority.issue_server(f"member-{self.name}", days_old=days_old)
+        issued.certificate.replace(self._certificate.certificate)
+        issued.key.replace(self._certificate.key)
+
     def snapshot(self, path: Path) -> None:
         """Save a snapshot of the running member."""
         self.etcdctl("snapshot", "save", str(path))

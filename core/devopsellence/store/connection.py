@@ -6,7 +6,10 @@ See docs/decisions/0023-etcd-stubs.md.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
         MaintenanceAsyncStub,
         WatchAsyncStub,
     )
+
+log = logging.getLogger(__name__)
 
 _OPTIONS: Final = (
     ("grpc.lb_policy_name", "round_robin"),
@@ -62,8 +67,28 @@ Response = TypeVar("Response")
 T = TypeVar("T")
 
 
+class Stubs:
+    """Channel with its stubs. Once replaced by another, a channel is closed when its last call has ended."""
+
+    def __init__(self, channel: grpc.aio.Channel, stamps: tuple[int, ...]) -> None:
+        self.channel = channel
+        #: Modification times of the certificate files that the channel was made with.
+        self.stamps = stamps
+        self.kv: KVAsyncStub = KVStub(channel)
+        self.watch: WatchAsyncStub = WatchStub(channel)
+        self.lease: LeaseAsyncStub = LeaseStub(channel)
+        self.auth: AuthAsyncStub = AuthStub(channel)
+        self.maintenance: MaintenanceAsyncStub = MaintenanceStub(channel)
+        #: Number of calls and streams that have not ended.
+        self.calls = 0
+
+
 class EtcdConnection:
-    """Channel to one cluster. All methods raise only the errors of :mod:`devopsellence.store.errors`."""
+    """Connection to one cluster. All methods raise only the errors of :mod:`devopsellence.store.errors`.
+
+    A renewed certificate is used without a restart: the files are looked at before each call and each new stream. An
+    open stream keeps its channel.
+    """
 
     def __init__(self, settings: Settings, *, timeout: float) -> None:
         self._settings = settings
@@ -73,6 +98,12 @@ class EtcdConnection:
         # Time at which the token was issued, on the loop's clock.
         self._authenticated_at = 0.0
         self._authenticating = asyncio.Lock()
+        # Replaced channels that still have calls.
+        self._replaced: set[Stubs] = set()
+        self._closing: set[asyncio.Future[None]] = set()
+        self._renewing = asyncio.Lock()
+        # Stamps of certificate files that could not be used; they are not read again.
+        self._refused_stamps: tuple[int, ...] | None = None
         #: Set by :meth:`close`; no further request is possible.
         self.closed = False
 
@@ -82,27 +113,63 @@ class EtcdConnection:
         Raises:
             SettingsError: a certificate file cannot be read.
         """
-        options = [*_OPTIONS, ("grpc.default_authority", self._settings.server_name)]
-        credentials = await asyncio.to_thread(_credentials, self._settings)
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(self._settings.target, options=options)
-        else:
-            options.append(("grpc.ssl_target_name_override", self._settings.server_name))
-            self._channel = grpc.aio.secure_channel(self._settings.target, credentials, options=options)
-        self.kv: KVAsyncStub = KVStub(self._channel)
-        self.watch: WatchAsyncStub = WatchStub(self._channel)
-        self.lease: LeaseAsyncStub = LeaseStub(self._channel)
-        self.auth: AuthAsyncStub = AuthStub(self._channel)
-        self.maintenance: MaintenanceAsyncStub = MaintenanceStub(self._channel)
+        self._stubs = await self._dial()
 
     async def close(self) -> None:
         self.closed = True
-        await self._channel.close(None)
+        for stubs in (self._stubs, *self._replaced):
+            await stubs.channel.close(None)
+
+    async def _dial(self) -> Stubs:
+        options = [*_OPTIONS, ("grpc.default_authority", self._settings.server_name)]
+        stamps, credentials = await asyncio.to_thread(_credentials, self._settings)
+        if credentials is None:
+            channel = grpc.aio.insecure_channel(self._settings.target, options=options)
+        else:
+            options.append(("grpc.ssl_target_name_override", self._settings.server_name))
+            channel = grpc.aio.secure_channel(self._settings.target, credentials, options=options)
+        return Stubs(channel, stamps)
+
+    async def _renew(self) -> None:
+        """Replace the channel if the certificate files have changed; files that cannot be used change nothing."""
+        stamps = _stamps(self._settings)
+        if stamps in (None, self._stubs.stamps, self._refused_stamps):
+            return
+        async with self._renewing:
+            if stamps == self._stubs.stamps or self.closed:
+                return
+            try:
+                renewed = await self._dial()
+            except SettingsError as error:
+                self._refused_stamps = stamps
+                log.warning("the renewed certificate cannot be used; the one before stays in use: %s", error)
+                return
+            before, self._stubs = self._stubs, renewed
+            self._replaced.add(before)
+            log.info("the certificate for etcd was renewed")
+            await self._release(before)
+
+    @asynccontextmanager
+    async def _use(self) -> AsyncIterator[Stubs]:
+        """Return the current stubs; their channel is not closed within the block."""
+        stubs = self._stubs
+        stubs.calls += 1
+        try:
+            yield stubs
+        finally:
+            stubs.calls -= 1
+            await self._release(stubs)
+
+    async def _release(self, stubs: Stubs) -> None:
+        """Close a replaced channel after its last call."""
+        if stubs in self._replaced and not stubs.calls:
+            self._replaced.discard(stubs)
+            await stubs.channel.close(None)
 
     async def ask(
         self,
         what: str,
-        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        method: Callable[[Stubs], grpc.aio.UnaryUnaryMultiCallable[Request, Response]],
         request: Request,
         seconds: float,
         *,
@@ -122,16 +189,18 @@ class EtcdConnection:
             reraise=True,
         )
 
-        def send(token: str) -> Awaitable[Response]:
-            return method(request, timeout=seconds, metadata=_metadata(token, leader=leader))
+        async def send(token: str) -> Response:
+            async with self._use() as stubs:
+                call = method(stubs)(request, timeout=seconds, metadata=_metadata(token, leader=leader))
+                return await self._answer(what, call, write=write)
 
-        return await retrying(self._ask, what, send, seconds, write)
+        return await retrying(self._ask, what, send, seconds)
 
-    async def _ask(self, what: str, send: Callable[[str], Awaitable[T]], seconds: float, write: bool) -> T:
+    async def _ask(self, what: str, send: Callable[[str], Awaitable[T]], seconds: float) -> T:
         await self._connected(what, seconds)
         token = await self._authenticated()
         try:
-            return await self._answer(what, send(token), write=write)
+            return await send(token)
         except AuthenticationChanged as error:
             if not self._settings.username:
                 raise NotProcessed(str(error)) from error
@@ -139,16 +208,30 @@ class EtcdConnection:
             if not self._settings.username:
                 raise
         await self._authenticate(stale=token)
-        return await self._answer(what, send(self._token or ""), write=write)
+        return await send(self._token or "")
 
     async def stream(
-        self, what: str, method: grpc.aio.StreamStreamMultiCallable[Request, Response], *, lost: type[StoreError]
+        self,
+        what: str,
+        method: Callable[[Stubs], grpc.aio.StreamStreamMultiCallable[Request, Response]],
+        *,
+        lost: type[StoreError],
     ) -> EtcdStream[Request, Response]:
         """Open a bidirectional stream; ``lost`` is the error raised when the stream breaks."""
         await self._connected(what, self._timeout)
         token = await self._authenticated()
-        call = method(metadata=_metadata(token, leader=True))
-        return EtcdStream(self, call, what, token, lost, self._timeout)
+        stubs = self._stubs
+        call = method(stubs)(metadata=_metadata(token, leader=True))
+        stubs.calls += 1
+        return EtcdStream(self, stubs, call, what, token, lost, self._timeout)
+
+    def ended(self, stubs: Stubs) -> None:
+        """Note the end of a stream."""
+        stubs.calls -= 1
+        if stubs in self._replaced:
+            closing = asyncio.ensure_future(self._release(stubs))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     def forget(self, token: str) -> bool:
         """Drop a rejected token, so that the next request gets a new one. False: there is no password."""
@@ -181,10 +264,12 @@ class EtcdConnection:
             raise self.failure(error, what, write=write) from error
 
     async def _connected(self, what: str, seconds: float) -> None:
+        await self._renew()
         try:
-            if self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+            if self._stubs.channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
                 return
-            await self.maintenance.Status(rpc.StatusRequest(), timeout=seconds, wait_for_ready=True)
+            async with self._use() as stubs:
+                await stubs.maintenance.Status(rpc.StatusRequest(), timeout=seconds, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
             # Any other error is an answer.
             if error.code() in _NO_ANSWER:
@@ -196,7 +281,8 @@ class EtcdConnection:
     async def _reason(self) -> str:
         """Return the reason for the missing connection, from a request that does not wait for a connection."""
         try:
-            await self.maintenance.Status(rpc.StatusRequest(), timeout=0.1)
+            async with self._use() as stubs:
+                await stubs.maintenance.Status(rpc.StatusRequest(), timeout=0.1)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 return f" ({(error.details() or '').rpartition('last error: ')[2]})"
@@ -223,8 +309,10 @@ class EtcdConnection:
                 password = (await asyncio.to_thread(Path.read_text, file)).rstrip("\r\n") if file else ""
                 # Sent without the token: etcd rejects an authentication request that carries an expired token.
                 request = rpc.AuthenticateRequest(name=name, password=password)
-                sent = self.auth.Authenticate(request, timeout=self._timeout, metadata=_metadata("", leader=True))
-                self._token = (await self._answer(what, sent, write=False)).token
+                metadata = _metadata("", leader=True)
+                async with self._use() as stubs:
+                    call = stubs.auth.Authenticate(request, timeout=self._timeout, metadata=metadata)
+                    self._token = (await self._answer(what, call, write=False)).token
                 self._authenticated_at = asyncio.get_running_loop().time()
             except OSError as error:
                 raise Unauthenticated(f"{what}: cannot read the password file: {error}") from error
@@ -238,6 +326,7 @@ class EtcdStream(Generic[Request, Response]):
     def __init__(
         self,
         connection: EtcdConnection,
+        stubs: Stubs,
         call: grpc.aio.StreamStreamCall[Request, Response],
         what: str,
         token: str,
@@ -245,7 +334,9 @@ class EtcdStream(Generic[Request, Response]):
         timeout: float,
     ) -> None:
         self._connection = connection
+        self._stubs = stubs
         self._call = call
+        self._open = True
         self._what = what
         self._token = token
         self._lost = lost
@@ -280,6 +371,9 @@ class EtcdStream(Generic[Request, Response]):
 
     def close(self) -> None:
         self._call.cancel()
+        if self._open:
+            self._open = False
+            self._connection.ended(self._stubs)
 
     async def _guarded(self, step: Awaitable[T]) -> T:
         try:
@@ -304,14 +398,31 @@ def _metadata(token: str, *, leader: bool) -> tuple[tuple[str, str], ...]:
     return ((_REQUIRE_LEADER,) if leader else ()) + ((("token", token),) if token else ())
 
 
-def _credentials(settings: Settings) -> grpc.ChannelCredentials | None:
-    if settings.ca_cert is None or settings.cert is None or settings.key is None:
-        return None
+def _stamps(settings: Settings) -> tuple[int, ...] | None:
+    """Return the modification times of the certificate files; None while a file is missing."""
+    with suppress(OSError):
+        return tuple(path.stat().st_mtime_ns for path in (settings.ca_cert, settings.cert, settings.key) if path)
+    return None
+
+
+def _credentials(settings: Settings) -> tuple[tuple[int, ...], grpc.ChannelCredentials | None]:
+    """Return the stamps of the certificate files and the credentials made of them.
+
+    Raises:
+        SettingsError: a file cannot be read, or the key does not belong to the certificate, such as between the writes
+            of the two.
+    """
+    ca_cert, cert, key = settings.ca_cert, settings.cert, settings.key
+    if ca_cert is None or cert is None or key is None:
+        return (), None
+    stamps = _stamps(settings)
     try:
-        return grpc.ssl_channel_credentials(
-            root_certificates=settings.ca_cert.read_bytes(),
-            private_key=settings.key.read_bytes(),
-            certificate_chain=settings.cert.read_bytes(),
-        )
+        authority, chain, private = ca_cert.read_bytes(), cert.read_bytes(), key.read_bytes()
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, password="")
+    except ssl.SSLError as error:
+        raise SettingsError(f"{key} is not the key of {cert}: {error.reason}") from error
     except OSError as error:
         raise SettingsError(f"cannot read a certificate file for etcd: {error}") from error
+    if stamps is None or stamps != _stamps(settings):
+        raise SettingsError(f"{cert} and {key} changed while they were read")
+    return stamps, grpc.ssl_channel_credentials(authority, private, chain)

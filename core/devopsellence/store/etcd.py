@@ -6,7 +6,7 @@ Only this module, ``connection`` and ``rpc`` import etcd's messages and stubs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
@@ -22,7 +22,7 @@ from tenacity import (
 )
 
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
-from devopsellence.store.connection import EtcdConnection, EtcdStream, Request, Response
+from devopsellence.store.connection import EtcdConnection, EtcdStream, Request, Response, Stubs
 from devopsellence.store.errors import Compacted, LeaseLost, Unavailable, WatchLost
 from devopsellence.store.keys import Keys
 from devopsellence.store.rpc import (
@@ -99,7 +99,7 @@ class Etcd:
 
     async def get(self, key: str) -> KeyValue | None:
         """Read ``key``; None if ``key`` does not exist."""
-        answer = await self._read(f"read {key}", self._connection.kv.Range, rpc.RangeRequest(key=key_bytes(key)))
+        answer = await self._read(f"read {key}", lambda stubs: stubs.kv.Range, rpc.RangeRequest(key=key_bytes(key)))
         return key_value(answer.kvs[0]) if answer.kvs else None
 
     async def list(self, prefix: str, *, keys_only: bool = False) -> KeyListing:
@@ -116,7 +116,7 @@ class Etcd:
         page = rpc.RangeRequest(key=start, range_end=end, limit=PAGE_SIZE, keys_only=keys_only)
         header: rpc.ResponseHeader | None = None
         while True:
-            answer = await self._read(f"list {prefix}", self._connection.kv.Range, page)
+            answer = await self._read(f"list {prefix}", lambda stubs: stubs.kv.Range, page)
             header = header or answer.header
             items.extend(key_value(kv) for kv in answer.kvs)
             if not answer.more:
@@ -127,7 +127,7 @@ class Etcd:
         """Read the current revision of the cluster. Linearizable; needs no more than read access to ``prefix``."""
         start, end = key_range(prefix)
         request = rpc.RangeRequest(key=start, range_end=end, count_only=True)
-        answer = await self._read(f"read the revision at {prefix}", self._connection.kv.Range, request)
+        answer = await self._read(f"read the revision at {prefix}", lambda stubs: stubs.kv.Range, request)
         return KeyListing((), answer.header.revision, answer.header.cluster_id, answer.header.raft_term)
 
     async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:
@@ -137,13 +137,13 @@ class Etcd:
             LeaseLost: the lease does not exist.
         """
         request = rpc.PutRequest(key=key_bytes(key), value=value, lease=lease)
-        answer = await self._write(f"write {key}", self._connection.kv.Put, request)
+        answer = await self._write(f"write {key}", lambda stubs: stubs.kv.Put, request)
         return answer.header.revision
 
     async def delete(self, key: str) -> int:
         """Delete ``key`` if the key exists; return the revision."""
         request = rpc.DeleteRangeRequest(key=key_bytes(key))
-        answer = await self._write(f"delete {key}", self._connection.kv.DeleteRange, request)
+        answer = await self._write(f"delete {key}", lambda stubs: stubs.kv.DeleteRange, request)
         return answer.header.revision
 
     async def txn(self, compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> TxnResult:
@@ -172,7 +172,7 @@ class Etcd:
         if key is not None:
             request.failure.add().request_range.key = key_bytes(key)
         what = f"transaction on {operations[0].key if operations else 'nothing'}"
-        answer = await self._write(what, self._connection.kv.Txn, request)
+        answer = await self._write(what, lambda stubs: stubs.kv.Txn, request)
         result = TxnResult(answer.succeeded, answer.header.revision)
         if answer.succeeded or not answer.responses:
             return result, None
@@ -185,19 +185,19 @@ class Etcd:
         Unanswered requests are retried: a lease created unnoticed expires by itself.
         """
         request = rpc.LeaseGrantRequest(TTL=ttl)
-        answer = await self._read(f"grant a lease of {ttl} s", self._connection.lease.LeaseGrant, request)
+        answer = await self._read(f"grant a lease of {ttl} s", lambda stubs: stubs.lease.LeaseGrant, request)
         return answer.ID
 
     async def revoke_lease(self, lease_id: int) -> None:
         """Revoke a lease and delete all keys bound to the lease. Idempotent."""
         with suppress(LeaseLost):
             request = rpc.LeaseRevokeRequest(ID=lease_id)
-            await self._read(f"revoke lease {lease_id:x}", self._connection.lease.LeaseRevoke, request)
+            await self._read(f"revoke lease {lease_id:x}", lambda stubs: stubs.lease.LeaseRevoke, request)
 
     async def member(self) -> Member:
         """Read the status of any one member; needs no permission, and puts no load on the rest of the cluster."""
-        status = self._connection.maintenance.Status
-        return member(await self._read("status", status, rpc.StatusRequest(), leader=False))
+        answer = await self._read("status", lambda stubs: stubs.maintenance.Status, rpc.StatusRequest(), leader=False)
+        return member(answer)
 
     async def watch(self, prefix: str, *, start_revision: int) -> AsyncGenerator[WatchBatch, None]:
         """Watch changes under ``prefix`` from ``start_revision`` on, for the lifetime of one stream.
@@ -214,7 +214,7 @@ class Etcd:
         create = rpc.WatchCreateRequest(
             key=start, range_end=end, start_revision=start_revision, progress_notify=True, fragment=True
         )
-        stream = await self._connection.stream(f"watch {prefix}", self._connection.watch.Watch, lost=WatchLost)
+        stream = await self._connection.stream(f"watch {prefix}", lambda stubs: stubs.watch.Watch, lost=WatchLost)
         try:
             answer = await stream.exchange(rpc.WatchRequest(create_request=create))
             fragments: list[WatchEvent] = []
@@ -234,28 +234,30 @@ class Etcd:
 
     async def keepalive(self) -> KeepaliveStream:
         """Open a keepalive stream for any number of leases."""
-        method = self._connection.lease.LeaseKeepAlive
-        return KeepaliveStream(await self._connection.stream("keep leases alive", method, lost=Unavailable))
+        stream = await self._connection.stream(
+            "keep leases alive", lambda stubs: stubs.lease.LeaseKeepAlive, lost=Unavailable
+        )
+        return KeepaliveStream(stream)
 
     async def user_add(self, user: str) -> None:
         """Add a user without password: only a certificate with this common name authenticates as ``user``."""
         request = rpc.AuthUserAddRequest(name=user, options=rpc.UserAddOptions(no_password=True))
-        await self._write(f"add user {user}", self._connection.auth.UserAdd, request)
+        await self._write(f"add user {user}", lambda stubs: stubs.auth.UserAdd, request)
 
     async def user_delete(self, user: str) -> None:
         request = rpc.AuthUserDeleteRequest(name=user)
-        await self._write(f"delete user {user}", self._connection.auth.UserDelete, request)
+        await self._write(f"delete user {user}", lambda stubs: stubs.auth.UserDelete, request)
 
     async def user_grant_role(self, user: str, role: str) -> None:
         request = rpc.AuthUserGrantRoleRequest(user=user, role=role)
-        await self._write(f"grant role {role} to {user}", self._connection.auth.UserGrantRole, request)
+        await self._write(f"grant role {role} to {user}", lambda stubs: stubs.auth.UserGrantRole, request)
 
     async def role_add(self, role: str) -> None:
-        await self._write(f"add role {role}", self._connection.auth.RoleAdd, rpc.AuthRoleAddRequest(name=role))
+        await self._write(f"add role {role}", lambda stubs: stubs.auth.RoleAdd, rpc.AuthRoleAddRequest(name=role))
 
     async def role_delete(self, role: str) -> None:
         request = rpc.AuthRoleDeleteRequest(role=role)
-        await self._write(f"delete role {role}", self._connection.auth.RoleDelete, request)
+        await self._write(f"delete role {role}", lambda stubs: stubs.auth.RoleDelete, request)
 
     async def role_grant(self, role: str, key: str, *, read: bool, write: bool) -> None:
         """Grant ``role`` read or write access (or both) to a key, or to all keys under a prefix ending with ``/``."""
@@ -265,16 +267,16 @@ class Etcd:
         permission = rpc.Permission(permType=kind, key=start, range_end=end)
         request = rpc.AuthRoleGrantPermissionRequest(name=role, perm=permission)
         what = f"grant {kinds.Type.Name(kind)} on {key} to role {role}"
-        await self._write(what, self._connection.auth.RoleGrantPermission, request)
+        await self._write(what, lambda stubs: stubs.auth.RoleGrantPermission, request)
 
     async def auth_enable(self) -> None:
         """Turn authentication on. Idempotent. A user ``root`` with the role ``root`` must exist."""
-        await self._write("turn authentication on", self._connection.auth.AuthEnable, rpc.AuthEnableRequest())
+        await self._write("turn authentication on", lambda stubs: stubs.auth.AuthEnable, rpc.AuthEnableRequest())
 
     async def _read(
         self,
         what: str,
-        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        method: Callable[[Stubs], grpc.aio.UnaryUnaryMultiCallable[Request, Response]],
         request: Request,
         *,
         leader: bool = True,
@@ -296,7 +298,10 @@ class Etcd:
         return await retrying(attempt)
 
     async def _write(
-        self, what: str, method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request
+        self,
+        what: str,
+        method: Callable[[Stubs], grpc.aio.UnaryUnaryMultiCallable[Request, Response]],
+        request: Request,
     ) -> Response:
         return await self._connection.ask(what, method, request, self._timeout, write=True)
 

@@ -122,7 +122,7 @@ async def test_malformed_record_affects_only_its_key(etcd: Etcd) -> None:
 
 async def test_keys_that_are_not_text_are_harmless(etcd: Etcd) -> None:
     raw = etcd.keys.nodes_prefix.encode() + b"\xff\xfe"
-    kv = etcd._connection.kv
+    kv = etcd._connection._stubs.kv
     await kv.Put(rpc.PutRequest(key=raw, value=node("1")), timeout=5)
     async with following(etcd) as follow:
         await kv.Put(rpc.PutRequest(key=raw + b"2", value=b"\xff"), timeout=5)

@@ -1,8 +1,8 @@
 """The checks of ``doctor``. A check returns results instead of raising errors.
 
-``machine`` checks this machine, ``etcd`` the members of etcd, ``cluster`` the records in etcd, ``agents`` the agents of
-the nodes. No repair of problems here: a result names the command that fixes the problem. ``cluster`` is covered by
-tests/integration/cli/test_doctor.py.
+``machine`` checks this machine, ``etcd`` and ``server_certificates`` the members of etcd, ``cluster`` the records in
+etcd, ``agents`` the agents of the nodes. No repair of problems here: a result names the command that fixes the problem.
+``cluster`` is covered by tests/integration/cli/test_doctor.py.
 """
 
 from __future__ import annotations
@@ -40,13 +40,15 @@ def all_checks(ctx: click.Context) -> list[CheckResult]:
 
 
 async def _cluster(settings: Settings) -> list[CheckResult]:
-    from devopsellence.cli.doctor import agents, cluster
+    from devopsellence.cli.doctor import agents, cluster, server_certificates
     from devopsellence.cli.doctor.etcd import etcd_results
     from devopsellence.store.etcd import Etcd
 
+    # Before the connection: an expired certificate of a member may be the reason why there is none.
+    results = await server_certificates.member_certificates(settings, datetime.datetime.now(datetime.UTC))
     try:
         async with Etcd(settings, timeout=context.CALL_TIMEOUT) as etcd:
-            results = await etcd_results(etcd, settings)
+            results += await etcd_results(etcd, settings)
             for name, check in (
                 ("controller", cluster.controller),
                 ("nodes", cluster.nodes),
@@ -57,7 +59,7 @@ async def _cluster(settings: Settings) -> list[CheckResult]:
                 results += await _guarded(name, check, etcd, settings)
             return results
     except StoreError as error:
-        return [CheckResult.from_error("etcd", _explained(error, settings))]
+        return [*results, CheckResult.from_error("etcd", _explained(error, settings))]
 
 
 async def _guarded(

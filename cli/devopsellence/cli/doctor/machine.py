@@ -10,8 +10,6 @@ from devopsellence.cli import context, errors
 from devopsellence.cli.output import CheckResult, CliError, NextAction
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from devopsellence.store.settings import Settings
 
 _DAY: Final = datetime.timedelta(days=1)
@@ -61,17 +59,17 @@ def certificates(settings: Settings, now: datetime.datetime) -> list[CheckResult
         except CertificateError as error:
             results.append(CheckResult(name, "error", str(error), "certificate_missing", (fix,)))
             continue
-        results.append(validity(name, path, certificate.not_valid_after_utc - now, fix))
+        results.append(validity(name, str(path), certificate.not_valid_after_utc - now, fix))
     return results
 
 
-def validity(name: str, path: Path, left: datetime.timedelta, fix: NextAction) -> CheckResult:
-    """Return the result for a certificate with ``left`` until its expiry."""
+def validity(name: str, certificate: str, left: datetime.timedelta, fix: NextAction) -> CheckResult:
+    """Return the result for a certificate, called so in the message, with ``left`` until its expiry."""
     from devopsellence.cli.certificates.pki import RENEW_WHEN_LEFT
 
     if left <= datetime.timedelta(0):
-        return CheckResult(name, "error", f"{path} has expired", "certificate_expired", (fix,))
-    days = f"{path} expires in {left // _DAY} days"
+        return CheckResult(name, "error", f"{certificate} has expired", "certificate_expired", (fix,))
+    days = f"{certificate} expires in {left // _DAY} days"
     if left < RENEW_WHEN_LEFT:
         return CheckResult(name, "warning", days, "certificate_expires", (fix,))
     return CheckResult(name, "ok", days)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from pathlib import Path
 
 import pytest
 
@@ -23,11 +22,11 @@ MEND = NextAction("renew it", "devopsellence dev up")
     ],
 )
 def test_certificate_expiry_is_reported_thirty_days_before(left: datetime.timedelta, severity: str, code: str) -> None:
-    check = validity("certificate", Path("/pki/tls.crt"), left, MEND)
+    check = validity("certificate", "/pki/tls.crt", left, MEND)
     assert (check.severity, check.code) == (severity, code)
     assert check.next_actions == ((MEND,) if code else ())
 
 
 def test_certificate_expiry_is_shown_in_whole_days() -> None:
     left = datetime.timedelta(days=200, hours=23)
-    assert validity("certificate", Path("/pki/tls.crt"), left, MEND).message == "/pki/tls.crt expires in 200 days"
+    assert validity("certificate", "/pki/tls.crt", left, MEND).message == "/pki/tls.crt expires in 200 days"

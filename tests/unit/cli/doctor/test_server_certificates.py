@@ -1,0 +1,38 @@
+"""Results for the certificates of etcd's members."""
+
+from __future__ import annotations
+
+import datetime
+
+import pytest
+
+from devopsellence.cli.doctor.server_certificates import certificate_results
+
+NOW = datetime.datetime(2026, 5, 1, tzinfo=datetime.UTC)
+A, B, C = "10.0.0.1:2379", "10.0.0.2:2379", "10.0.0.3:2379"
+
+
+def days(number: int) -> datetime.datetime:
+    return NOW + datetime.timedelta(days=number)
+
+
+@pytest.mark.parametrize(
+    ("expiries", "expected"),
+    [
+        ({}, []),
+        ({A: None}, []),
+        ({A: days(300), B: days(200), C: None}, [("ok", "certificates of etcd", "expires in 200 days")]),
+        ({A: days(300), B: days(10)}, [("warning", f"certificate of etcd {B}", "expires in 10 days")]),
+        (
+            {A: days(10), B: days(-1)},
+            [("warning", f"certificate of etcd {A}", "10"), ("error", f"certificate of etcd {B}", "expired")],
+        ),
+        ({A: "clients refuse it: expired"}, [("error", f"certificate of etcd {A}", "clients refuse it: expired")]),
+    ],
+)
+def test_certificate_that_ends_soon_is_named(
+    expiries: dict[str, datetime.datetime | str | None], expected: list[tuple[str, str, str]]
+) -> None:
+    results = certificate_results(expiries, NOW)
+    assert [(result.severity, result.name) for result in results] == [row[:2] for row in expected]
+    assert all(text in result.message for result, (_, _, text) in zip(results, expected, strict=True))
