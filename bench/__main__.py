@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import signal
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final, TypeAlias
 
 from bench import cluster_rolling, failover, images, ingress, local, report, scale
@@ -15,6 +17,7 @@ from bench.report import Figure
 #: Function from the number of runs to figures.
 Group: TypeAlias = Callable[[int], list[Figure] | Coroutine[Any, Any, list[Figure]]]
 
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: Groups of figures, in order of measurement. A group sets up its own cluster.
 GROUPS: Final[Mapping[str, Group]] = {
     "local": local.all_figures,
@@ -35,6 +38,22 @@ def measure(groups: Sequence[str], runs: int, known: Mapping[str, Group] = GROUP
     return figures
 
 
+def end_on_signals() -> None:
+    """Turn SIGTERM, SIGHUP and SIGINT into SystemExit, so that a benchmark that is ended removes its cluster.
+
+    SIGINT as well: a shell starts programs in the background with SIGINT ignored.
+    """
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        # Once: the clean-up is not to be interrupted.
+        for later in _ENDING:
+            signal.signal(later, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    for number in _ENDING:
+        signal.signal(number, end)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="pairs of runs of each figure (default: 3)")
@@ -43,6 +62,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "results", help="where the JSON is kept")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
+    end_on_signals()
     figures = measure(arguments.only, arguments.runs)
     path = report.write(figures, arguments.folder)
     if arguments.json:

@@ -76,12 +76,15 @@ def _read(command: Sequence[str], environ: dict[str, str]) -> tuple[float, float
     if stream is None:
         raise RuntimeError("a pipe was asked for")
     lines = 0
-    while lines < LINES and (chunk := os.read(stream.fileno(), 1 << 20)):
-        lines += chunk.count(b"\n")
-    seconds = time.monotonic() - started
-    process.send_signal(signal.SIGINT)
-    stream.close()
-    _, _, usage = os.wait4(process.pid, 0)
+    try:
+        while lines < LINES and (chunk := os.read(stream.fileno(), 1 << 20)):
+            lines += chunk.count(b"\n")
+        seconds = time.monotonic() - started
+    finally:
+        # Not SIGINT: a shell starts programs in the background with SIGINT ignored, and their children inherit that.
+        process.send_signal(signal.SIGTERM)
+        stream.close()
+        _, _, usage = os.wait4(process.pid, 0)
     if lines < LINES:
         raise RuntimeError(f"{' '.join(command)} ended after {lines} lines")
     return seconds, usage.ru_maxrss / 1024
