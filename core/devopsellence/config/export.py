@@ -43,6 +43,11 @@ def to_document(resolved: Resolved) -> dict[str, Any]:
             "password_secret": registry.password_secret,
         }
         result["registry"] = _filled(fields)
+    if resolved.registries:
+        result["registries"] = {
+            login.host: {"username": login.username, "password_secret": login.password_secret}
+            for login in resolved.registries
+        }
     return result
 
 

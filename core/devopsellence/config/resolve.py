@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from devopsellence.api.v1 import workload_pb2 as pb
 from devopsellence.config import schema
 from devopsellence.config.cross_checks import DEFAULT_PORT, HTTP, is_web
-from devopsellence.config.resolved import BuildConfig, RegistryConfig, Resolved
+from devopsellence.config.resolved import BuildConfig, RegistryConfig, RegistryLoginConfig, Resolved
 from devopsellence.config.schema import CONDITIONS, ON_FAILURE, TLS_MODES
 
 RELEASE: Final = "release"
@@ -42,6 +42,10 @@ def resolve(
         rollout=_rollout(root.deploy),
         build=build,
         registry=registry,
+        registries=tuple(
+            RegistryLoginConfig(host, login.username, login.password_secret)
+            for host, login in sorted(root.registries.items())
+        ),
     )
 
 

@@ -29,6 +29,15 @@ class RegistryConfig:
 
 
 @dataclass(frozen=True)
+class RegistryLoginConfig:
+    """Login to the registry ``host``, as in image names."""
+
+    host: str
+    username: str
+    password_secret: str
+
+
+@dataclass(frozen=True)
 class Resolved:
     """Resolved environment: defaults filled in, overlay merged, images not yet pinned.
 
@@ -46,3 +55,5 @@ class Resolved:
     rollout: workload_pb2.RolloutPolicy
     build: BuildConfig
     registry: RegistryConfig | None
+    # Sorted by host.
+    registries: tuple[RegistryLoginConfig, ...] = ()

@@ -35,6 +35,10 @@ _PLATFORM: Final = r"(?a)[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9.]+)?\Z"
 _HOST_WITH_PORT: Final = r"(?a)[^/:]+:\d+\Z"
 _URL: Final = r"https?://[^\s/]+\S*\Z"
 _EMAIL: Final = r"[^\s@]+@[^\s@]+\Z"
+_REGISTRY_HOST: Final = r"(?a)(?:[a-z0-9-]+(?:\.[a-z0-9-]+)*|\[[0-9a-fA-F:]+\])(?::\d{1,5})?\Z"
+_DOCKER_HUB_NAMES: Final = frozenset(
+    {"index.docker.io", "registry-1.docker.io", "registry.docker.io", "hub.docker.com"}
+)
 # Docker's reference grammar: [registry[:port]/]path[:tag][@digest], the path in lower case.
 _REPOSITORY: Final = (
     r"(?:(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*(?::\d{1,5})?|\[[0-9a-fA-F:]+\](?::\d{1,5})?)/)?"
@@ -156,6 +160,19 @@ def image(value: object) -> str:
 def repository(value: object) -> str:
     if len(result := filled(value)) > _MAX_REFERENCE or not re.match(_REPOSITORY_ALONE, result):
         raise Unfit(f"{quoted(result)} is not a repository: write it as registry.example.com/team/app, without a tag")
+    return result
+
+
+def registry_host(value: object) -> str:
+    result = filled(value)
+    host = re.match(_REGISTRY_HOST, result) and ("." in result or ":" in result or result == "localhost")
+    if not host or len(result) > _MAX_REFERENCE:
+        raise Unfit(
+            f"{quoted(result)} is not a registry: write it as the first part of an image name, such as "
+            "registry.example.com or localhost:5000; docker.io for Docker Hub"
+        )
+    if result in _DOCKER_HUB_NAMES:
+        raise Unfit(f"{quoted(result)} is Docker Hub: write it as docker.io")
     return result
 
 

@@ -23,6 +23,7 @@ MAX_SERVICES: Final = 200
 MAX_ENVIRONMENTS: Final = 100
 MAX_REPLICAS: Final = 10_000
 MAX_HOSTS: Final = 500
+MAX_REGISTRIES: Final = 50
 #: Conditions of ``depends_on``, modes of ``ingress.tls`` and choices of ``deploy.on_failure``: word and message value.
 CONDITIONS: Final = {
     "service_started": pb.Dependency.SERVICE_STARTED,
@@ -230,6 +231,11 @@ class RegistrySection(Section):
     password_secret: Annotated[str, PlainValidator(scalars.name)] = ""
 
 
+class RegistryLoginSection(Section):
+    username: FilledText
+    password_secret: NameField
+
+
 class OverlaySection(Section):
     """Fields allowed in an overlay. Only for field names: validation applies to the merged document."""
 
@@ -254,6 +260,10 @@ class RootSection(Section):
     ] = Field(default={}, exclude=True)
     deploy: SubSection[DeploySection] = DeploySection()
     registry: OptionalSection[RegistrySection] = None
+    registries: Annotated[
+        dict[Annotated[str, PlainValidator(scalars.registry_host)], SubSection[RegistryLoginSection]],
+        _map_field(" of registries", most=MAX_REGISTRIES),
+    ] = {}
 
 
 def model_at(path: DocPath, start: type[Section] = RootSection) -> type[Section] | None:

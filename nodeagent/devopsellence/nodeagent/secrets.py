@@ -10,6 +10,7 @@ from typing import Final
 from devopsellence.age import AgeIdentity, EncryptionError
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.nodeagent.plan.spec import Desired
+from devopsellence.registries import login_for
 from devopsellence.store.keys import REGISTRY
 
 _NUL: Final = "\0"
@@ -45,17 +46,16 @@ class SecretDecrypter:
         """
         return {ref.name: self._decrypt(desired, service.name, ref.secret, ref.version) for ref in service.secret_refs}
 
-    def registry_login(self, desired: Desired) -> tuple[str, str] | None:
-        """Return user name and password of the assignment's registry; None if it needs no login.
+    def registry_login(self, desired: Desired, repository: str) -> tuple[str, str] | None:
+        """Return user name and password to pull from ``repository``; None if the assignment has no login for it.
 
         Raises:
             SecretError: as for :meth:`environ`.
         """
-        registry = desired.registry
-        if registry is None or not registry.password_secret:
+        login = login_for(repository, desired.logins)
+        if login is None:
             return None
-        password = self._decrypt(desired, REGISTRY, registry.password_secret, registry.password_version)
-        return registry.username, password
+        return login.username, self._decrypt(desired, REGISTRY, login.password_secret, login.password_version)
 
     def private_key(self, encrypted: str) -> str:
         """Return a private key encrypted for this node, as PEM.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.api.v1.stored_pb2 import Node, Registry
+from devopsellence.api.v1.stored_pb2 import Node, Registry, Release
 from devopsellence.cli.secrets import pin, registry_password
 from devopsellence.cli.store.reader import Reader
 from devopsellence.store.etcd import Etcd
@@ -83,18 +83,17 @@ def test_secret_value_is_never_exposed(ann: ObservedOperator, tmp_path: Path) ->
     run("secret", "set", "REGISTRY_PASSWORD", "--registry", "--stdin", stdin=value)
     run("secret", "list")
     run("node", "attach", "n1")
-    release = [service("web", DATABASE_URL=0), service("worker", TOKEN=0)]
-    login = registry()
+    draft = Release(services=[service("web", DATABASE_URL=0), service("worker", TOKEN=0)], registry=registry())
 
     async def deploy(etcd: Etcd) -> str:
         node = await Reader(etcd).get(etcd.keys.node("n1"), Node)
         assert node is not None
-        await pin(etcd, REF, release, login, nodes=[node])
-        return await registry_password(etcd, REF, login)
+        await pin(etcd, REF, draft, nodes=[node])
+        return await registry_password(etcd, REF, draft.registry)
 
     with ann.being():
         assert ann.etcd(deploy) == value.decode()
-    ann.release(1, *release, registry=login)
+    ann.release(1, *draft.services, registry=draft.registry)
     # Whatever goes wrong.
     for problem in (b"\0", b"\xff", b"x" * 70000):
         run("secret", "set", "DATABASE_URL", *web, stdin=value + problem, fails=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.age import AgeIdentity
-from devopsellence.api.v1.stored_pb2 import Node, Registry
+from devopsellence.api.v1.stored_pb2 import Node, Registry, Release
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.output import CliError
 from devopsellence.cli.secrets import pin, pin_versions, registry_password
@@ -27,7 +27,14 @@ def pinned(operator: Operator, services: list[Service], login: Registry | None =
 
     async def work(etcd: Etcd) -> list[str]:
         nodes = await Reader(etcd).get_many({name: etcd.keys.node(name) for name in names}, Node)
-        return await pin(etcd, REF, services, login, nodes=list(nodes.values()))
+        draft = Release(services=services, registry=login)
+        try:
+            return await pin(etcd, REF, draft, nodes=list(nodes.values()))
+        finally:
+            for service, pinned in zip(services, draft.services, strict=True):
+                service.CopyFrom(pinned)
+            if login is not None:
+                login.CopyFrom(draft.registry)
 
     with operator.being():
         return operator.etcd(work)
@@ -159,9 +166,9 @@ def test_pinning_versions_writes_nothing(ann: Operator) -> None:
     ann.set("DATABASE_URL", VALUE)
     ann.node("n1")
     before = ann.dump()
-    services = [service("web", DATABASE_URL=0)]
-    ann.etcd(lambda etcd: pin_versions(etcd, REF, services, None))
-    assert services[0].secret_refs[0].version == 1
+    draft = Release(services=[service("web", DATABASE_URL=0)])
+    ann.etcd(lambda etcd: pin_versions(etcd, REF, draft))
+    assert draft.services[0].secret_refs[0].version == 1
     assert ann.dump() == before
 
 

@@ -9,7 +9,7 @@ import stat
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Operator as OperatorRecord
-from devopsellence.api.v1.stored_pb2 import Registry
+from devopsellence.api.v1.stored_pb2 import Registry, Release
 from devopsellence.cli.secrets import pin, recipients, vault
 from devopsellence.cli.secrets.identity import OperatorIdentity
 from devopsellence.cli.secrets.records import SecretId
@@ -145,7 +145,7 @@ def test_unreadable_secret_is_named_and_can_only_be_deleted(ann: Operator) -> No
         assert [problem["key"] for problem in listed["problems"]] == [key]
         assert [secret["name"] for secret in listed["secrets"]] == ["OTHER"]
         with pytest.raises(MalformedRecord, match=key):
-            ann.etcd(lambda etcd: pin(etcd, REF, [service("web", DATABASE_URL=0)], None, nodes=[]))
+            ann.etcd(lambda etcd: pin(etcd, REF, Release(services=[service("web", DATABASE_URL=0)]), nodes=[]))
         ann.ok("node", "register", "n1")
         assert key in ann.run("node", "attach", "n1").stderr
     ann.ok("secret", "delete", "DATABASE_URL", "--service", "web", "--yes")

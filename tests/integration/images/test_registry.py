@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,73 +11,25 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Registry
 from devopsellence.cli.images.docker_cli import DockerCli
-from devopsellence.cli.images.registry import push
+from devopsellence.cli.images.registry import PasswordLogin, check_logins, logged_in, push
 from devopsellence.cli.output import CliError
 from tests.integration.images.image_node import BUILDER, RecordingOutput
 from tests.support.docker import docker
 from tests.support.images import build_image
-from tests.support.need import lack
-from tests.support.ports import free_ports
-from tests.support.until import until
-
-PASSWORD = "open sesame"
-#: Of that password, as htpasswd writes it.
-_BCRYPT = "$2y$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyyPHmUBFu0wCW"
-_CONFIG = """\
-version: 0.1
-storage:
-  filesystem:
-    rootdirectory: {folder}/data
-http:
-  addr: 127.0.0.1:{port}
-log:
-  level: error
-"""
-_AUTH = """\
-auth:
-  htpasswd:
-    realm: test
-    path: {folder}/htpasswd
-"""
-
-
-def serve(folder: Path, *, auth: bool) -> Iterator[str]:
-    """Run a registry inside the iteration; yield the address."""
-    if shutil.which("docker-registry") is None:
-        lack("needs docker-registry on PATH (Debian: docker-registry)")
-    port = free_ports(1)[0]
-    (folder / "config.yml").write_text((_CONFIG + (_AUTH if auth else "")).format(folder=folder, port=port))
-    (folder / "htpasswd").write_text(f"ann:{_BCRYPT}\n")
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(["docker-registry", "serve", str(folder / "config.yml")], stdout=log, stderr=log)
-    try:
-        until(f"the registry answers ({folder}/log)", lambda: _answers(port))
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-
-
-def _answers(port: int) -> bool:
-    try:
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5).close()
-    except urllib.error.HTTPError as error:
-        error.close()
-        return error.code == 401
-    except OSError:
-        return False
-    return True
+from tests.support.registry import PASSWORD, USER, serve_registry
 
 
 @pytest.fixture
 def open_registry(tmp_path: Path) -> Iterator[str]:
-    yield from serve(tmp_path, auth=False)
+    with serve_registry(tmp_path, auth=False) as address:
+        yield address
 
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[str]:
     """Registry with a password."""
-    yield from serve(tmp_path, auth=True)
+    with serve_registry(tmp_path, auth=True) as address:
+        yield address
 
 
 @pytest.fixture
@@ -169,3 +118,35 @@ async def test_unreachable_registry_is_reported(image: str) -> None:
         await push(BUILDER, Registry(repository="127.0.0.1:1/shop"), "", image, RecordingOutput())
     assert failed.value.code == "push_failed"
     assert "127.0.0.1:1/shop" in failed.value.message
+
+
+async def test_private_image_is_pulled_and_built_from_with_a_login(
+    registry: str, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "no-logins"))
+    pin = await push(
+        DockerCli(), Registry(repository=f"{registry}/base", username=USER), PASSWORD, image, RecordingOutput()
+    )
+    docker("rmi", pin.reference, pin.pinned, check=False)
+    (tmp_path / "Dockerfile").write_text(f"FROM {pin.reference}\n")
+    assert await DockerCli().pull(pin.reference) != ""
+    with logged_in(DockerCli(), [PasswordLogin(registry, USER, PASSWORD)]) as client:
+        assert await client.pull(pin.reference) == ""
+        docker("rmi", pin.reference, pin.pinned, check=False)
+        built = await client.build(tmp_path, ["--quiet"], lambda _: None)
+        assert built.code == 0, built.output
+    docker("rmi", built.output.split()[-1], check=False)
+    assert left_behind() == []
+
+
+async def test_wrong_password_of_any_registry_is_reported_with_its_words(registry: str) -> None:
+    await check_logins(BUILDER, [PasswordLogin(registry, USER, PASSWORD)])
+    with pytest.raises(CliError) as failed:
+        await check_logins(
+            BUILDER, [PasswordLogin(registry, USER, PASSWORD), PasswordLogin(registry, "bob", "wrong-guess")]
+        )
+    assert failed.value.code == "registry_login_failed"
+    assert f"cannot log in to {registry} as bob: " in failed.value.message
+    assert "401 Unauthorized" in failed.value.message
+    assert "wrong-guess" not in failed.value.text()
+    assert left_behind() == []

@@ -92,6 +92,7 @@ def release(
     deadline: int = 600,
     task: workload_pb2.Task | None = None,
     registry: pb.Registry | None = None,
+    registry_logins: Sequence[pb.RegistryLogin] = (),
     parallel: str = "100%",
     halt: bool = False,
     ingress: workload_pb2.Ingress | None = None,
@@ -105,6 +106,7 @@ def release(
         revision=f"rev{number}",
         release_task=task,
         registry=registry,
+        registry_logins=registry_logins,
         ingress=ingress,
     )
     result.rollout.progress_deadline.FromSeconds(deadline)

@@ -120,11 +120,13 @@ def test_secret_for_other_recipients_is_named() -> None:
 def test_registry_login() -> None:
     where = stored_pb2.Registry(repository="r.example/shop", username="robot", password_secret="R", password_version=3)
     given = (REGISTRY, "R", 3, b"hidden")
-    assert DECRYPTER.registry_login(want(given, registry=where)) == ("robot", "hidden")
-    assert DECRYPTER.registry_login(want(given)) is None
-    assert DECRYPTER.registry_login(want(registry=stored_pb2.Registry(repository="r.example/shop"))) is None
+    assert DECRYPTER.registry_login(want(given, registry=where), "r.example/shop") == ("robot", "hidden")
+    assert DECRYPTER.registry_login(want(given, registry=where), "r.example/other") is None
+    assert DECRYPTER.registry_login(want(given), "r.example/shop") is None
+    open_registry = stored_pb2.Registry(repository="r.example/shop")
+    assert DECRYPTER.registry_login(want(registry=open_registry), "r.example/shop") is None
     with pytest.raises(SecretError, match=r"secret R \(version 3\)"):
-        DECRYPTER.registry_login(want(registry=where))
+        DECRYPTER.registry_login(want(registry=where), "r.example/shop")
 
 
 def test_reencrypted_secret_is_tried_again() -> None:

@@ -13,7 +13,7 @@ PROJECT = Path(__file__).parents[3]
 EXAMPLE = YAML(typ="safe").load((PROJECT / "examples/services/devopsellence.yml").read_text())
 GUIDES = sorted((PROJECT / "docs/guides").glob("*.md"))
 # Keys that the example cannot have, because they need a registry.
-_NOT_IN_EXAMPLE = {"registry"}
+_NOT_IN_EXAMPLE = {"registry", "registries"}
 
 
 def _blocks() -> list[Any]:

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from devopsellence.api.v1.stored_pb2 import Registry, Release
+from devopsellence.api.v1.stored_pb2 import Release
 from devopsellence.cli import secrets
 from devopsellence.cli.deploy import git, preflight, replicas
 from devopsellence.cli.deploy import ingress as deploy_ingress
@@ -18,7 +18,7 @@ from devopsellence.cli.images.docker_cli import DockerCli
 from devopsellence.cli.images.pin import Pin, pin_all, service_images
 from devopsellence.cli.images.prune import pinned_images, prune
 from devopsellence.cli.images.reference import IMAGE_ID
-from devopsellence.cli.images.registry import push
+from devopsellence.cli.images.registry import PasswordLogin, check_logins, logged_in, push
 from devopsellence.cli.output import CliError, Output
 from devopsellence.cli.render import json
 from devopsellence.cli.secrets import access
@@ -128,15 +128,24 @@ async def _dns_warnings(etcd: Etcd, run: DeployRun, target: PublishTarget) -> li
 async def _draft(etcd: Etcd, run: DeployRun, target: PublishTarget) -> Release:
     """Return the release without a number: secrets and images pinned, images uploaded or pushed."""
     draft = unpinned_release(run)
-    # Before the build, so that a missing secret is reported at once.
-    registry = draft.registry if draft.HasField("registry") else None
-    secrets.warn_of_keyless(run.output, await secrets.pin(etcd, run.ref, draft.services, registry, nodes=target.nodes))
+    for service in draft.services:
+        if service.image.app and run.image and not IMAGE_ID.match(run.image):
+            # Overwritten by the name of the pinned image; until then it says which login the nodes need.
+            service.image.reference = run.image
+    # Before the build, so that a missing secret or a wrong password is reported at once.
+    secrets.warn_of_keyless(run.output, await secrets.pin(etcd, run.ref, draft, nodes=target.nodes))
+    passwords = [
+        PasswordLogin(login.host, login.username, await secrets.registry_password(etcd, run.ref, login))
+        for login in draft.registry_logins
+    ]
+    await check_logins(run.docker, passwords)
     await _share_keys(etcd, run, target)
     # Before the build, so that the revision describes the files that are built.
     draft.revision = await git.revision(run.config.path.parent)
-    app, others = await concurrently(
-        [_app_image(etcd, run, registry), pin_all(run.docker, service_images(draft.services), run.output)]
-    )
+    with logged_in(run.docker, passwords) as docker:
+        app, others = await concurrently(
+            [_app_image(etcd, run, draft, docker), pin_all(docker, service_images(draft.services), run.output)]
+        )
     for service in draft.services:
         pin = app[""] if service.image.app else others[service.image.reference]
         service.image.reference, service.image.pinned = pin.reference, pin.pinned
@@ -178,10 +187,12 @@ def unpinned_release(run: DeployRun) -> Release:
         draft.registry.repository = resolved.registry.repository
         draft.registry.username = resolved.registry.username
         draft.registry.password_secret = resolved.registry.password_secret
+    for login in resolved.registries:
+        draft.registry_logins.add(host=login.host, username=login.username, password_secret=login.password_secret)
     return draft
 
 
-async def _app_image(etcd: Etcd, run: DeployRun, registry: Registry | None) -> dict[str, Pin]:
+async def _app_image(etcd: Etcd, run: DeployRun, draft: Release, docker: DockerCli) -> dict[str, Pin]:
     """Build or pin the app image and return it under ""; an empty dict if no service uses the app image."""
     users = [service.name for service in run.resolved.services if service.image.app]
     if not users:
@@ -189,13 +200,14 @@ async def _app_image(etcd: Etcd, run: DeployRun, registry: Registry | None) -> d
             raise CliError("image_unused", "--image has no effect: every service names its own image", exit_code=2)
         return {}
     if run.image:
-        pin = (await pin_all(run.docker, {run.image: users}, run.output))[run.image]
+        pin = (await pin_all(docker, {run.image: users}, run.output))[run.image]
     else:
-        pin = await build(run.docker, run.config.build, run.ref, run.output)
-    if registry is None or not IMAGE_ID.match(pin.pinned):
+        pin = await build(docker, run.config.build, run.ref, run.output)
+    if not draft.HasField("registry") or not IMAGE_ID.match(pin.pinned):
         return {"": pin}
-    password = await secrets.registry_password(etcd, run.ref, registry)
-    return {"": await push(run.docker, registry, password, pin.pinned, run.output)}
+    own = draft.registry.password_secret
+    password = await secrets.registry_password(etcd, run.ref, draft.registry) if own else ""
+    return {"": await push(docker, draft.registry, password, pin.pinned, run.output)}
 
 
 async def _remove_old_images(etcd: Etcd, run: DeployRun) -> None:

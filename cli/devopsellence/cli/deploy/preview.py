@@ -28,7 +28,7 @@ async def preview(etcd: Etcd, run: DeployRun) -> None:
     target = await run_checks(etcd, run)
     draft = unpinned_release(run)
     # Reports a missing secret, as a deploy does.
-    await pin_versions(etcd, run.ref, draft.services, draft.registry if draft.HasField("registry") else None)
+    await pin_versions(etcd, run.ref, draft)
     services = [await _presumed(run, service) for service in draft.services]
     absent = sorted({s.image.reference for s in services if s.image.reference and not s.image.pinned})
     planned = await make_plan(etcd, run.ref, services, target.nodes, run.output)

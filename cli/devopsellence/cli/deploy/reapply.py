@@ -46,8 +46,9 @@ def config_warnings(path: Path | None, ref: EnvironmentRef, secret: SecretId) ->
         return []
     resolved = loaded.resolve(ref.environment)
     if secret.service == REGISTRY:
-        wanted = resolved.registry.password_secret if resolved.registry else ""
-        return [] if wanted == secret.name else [f"registry.password_secret does not name {secret.name} in {path}"]
+        named = {login.password_secret for login in resolved.registries}
+        named |= {resolved.registry.password_secret} if resolved.registry else set()
+        return [] if secret.name in named else [f"no password_secret of a registry names {secret.name} in {path}"]
     services = {service.name: service for service in resolved.services}
     if secret.service not in services:
         message = f"{ref.environment} has no service {secret.service!r}; its services are {', '.join(services)}"
@@ -156,8 +157,7 @@ async def publish_with(
             continue
         draft = _draft(base, secret, version)
         target = await read_target(etcd, ref)
-        registry = draft.registry if draft.HasField("registry") else None
-        warn_of_keyless(output, await pin(etcd, ref, draft.services, registry, nodes=target.nodes))
+        warn_of_keyless(output, await pin(etcd, ref, draft, nodes=target.nodes))
         try:
             return (await publish(etcd, ref, draft, onto=numbers.newest, runs=base.number))[0]
         except NewerReleaseExists:

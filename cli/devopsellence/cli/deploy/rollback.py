@@ -54,14 +54,13 @@ async def rollback(etcd: Etcd, run: RollbackRun, *, dry_run: bool) -> None:
     newest, older = await choose_release(etcd, run.ref, run.number)
     draft = copy_of_release(older, run.message)
     target = await read_target(etcd, run.ref)
-    registry = draft.registry if draft.HasField("registry") else None
     ingress = draft.ingress if draft.HasField("ingress") else None
     await deploy_ingress.check_host_conflict(etcd, run.ref, ingress, target.nodes)
     if dry_run:
-        await secrets.pin_versions(etcd, run.ref, draft.services, registry)
+        await secrets.pin_versions(etcd, run.ref, draft)
         await _preview(etcd, run, draft, older.number, target)
         return
-    secrets.warn_of_keyless(run.output, await secrets.pin(etcd, run.ref, draft.services, registry, nodes=target.nodes))
+    secrets.warn_of_keyless(run.output, await secrets.pin(etcd, run.ref, draft, nodes=target.nodes))
     await distribute(etcd, run.settings, run.docker, draft, target.nodes, run.output)
     run.stage = "the release may have been written; check with devopsellence status"
     try:

@@ -1,12 +1,14 @@
-"""Push of the app image to a registry, pinned by the registry's digest."""
+"""Logins to registries, and the push of the app image, pinned by the registry's digest."""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -16,12 +18,27 @@ from devopsellence.cli.images.docker_cli import CommandResult, DockerCli, last_l
 from devopsellence.cli.images.pin import Pin
 from devopsellence.cli.images.reference import parse_reference
 from devopsellence.cli.output import CliError, Finding, NextAction, Output
+from devopsellence.cli.store.reader import concurrently
 from devopsellence.cli.util.text import safe
+from devopsellence.registries import DOCKER_HUB
 
 _ATTEMPTS: Final = 3
 #: Settings copied from the user's docker configuration: those about the engine and its connection, no logins.
 _KEPT: Final = ("currentContext", "proxies", "HttpHeaders")
 _EVIDENCE_LINES: Final = 20
+
+
+#: Name of Docker Hub in the logins of docker's configuration.
+_HUB_SERVER: Final = "https://index.docker.io/v1/"
+
+
+@dataclass(frozen=True)
+class PasswordLogin:
+    """Login to the registry ``host``, with the password."""
+
+    host: str
+    username: str
+    password: str = field(repr=False)
 
 
 class RegistrySettings(Protocol):
@@ -46,7 +63,9 @@ async def push(docker: DockerCli, registry: RegistrySettings, password: str, ima
     if password:
         with _config() as folder:
             private = docker.configured(folder)
-            await _login(private, registry, password)
+            await _login(
+                private, PasswordLogin(parse_reference(registry.repository).domain, registry.username, password)
+            )
             done = await _push(private, name, output)
     else:
         done = await _push(docker, name, output)
@@ -61,12 +80,35 @@ async def push(docker: DockerCli, registry: RegistrySettings, password: str, ima
     return Pin(name, pinned)
 
 
-async def _login(docker: DockerCli, registry: RegistrySettings, password: str) -> None:
-    domain = parse_reference(registry.repository).domain
+async def check_logins(docker: DockerCli, logins: Sequence[PasswordLogin]) -> None:
+    """Log in to each registry, and forget the logins.
+
+    Raises:
+        CliError: ``registry_login_failed`` with the registry's words.
+    """
+
+    async def check(login: PasswordLogin) -> None:
+        with _config() as folder:
+            await _login(docker.configured(folder), login)
+
+    await concurrently(check(login) for login in logins)
+
+
+@contextmanager
+def logged_in(docker: DockerCli, logins: Sequence[PasswordLogin]) -> Iterator[DockerCli]:
+    """Return a client with the user's docker configuration and further ``logins``, which are forgotten at the end."""
+    if not logins:
+        yield docker
+        return
+    with _config(logins) as folder:
+        yield docker.configured(folder)
+
+
+async def _login(docker: DockerCli, login: PasswordLogin) -> None:
     # Docker Hub has a separate address for logins, which is docker's default.
-    problem = await docker.login("" if domain == "docker.io" else domain, registry.username, password)
+    problem = await docker.login("" if login.host == DOCKER_HUB else login.host, login.username, login.password)
     if problem:
-        message = f"cannot log in to {domain} as {registry.username}: {problem}"
+        message = f"cannot log in to {login.host} as {login.username}: {problem}"
         fix = NextAction("set the password again", "devopsellence secret set <password_secret> --registry --stdin")
         raise CliError("registry_login_failed", message, next_actions=[fix])
 
@@ -111,11 +153,32 @@ def _failed(name: str, done: CommandResult) -> CliError:
     )
 
 
-@contextmanager
-def _config() -> Iterator[Path]:
-    """Create a temporary docker configuration: the user's settings without logins.
+def with_logins(config: Mapping[str, Any], logins: Sequence[PasswordLogin]) -> dict[str, Any]:
+    """Return docker's configuration with ``logins`` added; they take precedence over those of the user. Pure."""
+    servers = {_HUB_SERVER if login.host == DOCKER_HUB else login.host: login for login in logins}
+    auths = {
+        server: {"auth": base64.b64encode(f"{login.username}:{login.password}".encode()).decode()}
+        for server, login in servers.items()
+    }
+    # Without a helper of its own, docker would ask the user's credential store for the password.
+    helpers = dict.fromkeys(servers, "")
+    return {
+        **config,
+        "auths": {**_map(config.get("auths")), **auths},
+        "credHelpers": {**_map(config.get("credHelpers")), **helpers},
+    }
 
-    In memory (``/dev/shm``) if possible, because docker stores the password in this folder.
+
+def _map(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+@contextmanager
+def _config(logins: Sequence[PasswordLogin] = ()) -> Iterator[Path]:
+    """Create a temporary docker configuration: the user's settings, with ``logins`` beside the user's own.
+
+    Without ``logins``, the user's own are left out. In memory (``/dev/shm``) if possible, because passwords are stored
+    in this folder.
     """
     memory = Path("/dev/shm")  # noqa: S108 - the folder in it is private to this process
     home = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
@@ -125,9 +188,13 @@ def _config() -> Iterator[Path]:
         user_config: Any = {}
         with suppress(OSError, ValueError):
             user_config = json.loads((home / "config.json").read_bytes())
-        kept = {key: user_config[key] for key in _KEPT if key in user_config} if isinstance(user_config, dict) else {}
-        (folder / "config.json").write_text(json.dumps(kept))
-        (folder / "config.json").chmod(0o600)
+        if not isinstance(user_config, dict):
+            user_config = {}
+        settings = (
+            with_logins(user_config, logins) if logins else {k: user_config[k] for k in _KEPT if k in user_config}
+        )
+        (folder / "config.json").touch(mode=0o600)
+        (folder / "config.json").write_text(json.dumps(settings))
         for subfolder in ("contexts", "cli-plugins"):
             if (home / subfolder).is_dir():
                 (folder / subfolder).symlink_to((home / subfolder).absolute())

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from devopsellence.age import EncryptionError
-from devopsellence.api.v1.stored_pb2 import Node, Registry, Secret
+from devopsellence.api.v1.stored_pb2 import Node, Release, Secret
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.output import CliError, Finding, NextAction, Output
 from devopsellence.cli.secrets import identity, recipients, records, vault
@@ -16,6 +16,7 @@ from devopsellence.cli.secrets.records import SecretId
 from devopsellence.cli.secrets.size import too_large
 from devopsellence.cli.util.text import few
 from devopsellence.placement import label_needed
+from devopsellence.registries import Login, logins, pull_login
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
 
@@ -29,9 +30,7 @@ class _Use:
     nodes: frozenset[str]
 
 
-async def pin(
-    etcd: Etcd, ref: EnvironmentRef, services: Sequence[Service], registry: Registry | None, *, nodes: Sequence[Node]
-) -> list[str]:
+async def pin(etcd: Etcd, ref: EnvironmentRef, draft: Release, *, nodes: Sequence[Node]) -> list[str]:
     """Pin versions by :func:`pin_versions`, and encrypt them for the attached ``nodes`` that run the services.
 
     Returns the names of nodes without a known public key, sorted: they cannot decrypt the secrets until a later deploy.
@@ -41,10 +40,10 @@ async def pin(
             re-encrypt it.
         MalformedRecord: the record of a secret cannot be read.
     """
-    stored = await pin_versions(etcd, ref, services, registry)
+    stored = await pin_versions(etcd, ref, draft)
     if not stored:
         return []
-    uses = _uses(services, registry, nodes)
+    uses = _uses(draft, nodes)
     keys = await recipients.of_nodes(etcd, {node.name for node in nodes})
     requests = [
         GrantRequest(SecretItem(use.secret), stored[use.secret], frozenset({use.version}), keys.keys(use.nodes))
@@ -61,10 +60,8 @@ def warn_of_keyless(output: Output, nodes: Sequence[str]) -> None:
         output.warning(f"{text}; deploy again once its agent is running")
 
 
-async def pin_versions(
-    etcd: Etcd, ref: EnvironmentRef, services: Iterable[Service], registry: Registry | None
-) -> dict[SecretId, Secret]:
-    """Set the version of each secret reference in place, and return the secrets; writes nothing to etcd.
+async def pin_versions(etcd: Etcd, ref: EnvironmentRef, draft: Release) -> dict[SecretId, Secret]:
+    """Set the version of each secret reference of ``draft``, and return the secrets; writes nothing to etcd.
 
     A reference without a version gets the current version; a version that is named stays.
 
@@ -73,44 +70,45 @@ async def pin_versions(
             are no longer stored; ``start_too_large``.
         MalformedRecord: the record of a secret cannot be read.
     """
-    services = list(services)
-    wanted = {SecretId(service.name, secret_ref.secret) for service in services for secret_ref in service.secret_refs}
-    if registry is not None and registry.password_secret:
-        wanted.add(SecretId(REGISTRY, registry.password_secret))
+    wanted = {
+        SecretId(service.name, secret_ref.secret) for service in draft.services for secret_ref in service.secret_refs
+    }
+    wanted |= {_password(login) for login in logins(draft)}
     stored = await vault.read(etcd, ref, wanted)
-    if gone := sorted(named_but_gone(services, registry, stored)):
+    if gone := sorted(named_but_gone(draft.services, logins(draft), stored)):
         raise versions_gone(ref, gone)
     if missing := sorted(wanted - stored.keys()):
         raise missing_secrets(ref, missing)
-    for service in services:
+    for service in draft.services:
         for secret_ref in service.secret_refs:
             secret_ref.version = records.version_to_pin(
                 stored[SecretId(service.name, secret_ref.secret)], secret_ref.version
             )
-    if problem := too_large(services, stored):
+    if problem := too_large(draft.services, stored):
         raise problem
-    if registry is not None and registry.password_secret:
-        secret = stored[SecretId(REGISTRY, registry.password_secret)]
-        registry.password_version = records.version_to_pin(secret, registry.password_version)
+    for login in logins(draft):
+        login.password_version = records.version_to_pin(stored[_password(login)], login.password_version)
     return stored
 
 
-async def registry_password(etcd: Etcd, ref: EnvironmentRef, registry: Registry) -> str:
-    """Return the password of the registry: the pinned version, else the current one; "" for none configured.
+def _password(login: Login) -> SecretId:
+    return SecretId(REGISTRY, login.password_secret)
+
+
+async def registry_password(etcd: Etcd, ref: EnvironmentRef, login: Login) -> str:
+    """Return the password of a login: the pinned version, else the current one.
 
     Raises:
         CliError: ``missing_secret``, ``secret_version_gone``, ``secret_sealed`` or ``identity_unusable``.
         MalformedRecord: the record of the secret cannot be read.
     """
-    if not registry.password_secret:
-        return ""
-    secret = SecretId(REGISTRY, registry.password_secret)
+    secret = _password(login)
     stored = await vault.read(etcd, ref, [secret])
     if secret not in stored:
         raise missing_secrets(ref, [secret])
-    if gone := sorted(named_but_gone([], registry, stored)):
+    if gone := sorted(named_but_gone([], [login], stored)):
         raise versions_gone(ref, gone)
-    number = records.version_to_pin(stored[secret], registry.password_version)
+    number = records.version_to_pin(stored[secret], login.password_version)
     version = next(kept for kept in stored[secret].versions if kept.version == number)
     me = await identity.own_identity(etcd)
     try:
@@ -156,7 +154,7 @@ def versions_gone(ref: EnvironmentRef, gone: Sequence[tuple[SecretId, int]]) -> 
 
 
 def named_but_gone(
-    services: Iterable[Service], registry: Registry | None, stored: Mapping[SecretId, Secret]
+    services: Iterable[Service], among: Iterable[Login], stored: Mapping[SecretId, Secret]
 ) -> set[tuple[SecretId, int]]:
     """Return the versions that the references name and that are not stored. Pure."""
     named = {
@@ -164,8 +162,7 @@ def named_but_gone(
         for service in services
         for secret_ref in service.secret_refs
     }
-    if registry is not None and registry.password_secret:
-        named.add((SecretId(REGISTRY, registry.password_secret), registry.password_version))
+    named |= {(_password(login), login.password_version) for login in among}
     return {
         (secret, version)
         for secret, version in named
@@ -173,18 +170,20 @@ def named_but_gone(
     }
 
 
-def _uses(services: Sequence[Service], registry: Registry | None, nodes: Sequence[Node]) -> list[_Use]:
+def _uses(draft: Release, nodes: Sequence[Node]) -> list[_Use]:
     # Include cordoned nodes: once uncordoned, they run the release without another deploy.
     runs = {
         service.name: frozenset(node.name for node in nodes if label_needed(service) in node.labels)
-        for service in services
+        for service in draft.services
     }
     uses = [
         _Use(SecretId(service.name, secret_ref.secret), secret_ref.version, runs[service.name])
-        for service in services
+        for service in draft.services
         for secret_ref in service.secret_refs
     ]
-    if registry is not None and registry.password_secret:
-        pulling = frozenset[str]().union(*(runs[service.name] for service in services if service.image.app))
-        uses.append(_Use(SecretId(REGISTRY, registry.password_secret), registry.password_version, pulling))
+    among = logins(draft)
+    needed = {service.name: pull_login(service, among, draft.registry.repository) for service in draft.services}
+    for login in among:
+        pulling = frozenset[str]().union(*(runs[name] for name, needs in needed.items() if needs == login))
+        uses.append(_Use(_password(login), login.password_version, pulling))
     return uses

@@ -8,6 +8,7 @@ from devopsellence.api.v1.stored_pb2 import Release
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.cli.store.reader import Reader
 from devopsellence.cli.store.releases import readable_in_use
+from devopsellence.registries import logins
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
 
@@ -17,8 +18,7 @@ def pinned(release: Release | None, secret: SecretId) -> frozenset[int]:
     if release is None:
         return frozenset()
     if secret.service == REGISTRY:
-        named = release.registry.password_secret == secret.name
-        return frozenset({release.registry.password_version} if named else ())
+        return frozenset(login.password_version for login in logins(release) if login.password_secret == secret.name)
     return frozenset(
         ref.version
         for service in release.services
@@ -38,7 +38,9 @@ def with_version(base: Release, secret: SecretId, version: int) -> Release:
     after = Release()
     after.CopyFrom(base)
     if secret.service == REGISTRY:
-        after.registry.password_version = version
+        for login in logins(after):
+            if login.password_secret == secret.name:
+                login.password_version = version
         return after
     for service in after.services:
         for ref in service.secret_refs:

@@ -9,11 +9,13 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.controller.assign.secrets import Secrets, add_secrets, has_current_secrets
 from devopsellence.controller.ingress.rules import hosts_of, reaches
 from devopsellence.controller.model.actions import KeyChange, Precondition, WriteAction, WriteKind
 from devopsellence.controller.model.snapshot import NodeView
 from devopsellence.controller.rollout.task_stage import withdrawn_task
+from devopsellence.registries import logins, pull_login
 from devopsellence.store.keys import EnvironmentRef, Keys
 from devopsellence.store.record import Record, message_of, revision_of
 
@@ -34,9 +36,17 @@ def template(ref: EnvironmentRef, release: pb.Release, names: AbstractSet[str]) 
     )
     if release.HasField("registry") and any(service.image.app for service in assignment.services):
         assignment.registry.CopyFrom(release.registry)
+    assignment.registry_logins.extend(_pull_logins(release, assignment.services))
     if reaches(release.ingress, names):
         assignment.ingress.CopyFrom(release.ingress)
     return assignment
+
+
+def _pull_logins(release: pb.Release, services: Sequence[Service]) -> list[pb.RegistryLogin]:
+    """Return the logins of ``release`` for the images of ``services``."""
+    among = logins(release)
+    needed = [pull_login(service, among, release.registry.repository) for service in services] if among else []
+    return [login for login in release.registry_logins if login in needed]
 
 
 def is_assigned(view: NodeView, node: pb.Node, wanted: pb.Assignment) -> bool:
@@ -288,6 +298,7 @@ def _is_same(current: pb.Assignment, name: str, uid: str, wanted: pb.Assignment)
         and current.services == wanted.services
         and current.secrets == wanted.secrets
         and current.registry == wanted.registry
+        and current.registry_logins == wanted.registry_logins
         and current.task == wanted.task
         and current.task_service == wanted.task_service
         and current.ingress == wanted.ingress

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
+from devopsellence.registries import Login, logins
 from devopsellence.store.keys import REGISTRY
 from devopsellence.store.record import Record
 
@@ -27,29 +28,28 @@ class SecretReference(NamedTuple):
     version: int
 
 
-def references(services: Iterable[workload_pb2.Service], registry: pb.Registry | None) -> frozenset[SecretReference]:
-    """Return the references of ``services`` and of the login to ``registry``."""
+def references(services: Iterable[workload_pb2.Service], among: Iterable[Login]) -> frozenset[SecretReference]:
+    """Return the references of ``services`` and of logins to registries."""
     needed = {
         SecretReference(service.name, secret.secret, secret.version)
         for service in services
         for secret in service.secret_refs
     }
-    if registry is not None and registry.password_secret:
-        needed.add(SecretReference(REGISTRY, registry.password_secret, registry.password_version))
+    needed |= {SecretReference(REGISTRY, login.password_secret, login.password_version) for login in among}
     return frozenset(needed)
 
 
 def references_of(assignment: pb.Assignment) -> frozenset[SecretReference]:
-    """Return the references of an assignment: of its services, its task and its registry."""
+    """Return the references of an assignment: of its services, its task and its registries."""
     services = list(assignment.services)
     if assignment.HasField("task_service"):
         services.append(assignment.task_service)
-    return references(services, assignment.registry if assignment.HasField("registry") else None)
+    return references(services, logins(assignment))
 
 
 def missing_secrets(release: pb.Release, secrets: Secrets) -> list[tuple[str, str]]:
     """Return the service and name of each secret without the version that ``release`` refers to."""
-    needed = references(release.services, release.registry if release.HasField("registry") else None)
+    needed = references(release.services, logins(release))
     gone = {(reference.service, reference.name) for reference in needed if find_ciphertext(reference, secrets) is None}
     return sorted(key for key in gone if key not in secrets or secrets[key].error is None)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.registries import logins, pull_login
 
 
 class TaskStage(Enum):
@@ -71,10 +72,22 @@ def preparation(
         prepared.registry.CopyFrom(release.registry)
     elif had and current is not None and current.HasField("registry"):
         prepared.registry.CopyFrom(current.registry)
+    _add_logins(prepared, release, current if had else None)
     if had and current is not None and current.HasField("ingress"):
         # All targets of the ingress are kept or supporting services.
         prepared.ingress.CopyFrom(current.ingress)
     return prepared, frozenset(kept)
+
+
+def _add_logins(prepared: pb.Assignment, release: pb.Release, current: pb.Assignment | None) -> None:
+    """Add the login for the task's image, and those of the services that are kept as before."""
+    needed = {login.host: login for login in (current.registry_logins if current is not None else ())}
+    needed |= {login.host: login for login in prepared.registry_logins}
+    task_login = pull_login(prepared.task_service, logins(release), release.registry.repository)
+    if isinstance(task_login, pb.RegistryLogin):
+        needed[task_login.host] = task_login
+    del prepared.registry_logins[:]
+    prepared.registry_logins.extend(login for _, login in sorted(needed.items()))
 
 
 def withdrawn_task(

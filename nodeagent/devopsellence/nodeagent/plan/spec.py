@@ -15,6 +15,7 @@ from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.nodeagent.docker import names
 from devopsellence.nodeagent.plan import dependencies
 from devopsellence.nodeagent.plan.probe_spec import Probe, probe_problem, probes_of
+from devopsellence.registries import Login, logins
 from devopsellence.store.keys import EnvironmentRef, InvalidName, check_name
 
 #: Part of every hash. Raising it replaces every container everywhere at the next deploy.
@@ -83,7 +84,7 @@ class Desired:
     task_service: DesiredService | None = None
     #: Ciphertext by service, secret and version.
     encrypted: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
-    registry: stored_pb2.Registry | None = None
+    logins: tuple[Login, ...] = ()
     #: None: no ingress on this node.
     ingress: workload_pb2.Ingress | None = None
 
@@ -124,7 +125,7 @@ def resolve_assignment(assignment: stored_pb2.Assignment, ref: EnvironmentRef, n
         task=task,
         task_service=_task_wanted(assignment, task, ref, node_uid, encrypted) if task is not None else None,
         encrypted=encrypted,
-        registry=assignment.registry if assignment.HasField("registry") else None,
+        logins=tuple(logins(assignment)),
         ingress=assignment.ingress if assignment.HasField("ingress") and not assignment.removed else None,
     )
 

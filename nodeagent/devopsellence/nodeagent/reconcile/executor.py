@@ -115,7 +115,9 @@ class ActionExecutor:
         repository, digest = reference
         try:
             await self._engine.pull(
-                lambda docker: docker.pull(repository, digest, progress, self._login(repository, desired))
+                lambda docker: docker.pull(
+                    repository, digest, progress, self._decrypter.registry_login(desired, repository)
+                )
             )
         except errors.ImageNotAvailable as error:
             return self._refused(action, desired, FailureCause.PULL, f"cannot pull {repository}@{digest}: {error}")
@@ -161,11 +163,6 @@ class ActionExecutor:
         if action.service == TASK and desired.task is not None:
             return container_config.task_container_config(assigned, desired, desired.task, secrets, one_off=False)
         return container_config.service_container_config(assigned, desired, secrets)
-
-    def _login(self, repository: str, desired: Desired) -> tuple[str, str] | None:
-        """Return user name and password for a repository; None unless it is the registry of the assignment."""
-        registry = desired.registry
-        return self._decrypter.registry_login(desired) if registry and registry.repository == repository else None
 
     async def _adopt(self, action: Action, desired: Desired) -> HistoryChange:
         """Handle a container name in use: by a container of an earlier, interrupted call, or by a foreign one."""

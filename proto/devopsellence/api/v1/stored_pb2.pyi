@@ -228,7 +228,7 @@ Global___Operator: _TypeAlias = Operator  # noqa: Y015
 @_typing.final
 class Secret(_message.Message):
     """secrets/<organization>/<project>/<environment>/<service>/<name>. Written by an operator (secret set, node attach). The
-    service is "_registry" for the password of the registry.
+    service is "_registry" for the password of a registry.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -366,6 +366,39 @@ class Registry(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Registry: _TypeAlias = Registry  # noqa: Y015
+
+@_typing.final
+class RegistryLogin(_message.Message):
+    """Login to a registry, for images of any service and of the build."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    USERNAME_FIELD_NUMBER: _builtins.int
+    PASSWORD_SECRET_FIELD_NUMBER: _builtins.int
+    PASSWORD_VERSION_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    """As in image names: "registry.example.com:5000", "docker.io"."""
+    username: _builtins.str
+    password_secret: _builtins.str
+    """Secret of the service "_registry"."""
+    password_version: _builtins.int
+    """Pinned by the deploy."""
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        username: _builtins.str = ...,
+        password_secret: _builtins.str = ...,
+        password_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "password_secret", b"password_secret", "password_version", b"password_version", "username", b"username"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegistryLogin: _TypeAlias = RegistryLogin  # noqa: Y015
 
 @_typing.final
 class TaskStatus(_message.Message):
@@ -506,6 +539,7 @@ class Release(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     ROLLBACK_OF_FIELD_NUMBER: _builtins.int
     REGISTRY_FIELD_NUMBER: _builtins.int
+    REGISTRY_LOGINS_FIELD_NUMBER: _builtins.int
     organization: _builtins.str
     project: _builtins.str
     environment: _builtins.str
@@ -538,6 +572,10 @@ class Release(_message.Message):
     def registry(self) -> Global___Registry:
         """Absent: images go straight to the nodes."""
 
+    @_builtins.property
+    def registry_logins(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegistryLogin]:
+        """Sorted by host."""
+
     def __init__(
         self,
         *,
@@ -556,10 +594,11 @@ class Release(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         rollback_of: _builtins.int = ...,
         registry: Global___Registry | None = ...,
+        registry_logins: _abc.Iterable[Global___RegistryLogin] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "ingress", b"ingress", "registry", b"registry", "release_task", b"release_task", "rollout", b"rollout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "created_by", b"created_by", "environment", b"environment", "ingress", b"ingress", "message", b"message", "number", b"number", "organization", b"organization", "project", b"project", "registry", b"registry", "release_task", b"release_task", "revision", b"revision", "rollback_of", b"rollback_of", "rollout", b"rollout", "services", b"services", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "created_by", b"created_by", "environment", b"environment", "ingress", b"ingress", "message", b"message", "number", b"number", "organization", b"organization", "project", b"project", "registry", b"registry", "registry_logins", b"registry_logins", "release_task", b"release_task", "revision", b"revision", "rollback_of", b"rollback_of", "rollout", b"rollout", "services", b"services", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -855,6 +894,7 @@ class Assignment(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     SECRETS_FIELD_NUMBER: _builtins.int
     REGISTRY_FIELD_NUMBER: _builtins.int
+    REGISTRY_LOGINS_FIELD_NUMBER: _builtins.int
     TASK_SERVICE_FIELD_NUMBER: _builtins.int
     PEERS_FIELD_NUMBER: _builtins.int
     INGRESS_FIELD_NUMBER: _builtins.int
@@ -891,6 +931,10 @@ class Assignment(_message.Message):
         """Registry to pull the app image from; absent: pull without password."""
 
     @_builtins.property
+    def registry_logins(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegistryLogin]:
+        """Logins to the registries of other images of the services here. Sorted by host."""
+
+    @_builtins.property
     def task_service(self) -> _workload_pb2.Service:
         """Spec of the task's service with the new app image, if not (yet) in services."""
 
@@ -922,13 +966,14 @@ class Assignment(_message.Message):
         task: _workload_pb2.Task | None = ...,
         secrets: _abc.Iterable[Global___SealedSecret] | None = ...,
         registry: Global___Registry | None = ...,
+        registry_logins: _abc.Iterable[Global___RegistryLogin] | None = ...,
         task_service: _workload_pb2.Service | None = ...,
         peers: _abc.Iterable[Global___Peer] | None = ...,
         ingress: _workload_pb2.Ingress | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ingress", b"ingress", "registry", b"registry", "task", b"task", "task_service", b"task_service"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "generation", b"generation", "ingress", b"ingress", "node", b"node", "node_uid", b"node_uid", "organization", b"organization", "peers", b"peers", "project", b"project", "registry", b"registry", "release", b"release", "removed", b"removed", "revision", b"revision", "secrets", b"secrets", "services", b"services", "task", b"task", "task_service", b"task_service"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "generation", b"generation", "ingress", b"ingress", "node", b"node", "node_uid", b"node_uid", "organization", b"organization", "peers", b"peers", "project", b"project", "registry", b"registry", "registry_logins", b"registry_logins", "release", b"release", "removed", b"removed", "revision", b"revision", "secrets", b"secrets", "services", b"services", "task", b"task", "task_service", b"task_service"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

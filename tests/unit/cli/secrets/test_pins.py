@@ -33,8 +33,8 @@ def test_versions_no_longer_stored_are_found(
 ) -> None:
     services = [Service(name="web", secret_refs=[SecretRef(name="A", secret="TOKEN", version=web)])]
     registry = Registry(password_secret="PASSWORD", password_version=password)
-    assert named_but_gone(services, registry, kept) == gone
-    assert named_but_gone(services, None, kept) == {each for each in gone if each[0] == WEB}
+    assert named_but_gone(services, [registry], kept) == gone
+    assert named_but_gone(services, [], kept) == {each for each in gone if each[0] == WEB}
 
 
 def test_error_names_every_version_that_is_gone() -> None:

@@ -135,6 +135,27 @@ def test_registry_and_its_password_are_given_to_those_who_pull_app() -> None:
     assert not first.HasField("registry")
 
 
+def test_logins_are_given_to_nodes_that_pull_from_their_hosts() -> None:
+    store = deployed_store()
+    hub = pb.RegistryLogin(host="docker.io", username="ann", password_secret="HUB", password_version=1)
+    other = pb.RegistryLogin(host="r.example.com", username="ann", password_secret="OTHER", password_version=1)
+    for name in ("HUB", "OTHER"):
+        store.store_secret(REGISTRY, name, 1)
+    redis = service("redis", "worker")
+    redis.image.reference, redis.image.pinned = "redis:7", "redis@sha256:" + "a" * 64
+    store.deploy(2, app(2), redis, registry_logins=[hub, other])
+    store.converge()
+    assignments = {name: store.assignment(name) for name in ("n1", "n2")}
+    hosts = {name: [login.host for login in found.registry_logins] for name, found in assignments.items() if found}
+    running = {name: [one.name for one in found.services] for name, found in assignments.items() if found}
+    assert hosts == {name: ["docker.io"] if "redis" in names else [] for name, names in running.items()}
+    assert {name: sealed(store, name) for name in hosts} == {
+        name: [f"{REGISTRY}/HUB/1 for n1"] if hosts[name] else [] for name in hosts
+    }
+    assert any(hosts.values())
+    assert not all(hosts.values())
+
+
 def test_registry_without_its_password_says_how_to_set_it() -> None:
     store = deployed_store()
     store.deploy(2, app(2), REDIS, registry=REGISTERED)
