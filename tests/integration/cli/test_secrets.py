@@ -190,8 +190,8 @@ def test_empty_value_needs_flag_and_value_argument_warns(ann: Operator) -> None:
 def test_unreferenced_secret_is_set_with_a_warning(ann: Operator) -> None:
     assert "secret_refs" in ann.set("TYPO", VALUE).stderr
     assert "secret_refs" not in ann.set("DATABASE_URL", VALUE).stderr
-    assert "does not name TYPO" in ann.set("TYPO", VALUE, service=REGISTRY).stderr
-    assert "does not name" not in ann.set("REGISTRY_PASSWORD", VALUE, service=REGISTRY).stderr
+    assert "no password_secret of a registry is TYPO" in ann.set("TYPO", VALUE, service=REGISTRY).stderr
+    assert "no password_secret" not in ann.set("REGISTRY_PASSWORD", VALUE, service=REGISTRY).stderr
 
 
 def test_any_service_gets_a_secret_without_configuration(ann: Operator) -> None:

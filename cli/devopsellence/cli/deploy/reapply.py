@@ -48,7 +48,7 @@ def config_warnings(path: Path | None, ref: EnvironmentRef, secret: SecretId) ->
     if secret.service == REGISTRY:
         named = {login.password_secret for login in resolved.registries}
         named |= {resolved.registry.password_secret} if resolved.registry else set()
-        return [] if secret.name in named else [f"no password_secret of a registry names {secret.name} in {path}"]
+        return [] if secret.name in named else [f"no password_secret of a registry is {secret.name} in {path}"]
     services = {service.name: service for service in resolved.services}
     if secret.service not in services:
         message = f"{ref.environment} has no service {secret.service!r}; its services are {', '.join(services)}"
