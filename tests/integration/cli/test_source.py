@@ -44,3 +44,19 @@ async def test_revision_is_short_commit_with_dirty_mark(tmp_path: Path) -> None:
     (app / "new").unlink()
     (app / "file").write_text("2")
     assert await revision(app) == f"{short}-dirty"
+
+
+async def test_variables_of_another_repository_do_not_mislead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app, other = tmp_path / "app", tmp_path / "other"
+    for folder in (app, other):
+        folder.mkdir()
+        git(folder, "init", "-q")
+        (folder / "file").write_text(folder.name)
+        git(folder, "add", ".")
+        git(folder, "commit", "-q", "-m", folder.name)
+    short = git(app, "rev-parse", "--short", "HEAD")
+    # As in a git hook.
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(other))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git" / "index"))
+    assert await revision(app) == short

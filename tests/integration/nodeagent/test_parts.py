@@ -169,8 +169,9 @@ async def test_probe_reports_success_and_failure(answer: bytes | None, says: str
 async def test_probe_without_listener_fails() -> None:
     async with serving(b"") as port:
         pass
-    assert await probe_http("127.0.0.1", port, "/up", 1.0) == f"GET http://127.0.0.1:{port}/up: connection refused"
-    assert await probe_tcp("127.0.0.1", port, 1.0) == f"tcp 127.0.0.1:{port}: connection refused"
+    hint = "connection refused (a program that listens on 127.0.0.1 only is not reachable: use 0.0.0.0)"
+    assert await probe_http("127.0.0.1", port, "/up", 1.0) == f"GET http://127.0.0.1:{port}/up: {hint}"
+    assert await probe_tcp("127.0.0.1", port, 1.0) == f"tcp 127.0.0.1:{port}: {hint}"
 
 
 async def test_tcp_probe_passes_on_accepted_connection() -> None:

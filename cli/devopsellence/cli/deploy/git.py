@@ -10,6 +10,24 @@ from devopsellence.cli.images import docker_cli
 from devopsellence.cli.output import CliError
 
 _PATIENCE: Final = 5.0
+# Variables that point git to another repository (git rev-parse --local-env-vars), such as within a git hook.
+_LOCAL_VARIABLES: Final = (
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_CONFIG",
+    "GIT_CONFIG_COUNT",
+    "GIT_CONFIG_PARAMETERS",
+    "GIT_DIR",
+    "GIT_GRAFT_FILE",
+    "GIT_IMPLICIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_NO_REPLACE_OBJECTS",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_REPLACE_REF_BASE",
+    "GIT_SHALLOW_FILE",
+    "GIT_WORK_TREE",
+)
 
 
 async def revision(folder: Path) -> str:
@@ -31,4 +49,6 @@ async def revision(folder: Path) -> str:
 
 async def _git(folder: Path, *arguments: str) -> docker_cli.CommandResult:
     # Without the lock of the index, so that git commands of the user keep working meanwhile (git-status(1)).
-    return await docker_cli.run_command(["git", "-C", str(folder), *arguments], {"GIT_OPTIONAL_LOCKS": "0"})
+    unset = [word for name in _LOCAL_VARIABLES for word in ("-u", name)]
+    command = ["env", *unset, "git", "-C", str(folder), *arguments]
+    return await docker_cli.run_command(command, {"GIT_OPTIONAL_LOCKS": "0"})

@@ -171,7 +171,7 @@ def _problem(error: OSError | ValueError, timeout: float) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {timeout:g} s"
     if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
+        return "connection refused (a program that listens on 127.0.0.1 only is not reachable: use 0.0.0.0)"
     return str(getattr(error, "strerror", None) or error)
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 _PLAIN: Final = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*\Z", re.ASCII)
 # Words that YAML 1.1 or 1.2 parsers do not read as strings.
 _WORDS: Final = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})
-_EXPOSE: Final = re.compile(r"^\s*EXPOSE\s+(\d{1,5})(?:/tcp)?(?:\s|$)", re.IGNORECASE | re.MULTILINE)
+_INSTRUCTION: Final = re.compile(r"\s*(FROM|EXPOSE|ARG|ENV)\s+(.*)", re.IGNORECASE)
+_ASSIGNMENT: Final = re.compile(r"(\w+)=[\"']?(\w*)[\"']?", re.ASCII)
+_PORT: Final = re.compile(r"(?:(\d{1,5})|\$\{?(\w+)\}?)(?:/tcp)?\Z", re.IGNORECASE | re.ASCII)
 _NOT_A_NAME: Final = re.compile(r"[^A-Za-z0-9._-]+", re.ASCII)
 DEFAULT_PORT: Final = 3000
 DEFAULT_HEALTH_PATH: Final = "/up"
@@ -89,10 +92,31 @@ def scalar(text: str) -> str:
 
 
 def exposed_port(dockerfile: str) -> int | None:
-    """Return the first port of an EXPOSE line in a Dockerfile; None for none, or for a variable."""
-    match = _EXPOSE.search(dockerfile)
-    port = int(match.group(1)) if match else 0
-    return port if 0 < port < 65536 else None
+    """Return the first TCP port that the last stage of a Dockerfile exposes, else an earlier stage; None for none.
+
+    All EXPOSE lines count, and a variable with the value that ARG or ENV of the file gives; UDP and ranges do not.
+    """
+    variables: dict[str, str] = {}
+    stages: list[list[int]] = [[]]
+    for line in dockerfile.replace("\\\n", " ").splitlines():
+        match = _INSTRUCTION.match(line)
+        if match is None:
+            continue
+        instruction, rest = match[1].upper(), match[2]
+        if instruction == "FROM":
+            stages.append([])
+        elif instruction == "EXPOSE":
+            stages[-1] += [port for word in rest.split() if (port := _port(word, variables))]
+        else:
+            variables |= _ASSIGNMENT.findall(rest)
+    return next((ports[0] for ports in reversed(stages) if ports), None)
+
+
+def _port(word: str, variables: Mapping[str, str]) -> int:
+    """Return the port of a word of EXPOSE; 0 for none."""
+    match = _PORT.match(word)
+    text = (match[1] or variables.get(match[2], "")) if match else ""
+    return int(text) if text.isdecimal() and len(text) < 6 and int(text) < 65536 else 0
 
 
 def as_name(text: str) -> str:
