@@ -132,10 +132,17 @@ async def follow_release(etcd: Etcd, ref: EnvironmentRef, output: Output, operat
     now, snapshot = datetime.now(UTC), end.snapshot
     if (problem := rollout_error(end, live=output.live)) is not None:
         raise problem
-    lines = [f"Release {release.number} of {ref} is {rollout_line(snapshot, now)}", *ingress.urls(snapshot)[:_URLS]]
+    problems = ingress.ingress_problems(snapshot, now)
+    lines = [
+        f"Release {release.number} of {ref} is {rollout_line(snapshot, now)}",
+        *ingress.urls(snapshot)[:_URLS],
+        # An address alone would be taken for one that works, and plain HTTP for what was asked for.
+        *ingress.problem_lines(problems),
+    ]
     output.result(
         operation,
         "\n".join(lines),
+        next_actions=[action for problem in problems for action in problem.next_actions],
         release=json.release(release),
         rollout=json.rollout(snapshot, now),
         services=[json.row(row) for row in rows(snapshot, now)],
