@@ -40,7 +40,12 @@ def status(ctx: click.Context, output: Output, watch: bool, everything: bool) ->
       devopsellence status --env acme/shop/staging -o json
     """
     if watch:
-        context.run(ctx, lambda etcd: _watch(ctx, etcd, output, everything=everything))
+        try:
+            context.run(ctx, lambda etcd: _watch(ctx, etcd, output, everything=everything))
+        except KeyboardInterrupt as error:
+            from devopsellence.cli import errors
+
+            raise errors.interrupted(error, "a rollout continues by itself") from error
     else:
         _print(output, context.run(ctx, lambda etcd: _read(ctx, etcd)), everything=everything)
 

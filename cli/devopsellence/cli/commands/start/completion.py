@@ -14,7 +14,8 @@ from devopsellence.cli.output import Output, pass_output
 def completion(ctx: click.Context, output: Output, shell: str) -> None:
     """Print a shell completion script.
 
-    Completes commands, options, and the names of services and tasks.
+    Completes commands, options, and names: environments, services, tasks, nodes, releases, secrets and hosts. The names
+    come from devopsellence.yml and from etcd, which is asked for a second at most.
 
     \b
     Example:
