@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import click
 import pytest
 from click.testing import CliRunner, Result
@@ -88,3 +91,48 @@ def test_labels_are_given_in_the_same_way(words: str) -> None:
     result = run(*words.split(), "n1")
     assert result.exit_code == 2
     assert "Give at least one label" in result.stderr
+
+
+CONFIG = """\
+schema_version: 1
+organization: acme
+project: shop
+services:
+  web:
+    ports: [{name: http, port: 3000}]
+    healthcheck: {path: /up}
+"""
+
+
+def test_ingress_takes_the_option_names_of_earlier_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    written = []
+    for options in (
+        "--host a.example.com --host b.example.com --tls auto --email o@example.com --ca-directory-url https://ca.test/d",
+        "--host a.example.com,b.example.com --tls-mode auto --tls-email o@example.com --acme-ca https://ca.test/d",
+    ):
+        (tmp_path / "devopsellence.yml").write_text(CONFIG)
+        result = run("ingress", "set", *options.split(), "-o", "json")
+        assert result.exit_code == 0, result.output
+        assert [step["command"] for step in json.loads(result.stdout)["next_actions"]] == ["devopsellence deploy"]
+        written.append((tmp_path / "devopsellence.yml").read_text())
+    assert written[0] == written[1]
+    assert "b.example.com" in written[0]
+
+
+@pytest.mark.parametrize("mode", [[], ["--mode", "solo"], ["--mode", "shared"]])
+def test_init_takes_the_option_names_of_earlier_tools(
+    mode: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("init", "--org", "acme", "--project", "shop", "--env", "staging", "--non-interactive", *mode)
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "devopsellence.yml").read_text()
+    assert "organization: acme" in text
+    assert "default_environment: staging" in text
+
+
+def test_init_takes_the_environment_before_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("--env", "staging", "init", "--org", "acme").exit_code == 0
+    assert "default_environment: staging" in (tmp_path / "devopsellence.yml").read_text()
