@@ -226,6 +226,23 @@ def test_declined_detach_changes_nothing(waiting: Cli, answer: bytes) -> None:
     assert waiting.json("status")["environment"]["nodes"] == ["n1"]
 
 
+def test_declined_removal_of_a_node_changes_nothing(waiting: Cli) -> None:
+    waiting.ok("node", "register", "n2")
+    terminal = Terminal(waiting, "node", "remove", "n2")
+    terminal.read_until(b"This removes node n2 with all its containers from the cluster; its volumes stay.")
+    terminal.type(b"n\r")
+    assert terminal.end() == 1
+    assert [node["name"] for node in waiting.json("node", "list")["nodes"]] == ["n1", "n2"]
+
+
+def test_question_about_a_certificate_names_host_and_environment(waiting: Cli) -> None:
+    terminal = Terminal(waiting, "ingress", "cert", "remove", "app.example.com")
+    terminal.read_until(b"certificate and private key of app.example.com in acme/Shop/production. Continue? [y/N]")
+    terminal.type(b"n\r")
+    assert terminal.end() == 1
+    assert b"not confirmed; nothing was changed" in terminal.seen
+
+
 def test_confirmed_detach_detaches(waiting: Cli) -> None:
     terminal = Terminal(waiting, "node", "detach", "n1")
     terminal.read_until(b"This removes the containers of acme/Shop/production from node n1; its volumes stay.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 import pytest
@@ -106,6 +107,27 @@ def test_harmless_use_needs_no_confirmation(words: str, harmless: str) -> None:
 def test_confirmed_command_goes_on_to_the_cluster(words: str, flag: str) -> None:
     result = run(f"{words} {DESTROYERS[words].arguments}", flag, "-o", "json")
     assert code(result) == "etcd_unavailable"
+
+
+@pytest.mark.parametrize(
+    ("words", "question"),
+    [
+        ("node register", "The machine that is now node n1 loses access to the cluster"),
+        ("cluster init", "This replaces the CA and all certificates"),
+        ("dev down", "This permanently deletes the volumes of the apps"),
+    ],
+)
+def test_command_asks_before_it_destroys(
+    words: str, question: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("devopsellence.cli.confirm._can_ask", lambda _: True)
+    # An address suffices: nothing is sent before the answer.
+    environ = {"DEVOPSELLENCE_HOME": str(tmp_path), "DEVOPSELLENCE_ETCD_ENDPOINTS": "127.0.0.1:1"}
+    arguments = [*words.split(), *DESTROYERS[words].arguments.split()]
+    result = CliRunner(env=environ).invoke(main, arguments, input="n\n")
+    assert question in result.stdout
+    assert (result.exit_code, result.stderr) == (1, "Error: not confirmed; nothing was changed\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def example(asked: list[str]) -> click.Command:

@@ -135,7 +135,7 @@ async def _draft(etcd: Etcd, run: DeployRun, target: PublishTarget) -> Release:
     await _share_keys(etcd, run, target)
     # Before the build, so that the revision describes the files that are built.
     draft.revision = await git.revision(run.config.path.parent)
-    run.stage = "nothing was written: images were being built and pulled"
+    run.stage = "nothing was written: images were being built, pulled or pushed"
     app, others = await concurrently(
         [_app_image(etcd, run, registry), pin_all(run.docker, service_images(draft.services), run.output)]
     )

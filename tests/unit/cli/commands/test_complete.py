@@ -131,6 +131,12 @@ def test_every_shell_gets_the_same_names(shell: str) -> None:
     assert complete("devopsellence exec w", shell=shell) == (["web", "worker"], "")
 
 
+def test_script_for_fish_keeps_whole_descriptions() -> None:
+    script = CliRunner().invoke(main, ["completion", "fish"]).stdout
+    assert 'string split --max 1 "," $completion' in script
+    assert 'string split ","' not in script
+
+
 @pytest.mark.parametrize("content", ["services: [a", "services: 3", "- x", "\x00", "tasks: {release_task: 1}"])
 def test_broken_configuration_completes_nothing(shop: Path, content: str) -> None:
     (shop / "devopsellence.yml").write_text(content)

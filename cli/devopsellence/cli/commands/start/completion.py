@@ -30,4 +30,6 @@ def completion(ctx: click.Context, output: Output, shell: str) -> None:
     if kind is None:  # the choices above are click's own
         raise click.UsageError(f"no completion for {shell}")
     script = kind(ctx.find_root().command, {}, program, f"_{program.upper().replace('-', '_')}_COMPLETE").source()
+    # click's script for fish cuts a description at its first comma.
+    script = script.replace('string split "," $completion', 'string split --max 1 "," $completion')
     output.result("completion", script, shell=shell, script=script)
