@@ -36,7 +36,7 @@ def test_drained_node_stays_empty_until_uncordoned(app: App, bed: Bed) -> None:
 def test_removed_node_can_register_again(app: App, bed: Bed) -> None:
     with Load(app, "n1", "n2") as load:
         app.devopsellence("node", "drain", "n3")
-        app.devopsellence("node", "remove", "n3")
+        app.devopsellence("node", "remove", "n3", "-y")
         state = stored(bed)
         assert "n3" not in state.nodes
         assert "n3" not in state.environments[app.ref].nodes

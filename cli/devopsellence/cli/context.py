@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
@@ -96,8 +95,9 @@ def run(ctx: click.Context, work: Callable[[Etcd], Awaitable[T]], *, settings: S
 
     Raises:
         CliError: for errors of the store, with a message about the endpoints.
+        Interrupted: a signal ended the process; ``work`` has cleaned up.
     """
-    from devopsellence.cli import errors
+    from devopsellence.cli import errors, signals
     from devopsellence.store.errors import StoreError
     from devopsellence.store.etcd import Etcd
 
@@ -111,7 +111,7 @@ def run(ctx: click.Context, work: Callable[[Etcd], Awaitable[T]], *, settings: S
             return await work(etcd)
 
     try:
-        return asyncio.run(connected())
+        return signals.run(connected())
     except StoreError as error:
         raise errors.of_store(error, where=", ".join(settings.endpoints), dev=is_dev(settings)) from error
 

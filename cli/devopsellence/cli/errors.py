@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import signal
 from typing import Final
 
 import click
 
 from devopsellence.cli.output import CliError, Finding, NextAction
+from devopsellence.cli.signals import number_of
 from devopsellence.store import errors as store_errors
 from devopsellence.store.keys import InvalidName
 
@@ -21,7 +23,7 @@ def explain(error: BaseException) -> CliError:
     if isinstance(error, CliError):
         return error
     if isinstance(error, click.Abort | KeyboardInterrupt):
-        return CliError("interrupted", "interrupted", exit_code=130)
+        return interrupted(error)
     if isinstance(error, click.ClickException):
         return CliError("usage", error.format_message(), exit_code=error.exit_code)
     if isinstance(error, store_errors.StoreError):
@@ -39,6 +41,16 @@ def explain(error: BaseException) -> CliError:
         return CliError("io_failed", str(error))
     debug = NextAction("print the traceback", "the same command with --debug")
     return CliError("internal", f"unexpected {type(error).__name__}: {error}", next_actions=[debug])
+
+
+def interrupted(error: BaseException, progress: str = "") -> CliError:
+    """Return the error after Ctrl-C or a signal; exit code 128 plus the number of the signal.
+
+    ``progress`` says how far the command came and what continues by itself.
+    """
+    number = number_of(error)
+    text = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+    return CliError("interrupted", f"{text}; {progress}" if progress else text, exit_code=128 + number)
 
 
 def of_config(error: Exception) -> CliError:

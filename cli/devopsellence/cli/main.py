@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from devopsellence.cli import signals
 from devopsellence.cli.options import add_global_options, global_options
 from devopsellence.cli.output import Output
 
@@ -99,10 +100,19 @@ class LazyGroup(click.Group):
         self.commands[cmd_name] = command
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except signals.Interrupted as error:
+            from devopsellence.cli.errors import interrupted
+
+            # Not left to click, which writes to the terminal first: after SIGHUP there may be none.
+            raise interrupted(error) from error
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0].isidentifier() and args[0] not in COMMANDS:
+        if not ctx.resilient_parsing and args and args[0].isidentifier() and args[0] not in COMMANDS:
             from difflib import get_close_matches
 
             near = get_close_matches(args[0], COMMANDS, n=2)
@@ -135,7 +145,8 @@ class LazyGroup(click.Group):
         arguments = list(sys.argv[1:] if args is None else args)
         output = Output()
         try:
-            code = super().main(arguments, PROGRAM, complete_var, standalone_mode=False, obj=output, **extra)
+            with signals.unwinding():
+                code = super().main(arguments, PROGRAM, complete_var, standalone_mode=False, obj=output, **extra)
         except click.UsageError as error:
             if (group := _bare_group(error)) is None:
                 sys.exit(_report(error, output, arguments))
@@ -143,7 +154,7 @@ class LazyGroup(click.Group):
             sys.exit(0)
         except BrokenPipeError:
             # The reader of the pipe has closed it; the flush at exit must not report that.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             sys.exit(1)
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (all errors end here)
             sys.exit(_report(error, output, arguments))
@@ -167,11 +178,21 @@ def _report(error: BaseException, output: Output, arguments: Sequence[str]) -> i
 
         traceback.print_exception(error)
     explained = explain(error)
-    if isinstance(error, click.UsageError) and not output.json:
-        error.show()
-    else:
-        output.error(explained)
+    try:
+        if isinstance(error, click.UsageError) and not output.json:
+            error.show()
+        else:
+            output.error(explained)
+        sys.stdout.flush()
+    except OSError:
+        # The terminal is closed, as after SIGHUP: the exit code is all that is left to say.
+        _discard_output()
     return explained.exit_code
+
+
+def _discard_output() -> None:
+    """Send what is still to be written to stdout nowhere, so that the flush at exit reports no error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _asks_for_json(arguments: Sequence[str]) -> bool:

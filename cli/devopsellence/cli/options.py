@@ -8,15 +8,20 @@ arguments of a command. The help of a command lists ``--output``, and ``--env`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from devopsellence.cli.output import Output
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 F = TypeVar("F", bound=Callable[..., Any])
 _META: Final = "devopsellence.global_flags"
+_GLOBAL_OPTIONS: Final = "Global options, such as --quiet, --no-color and --etcd-endpoints: devopsellence --help"
 _ENVIRONMENT_HELP: Final = "Environment: a name or organization/project/environment.  [env: DEVOPSELLENCE_ENVIRONMENT]"
 
 # Flag, metavar, help, environment variable of the same meaning.
@@ -67,10 +72,44 @@ def _switch(attribute: str) -> Callable[[click.Context, click.Parameter, bool], 
     return callback
 
 
-def environment_option(command: F) -> F:
+class AliasedOption(click.Option):
+    """Option with further names, as other tools call it; the help shows only its own names."""
+
+    def __init__(self, *arguments: Any, aliases: Sequence[str], **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        self._shown = list(self.opts)
+        self.opts += aliases
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        accepted, self.opts = self.opts, self._shown
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = accepted
+
+
+def completion(name: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Return the function ``name`` of ``commands.complete``, imported on use: completing needs the store."""
+
+    def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        function = getattr(import_module("devopsellence.cli.commands.complete"), name)
+        items: list[CompletionItem] = function(ctx, parameter, incomplete)
+        return items
+
+    return complete
+
+
+def environment_option(command: F, *, text: str = _ENVIRONMENT_HELP) -> F:
     """Declare ``--env`` on a command about one environment, so the help lists the option."""
     decorate: Callable[[F], F] = click.option(
-        "--env", metavar="ENV", help=_ENVIRONMENT_HELP, expose_value=False, callback=_store("environment")
+        "--env",
+        cls=AliasedOption,
+        aliases=["--environment"],
+        metavar="ENV",
+        help=text,
+        expose_value=False,
+        callback=_store("environment"),
+        shell_complete=completion("complete_environments"),
     )
     return decorate(command)
 
@@ -110,11 +149,21 @@ def global_options(*, hidden: bool) -> list[click.Option]:
             hidden=hidden,
             **common,
         ),
-        click.Option(
+        AliasedOption(
             ["--env"],
+            aliases=["--environment"],
             metavar="ENV",
             help=_ENVIRONMENT_HELP,
             callback=_store("environment"),
+            shell_complete=completion("complete_environments"),
+            hidden=hidden,
+            **common,
+        ),
+        click.Option(
+            ["--no-color"],
+            is_flag=True,
+            help="Print no colours.  [env: NO_COLOR]",
+            callback=_switch("no_color"),
             hidden=hidden,
             **common,
         ),
@@ -139,6 +188,7 @@ def add_global_options(command: click.Command) -> None:
     """Add the global flags to ``command`` and its subcommands, except for flags already declared there."""
     declared = {text for param in command.params for text in (*param.opts, *param.secondary_opts)}
     command.params += [option for option in global_options(hidden=True) if declared.isdisjoint(option.opts)]
+    command.epilog = command.epilog or _GLOBAL_OPTIONS
     if isinstance(command, click.Group):
         for child in command.commands.values():
             add_global_options(child)

@@ -1,8 +1,8 @@
 """Output of commands: text for people, or JSON of the same structure for every command.
 
 In JSON, a bounded command prints a single document and a streaming command prints an object per line. All objects have
-``schema_version``, ``operation``, ``event`` (started, progress, result, error) and ``ok``. Errors are messages on
-stderr; in JSON mode the error is also the last object on stdout.
+``schema_version``, ``operation``, ``event`` (started, progress, result, error) and ``ok``; results and errors also have
+``next_actions``. Errors are messages on stderr; in JSON mode the error is also the last object on stdout.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -152,6 +152,7 @@ class Output:
         self.json = json
         self.quiet = quiet
         self.debug = False
+        self.no_color = False
         # Name of the command, such as "node label set"; set by the parser.
         self.operation = ""
         self._environ = environ
@@ -169,8 +170,8 @@ class Output:
 
     @property
     def color(self) -> bool:
-        """True for colour output: a terminal, and NO_COLOR not set (https://no-color.org)."""
-        return self.is_tty and not self._environ.get("NO_COLOR")
+        """True for colour output: a terminal, without ``--no-color`` and NO_COLOR (https://no-color.org)."""
+        return self.is_tty and not self.no_color and not self._environ.get("NO_COLOR")
 
     def line(self, text: str) -> None:
         """Print a line of text; nothing in JSON mode or with ``--quiet``."""
@@ -194,20 +195,23 @@ class Output:
             self._streaming = True
             self._print({"operation": operation, "event": event, "ok": True, **data})
 
-    def result(self, operation: str, text: str | None, **data: Any) -> None:
+    def result(self, operation: str, text: str | None, *, next_actions: Iterable[NextAction] = (), **data: Any) -> None:
         """Print the result: ``text`` (also with ``--quiet``), or a JSON document of ``data``.
 
-        ``ok`` is true unless ``data`` has another value.
+        ``ok`` is true unless ``data`` has another value. ``next_actions`` are the next steps, as said in ``text``.
         """
         if self.json:
-            self._print({"operation": operation, "event": "result", "ok": True, **data})
+            steps = _steps(next_actions)
+            self._print({"operation": operation, "event": "result", "ok": True, **data, "next_actions": steps})
         elif text is not None:
             click.echo(text, color=self.color)
 
     def error(self, error: CliError) -> None:
         """Print the error to stderr and, in JSON mode, as the last object on stdout."""
         if self.json:
-            self._print({"operation": self.operation, "event": "error", "ok": False, "error": error.document()})
+            steps = [*error.next_actions, *(action for finding in error.findings for action in finding.next_actions)]
+            document = {"event": "error", "ok": False, "error": error.document(), "next_actions": _steps(steps)}
+            self._print({"operation": self.operation, **document})
         click.echo(error.text(), err=True)
 
     def console(self) -> Console:
@@ -220,6 +224,11 @@ class Output:
         # A single document is indented for reading on a terminal; an object of a stream must stay on a line.
         indent = 2 if sys.stdout.isatty() and not self._streaming else None
         click.echo(json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=indent, ensure_ascii=False))
+
+
+def _steps(actions: Iterable[NextAction]) -> list[dict[str, str]]:
+    """Return the JSON form of ``actions``, without duplicates."""
+    return [action.document() for action in dict.fromkeys(actions)]
 
 
 pass_output = click.make_pass_decorator(Output)

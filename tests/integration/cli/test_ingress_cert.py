@@ -123,10 +123,10 @@ def test_attached_node_gets_certificate_and_detached_node_is_named(shop: Operato
     certificate = stored(shop)
     assert certificate is not None
     assert key.decrypt(certificate.key_age) == LEAF.key_pem()
-    left = shop.run("node", "detach", "n2")
+    left = shop.run("node", "detach", "n2", "-y")
     assert f"the private keys of the certificates of {HOST}, {OTHER}" in left.stdout
-    assert shop.json("node", "detach", "n1")["certificates_seen"] == [HOST, OTHER]
-    replaced = shop.json("node", "register", "n2", "--replace")
+    assert shop.json("node", "detach", "n1", "-y")["certificates_seen"] == [HOST, OTHER]
+    replaced = shop.json("node", "register", "n2", "--replace", "-y")
     assert replaced["certificates_seen"] == [{"environment": str(REF), "host": host} for host in (HOST, OTHER)]
 
 
@@ -159,7 +159,7 @@ def test_acme_certificate_does_not_block_attach(shop: Operator, bob: Operator, t
     certificate.source = Certificate.ACME
     certificate.issuance.phase = Issuance.ORDER
     shop.write(key_of(HOST), certificate)
-    shop.ok("ingress", "cert", "remove", OTHER)
+    shop.ok("ingress", "cert", "remove", OTHER, "-y")
     bob.node("n3")
     result = bob.run("node", "attach", "n3")
     assert result.exit_code == 0, result.output
@@ -191,11 +191,11 @@ def test_certificate_list_shows_recipients_and_next_step(shop: Operator, tmp_pat
 
 def test_certificate_is_removed_even_if_unreadable(shop: Operator, tmp_path: Path) -> None:
     installed(shop, tmp_path)
-    shop.ok("ingress", "cert", "remove", "APP.example.com")
+    shop.ok("ingress", "cert", "remove", "APP.example.com", "-y")
     assert stored(shop) is None
-    assert shop.error("ingress", "cert", "remove", HOST)["code"] == "certificate_unknown"
+    assert shop.error("ingress", "cert", "remove", HOST, "-y")["code"] == "certificate_unknown"
     shop.write(key_of(HOST), b"{")
-    shop.ok("ingress", "cert", "remove", HOST)
+    shop.ok("ingress", "cert", "remove", HOST, "-y")
     assert stored(shop) is None
 
 

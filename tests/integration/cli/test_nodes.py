@@ -84,15 +84,15 @@ def test_attach_creates_environment_and_detach_removes_node(cli: Cli) -> None:
     assert list(environment.nodes) == ["n1", "n2"]
     assert (environment.organization, environment.project, environment.environment) == ("acme", "Shop", "production")
     # Without a configuration the cluster's only environment is meant.
-    assert "its volumes stay" in cli.ok("node", "detach", "n2")
+    assert "its volumes stay" in cli.ok("node", "detach", "n2", "-y")
     assert cli.json("node", "attach", "n1")["nodes"] == ["n1"]
-    assert cli.error("node", "detach", "n2")["code"] == "node_not_attached"
+    assert cli.error("node", "detach", "n2", "-y")["code"] == "node_not_attached"
 
 
 def test_attach_and_detach_are_events(cli: Cli) -> None:
     cli.ok("node", "register", "n1")
     cli.ok("node", "attach", "n1", "--env", ENV)
-    cli.ok("node", "detach", "n1", "--env", ENV)
+    cli.ok("node", "detach", "n1", "-y", "--env", ENV)
     events = cli.json("events", "--env", ENV)["events"]
     assert [(event["code"], event["node"], event["source"]) for event in events] == [
         ("node_attached", "n1", "cli"),
@@ -120,6 +120,11 @@ def test_labels_are_replaced_removed_and_listed(cli: Cli) -> None:
     assert cli.json("node", "label", "list")["nodes"] == {"n1": ["web", "worker"]}
     assert cli.json("node", "label", "remove", "n1", "web")["labels"] == ["worker"]
     assert cli.error("node", "label", "remove", "n1", "web")["code"] == "label_unknown"
+    # Labels are given in the same ways to set and to remove, and short names call the same commands.
+    assert cli.json("node", "label", "set", "n1", "web", "worker")["labels"] == ["web", "worker"]
+    removed = cli.json("node", "label", "rm", "n1", "--labels", "web,worker")
+    assert (removed["labels"], removed["operation"]) == ([], "node label remove")
+    cli.ok("node", "label", "set", "n1", "worker")
     assert cli.error("node", "label", "set", "nobody", "--labels", "web")["code"] == "node_unknown"
     assert cli.error("node", "label", "list", "nobody")["code"] == "node_unknown"
     # What the node was besides its labels stays.
@@ -219,7 +224,7 @@ def test_relabel_leaving_service_without_node_needs_force(cli: Cli) -> None:
     assert error["code"] == "no_node_for_service"
     assert "its volumes (data) stay on n1" in error["findings"][0]["message"]
     command = error["findings"][-1]["next_actions"][0]["command"]
-    assert command == "devopsellence node label remove n1 worker --force"
+    assert command == "devopsellence node label remove n1 --labels worker --force"
     assert labels_of(cli, "n1") == ["web", "worker"]
     tried = cli.run("node", "label", "remove", "n1", "worker", "--dry-run")
     assert (tried.exit_code, "would be refused without --force" in tried.stderr) == (0, True)
@@ -336,7 +341,7 @@ def test_drain_refuses_unknown_node_and_zero_timeout(cli: Cli) -> None:
 
 
 def test_remove_refuses_node_in_use(two: Cli) -> None:
-    error = two.error("node", "remove", "n1")
+    error = two.error("node", "remove", "n1", "-y")
     assert error["code"] == "node_in_use"
     assert [action["command"] for action in error["findings"][-1]["next_actions"]] == [
         "devopsellence node drain n1",
@@ -346,7 +351,7 @@ def test_remove_refuses_node_in_use(two: Cli) -> None:
     assert (tried.exit_code, "would be refused without --force" in tried.stderr) == (0, True)
     assert f"n1 would be detached from {ENV}" in tried.stdout
     assert node_of(two, "n1").uid
-    forced = two.json_lines("node", "remove", "n1", "--force")[-1]
+    forced = two.json_lines("node", "remove", "n1", "--force", "-y")[-1]
     assert (forced["removed"], forced["detached"]) == (True, [ENV])
     assert two.read(lambda etcd: etcd.keys.node("n1"), Node) is None
     assert two.read(lambda etcd: etcd.keys.heartbeat("n1"), Heartbeat) is None
@@ -354,32 +359,32 @@ def test_remove_refuses_node_in_use(two: Cli) -> None:
     assert environment is not None
     assert list(environment.nodes) == ["n2"]
     # Its assignment is for the controller to put away: until then there is something left to remove.
-    assert two.json("node", "remove", "n1")["removed"] is True
+    assert two.json("node", "remove", "n1", "-y")["removed"] is True
 
 
 def test_remove_of_unused_and_unknown_node(cli: Cli) -> None:
     cli.ok("node", "register", "n1")
-    assert cli.json("node", "remove", "n1")["removed"] is True
-    assert cli.json("node", "remove", "n1")["removed"] is False
-    assert "Nothing to remove" in cli.ok("node", "remove", "n1")
-    assert cli.error("node", "remove", "a/b")["code"] == "invalid_name"
+    assert cli.json("node", "remove", "n1", "-y")["removed"] is True
+    assert cli.json("node", "remove", "n1", "-y")["removed"] is False
+    assert "Nothing to remove" in cli.ok("node", "remove", "n1", "-y")
+    assert cli.error("node", "remove", "a/b", "-y")["code"] == "invalid_name"
 
 
 def test_unreadable_node_is_removed_only_with_force(cli: Cli) -> None:
     cli.ok("node", "register", "n1")
     cli.write(lambda etcd: etcd.keys.node("n1"), b"garbage")
-    error = cli.error("node", "remove", "n1")
+    error = cli.error("node", "remove", "n1", "-y")
     assert error["code"] == "record_unreadable"
-    cli.ok("node", "remove", "n1", "--force")
+    cli.ok("node", "remove", "n1", "--force", "-y")
     assert cli.json("node", "list")["nodes"] == []
 
 
 def test_register_replace_gives_name_to_another_machine(cli: Cli) -> None:
-    assert cli.error("node", "register", "n1", "--replace")["code"] == "node_unknown"
+    assert cli.error("node", "register", "n1", "--replace", "-y")["code"] == "node_unknown"
     first = cli.json("node", "register", "n1", "--labels", "worker", "--address", "10.0.0.5")
     cli.ok("node", "cordon", "n1")
     cli.write(lambda etcd: etcd.keys.heartbeat("n1"), Heartbeat(node="n1", uid=first["uid"]))
-    second = cli.json("node", "register", "n1", "--replace", "--address", "10.0.0.6")
+    second = cli.json("node", "register", "n1", "--replace", "-y", "--address", "10.0.0.6")
     assert second["replaced"] == first["uid"] != second["uid"]
     assert (second["labels"], second["address"], second["cordoned"]) == (["worker"], "10.0.0.6", True)
     assert cli.read(lambda etcd: etcd.keys.heartbeat("n1"), Heartbeat) is None

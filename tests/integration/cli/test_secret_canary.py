@@ -107,7 +107,7 @@ def test_secret_value_is_never_exposed(ann: ObservedOperator, tmp_path: Path) ->
     run("secret", "reencrypt")
     ann.write(lambda etcd: etcd.keys.secret(REF, "web", "DATABASE_URL"), b"garbage")
     run("secret", "set", "DATABASE_URL", *web, stdin=value, fails=True)
-    run("node", "detach", "n1")
+    run("node", "detach", "n1", "-y")
     run("events")
     run("secret", "delete", "TOKEN", "--service", "worker", "--yes", "--force")
 

@@ -78,7 +78,7 @@ def test_detach_names_secrets_seen_and_ends_access(ann: Operator) -> None:
     ann.ok("node", "attach", "n1")
     ann.set("DATABASE_URL", VALUE)
     ann.set("TOKEN", VALUE, service="worker")
-    text = ann.ok("node", "detach", "n1")
+    text = ann.ok("node", "detach", "n1", "-y")
     assert "DATABASE_URL of web, TOKEN of worker" in text
     assert "set new values" in text
     ann.set("DATABASE_URL", b"new")
@@ -147,7 +147,7 @@ def test_unreadable_environment_or_release_revokes_no_access(ann: Operator) -> N
     assert ann.error("node", "attach", "n2")["code"] == "record_unreadable"
     ann.write(lambda etcd: etcd.keys.environment(REF), b"garbage")
     assert [secret["name"] for secret in ann.json("secret", "list")["secrets"]] == ["DATABASE_URL"]
-    for command in (["node", "attach", "n2"], ["node", "detach", "n1"], ["secret", "reencrypt"]):
+    for command in (["node", "attach", "n2"], ["node", "detach", "n1", "-y"], ["secret", "reencrypt"]):
         assert ann.error(*command)["code"] == "record_unreadable"
     result = ann.piped(b"new", "secret", "set", "DATABASE_URL", "--service", "web", "--stdin")
     assert result.exit_code == 1
@@ -169,7 +169,7 @@ def test_node_without_age_key_has_seen_no_secret(ann: Operator) -> None:
     ann.ok("node", "register", "n1")
     ann.ok("node", "attach", "n1")
     ann.set("DATABASE_URL", VALUE)
-    assert ann.json("node", "detach", "n1")["secrets_seen"] == []
+    assert ann.json("node", "detach", "n1", "-y")["secrets_seen"] == []
 
 
 def test_operator_certificate_can_manage_secrets(cli: Cli, tmp_path: Path) -> None:

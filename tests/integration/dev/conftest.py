@@ -42,7 +42,7 @@ def fresh(tmp_path: Path) -> Iterator[Dev]:
     need_docker()
     dev = Dev(tmp_path / "home")
     yield dev
-    dev("down", "--purge")
+    dev("down", "--purge", "-y")
 
 
 @pytest.fixture(scope="module")

@@ -185,13 +185,13 @@ def test_purge_leaves_nothing(fresh: Dev, tmp_path: Path, image: str) -> None:
     label = f"--label=devopsellence.node_uid={uid}"
     network, volume = docker("network", "create", label, f"test-{uid}"), docker("volume", "create", label)
     run_container(image, uid, f"--network={network}", f"--volume={volume}:/data", "--volume=/unnamed")
-    done = dev.document("down", "--purge")
+    done = dev.document("down", "--purge", "-y")
     assert (len(done["containers_removed"]), done["networks_removed"], done["volumes_removed"]) == (1, 1, [volume])
     assert dev.processes() == []
     assert list(tmp_path.iterdir()) == []
     for kind in (["ps", "-a"], ["network", "ls"], ["volume", "ls"]):
         assert docker(*kind, "-q", f"--filter=label=devopsellence.node_uid={uid}") == ""
-    assert "Nothing to do" in dev("down", "--purge").stdout
+    assert "Nothing to do" in dev("down", "--purge", "-y").stdout
 
 
 def test_missing_docker_starts_and_writes_nothing(fresh: Dev, tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_unreadable_state_stops_the_command_until_purged(fresh: Dev) -> None:
     for command in ("up", "down", "status", "env"):
         assert "devopsellence dev down --purge" in fresh(command, code=1).stderr
     assert fresh.layout.state.read_text() == "["
-    fresh("down", "--purge")
+    fresh("down", "--purge", "-y")
     assert not fresh.layout.root.exists()
 
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
@@ -49,6 +50,25 @@ async def test_uploaded_image_has_id_name_and_content(
     assert host.docker("run", "--rm", "--network", "none", image, "cat", "/f0") == "hello"
     assert node.staged() == []
     assert [data["stage"] for _, data in output.messages] == ["sending", "sent"]
+
+
+async def test_full_folder_of_temporary_files_is_named(
+    etcd: Etcd, operators: Settings, node: ImageNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class FullDocker(CountingDocker):
+        async def save(self, images: Any, into: IO[bytes]) -> str:
+            await super().save(images, into)
+            return "write /dev/stdout: no space left on device"
+
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    nodes, wanted = [await node.register(etcd)], release(build_image(b"full\n"))
+    with pytest.raises(CliError) as refused:
+        await distribute(etcd, operators, FullDocker(), wanted, nodes, RecordingOutput())
+    assert refused.value.code == "temporary_files"
+    assert f"cannot write temporary files in {folder}: No space left on device" == refused.value.message
+    folder.rmdir()  # it is empty
 
 
 async def test_second_deploy_uploads_changed_layer_only(

@@ -31,7 +31,7 @@ async def test_replaced_machine_has_no_access_to_etcd(cluster: AgentCluster) -> 
         lease = await keeper.grant(30)
         await old.put(keys.heartbeat("n1"), encode(Heartbeat(node="n1", uid=first)), lease=lease.id)
         await old.put(keys.status("n1", REF), b"{}")
-        document = await cluster.json("node", "register", "n1", "--replace")
+        document = await cluster.json("node", "register", "n1", "--replace", "-y")
         second = document["uid"]
         assert (document["replaced"], document["labels"], document["address"]) == (first, ["web", "worker"], "10.0.0.5")
         # Its sign of life goes with it.
@@ -63,7 +63,7 @@ async def test_old_certificate_loses_access_with_its_machine(cluster: AgentClust
         # Registered again it goes on, until its agent has the new certificate.
         assert (await cluster.json("node", "register", "n1"))["uid"] == uid
         await old.put(old.keys.heartbeat("n1"), b"{}")
-        await cluster.command("node", "register", "n1", "--replace")
+        await cluster.command("node", "register", "n1", "--replace", "-y")
         with pytest.raises((PermissionDenied, Unauthenticated)):
             await old.put(old.keys.heartbeat("n1"), b"{}")
 
@@ -76,7 +76,7 @@ async def test_interrupted_replacement_can_be_repeated(cluster: AgentCluster, mo
     while True:
         with monkeypatch.context() as patch:
             counted = _cut_after(patch, cut)
-            result = await asyncio.to_thread(cluster.cli.run, "node", "register", "n1", "--replace")
+            result = await asyncio.to_thread(cluster.cli.run, "node", "register", "n1", "--replace", "-y")
         done = result.exit_code == 0
         users |= {each for each in cluster.users() if each.startswith("node:")}
         document = await cluster.json("node", "register", "n1")
@@ -87,7 +87,7 @@ async def test_interrupted_replacement_can_be_repeated(cluster: AgentCluster, mo
         assert counted[0] > cut
         cut += 1
     assert cut > 5
-    final = (await cluster.json("node", "register", "n1", "--replace"))["uid"]
+    final = (await cluster.json("node", "register", "n1", "--replace", "-y"))["uid"]
     assert final != document["uid"]
     for user in users - {f"node:{final}"}:
         async with Etcd(cluster.settings(user.removeprefix("node:"))) as old:
@@ -101,7 +101,7 @@ async def test_operator_other_than_root_cannot_replace(cluster: AgentCluster) ->
     uid = (await cluster.json("node", "register", "n1"))["uid"]
     await acl.grant_operator(cluster.etcd, "ann")
     ann = Cli(cluster.server.settings(user="operator:ann"), cluster.folder)
-    for arguments in (("register", "n1", "--replace"), ("remove", "n1"), ("remove", "n1", "--force")):
+    for arguments in (("register", "n1", "--replace", "-y"), ("remove", "n1", "-y"), ("remove", "n1", "--force", "-y")):
         error = await asyncio.to_thread(ann.error, "node", *arguments)
         assert error["code"] == "etcd_permission_denied"
         assert "nothing was changed" in error["message"]
@@ -126,7 +126,7 @@ async def test_replacement_encrypts_secrets_for_new_machine_and_names_seen_ones(
         ann.node("n1", key=old)
         ann.set("DATABASE_URL", b"postgres://", "--env", str(REF))
         ann.ok("node", "attach", "n1", "--env", str(REF))
-        document = ann.json("node", "register", "n1", "--replace")
+        document = ann.json("node", "register", "n1", "--replace", "-y")
         assert [each["name"] for each in document["secrets_seen"]] == ["DATABASE_URL"]
         node = ann.read(lambda etcd: etcd.keys.node("n1"), Node)
         assert node is not None
@@ -157,7 +157,7 @@ async def test_replaced_agent_keeps_containers_and_logs_reason(cluster: AgentClu
     await cluster.release(1, worker("jobs", "sleep", "1000"), nodes=("n1",))
     (container,) = await old.runs(1)
     await cluster.listed_as("n1", "ready")
-    document = await cluster.json("node", "register", "n1", "--replace")
+    document = await cluster.json("node", "register", "n1", "--replace", "-y")
     new = cluster.machine("n1", document["uid"])
     new.start("--api-listen", "127.0.0.1:0")
     await new.runs(1)

@@ -58,13 +58,13 @@ async def test_node_is_drained_uncordoned_and_removed(cluster: AgentCluster, pai
     await cluster.command("node", "uncordon", "n1")
     await first.runs(1)
     assert (await cluster.listed("n1"))["state"] == "ready"
-    assert (await cluster.error("node", "remove", "n1"))["code"] == "node_in_use"
+    assert (await cluster.error("node", "remove", "n1", "-y"))["code"] == "node_in_use"
 
     await cluster.command("node", "drain", "n1")
     tried = await cluster.json("node", "remove", "n1", "--dry-run")
     assert (tried["removed"], tried["detached"]) == (False, [str(REF)])
     assert (await cluster.listed("n1"))["state"] == "drained"
-    await cluster.command("node", "remove", "n1")
+    await cluster.command("node", "remove", "n1", "-y")
     keys = cluster.etcd.keys
     for gone in (keys.node("n1"), keys.heartbeat("n1"), keys.assignment("n1", REF), keys.status("n1", REF)):
         assert await cluster.etcd.get(gone) is None, gone
@@ -74,7 +74,7 @@ async def test_node_is_drained_uncordoned_and_removed(cluster: AgentCluster, pai
     assert list(decode(Environment, "", environment.value).nodes) == ["n2"]
     assert docker("network", "ls", "-q", *first.labelled) == ""
     assert second.containers("status=running") == [kept]
-    assert (await cluster.json("node", "remove", "n1"))["removed"] is False
+    assert (await cluster.json("node", "remove", "n1", "-y"))["removed"] is False
 
 
 async def test_service_with_volume_stays_until_move_volumes(
@@ -92,7 +92,7 @@ async def test_service_with_volume_stays_until_move_volumes(
     assert len(first.containers("status=running")) == 1
     listed = await cluster.listed("n1")
     assert (listed["state"], listed["note"]) == ("drained", "redis stays because of its volumes")
-    assert (await cluster.error("node", "remove", "n1"))["code"] == "node_in_use"
+    assert (await cluster.error("node", "remove", "n1", "-y"))["code"] == "node_in_use"
     moved = await cluster.json("node", "drain", "n1", "--move-volumes")
     assert (moved["drained"], moved["stays"]) == (True, [])
     assert first.containers() == []
@@ -140,11 +140,11 @@ async def test_lost_machine_is_removed_only_with_force(
     # As if its lease had run out already.
     await cluster.etcd.revoke_lease(record.lease)
     assert (await cluster.listed("n1"))["state"] == "unreachable"
-    assert (await cluster.error("node", "remove", "n1"))["code"] == "node_in_use"
+    assert (await cluster.error("node", "remove", "n1", "-y"))["code"] == "node_in_use"
     late = await cluster.error("node", "drain", "n1", "--timeout", "1s")
     assert late["code"] == "node_drain_timeout"
     assert "n1" in late["message"]
-    await cluster.command("node", "remove", "n1", "--force")
+    await cluster.command("node", "remove", "n1", "--force", "-y")
 
     async def left() -> list[str]:
         prefixes = (keys.assignments_prefix("n1"), keys.statuses_prefix("n1"))

@@ -281,7 +281,7 @@ def test_environments_on_one_node_are_separate(deployed: Bookshop) -> None:
     until("its host is answered", lambda: deployed.visit("staging.bookshop.localhost")[0] == 200)
     assert json.loads(deployed.visit("staging.bookshop.localhost")[1])["visits"] == 3
     assert deployed.containers() == before
-    deployed.run("node", "detach", "local", "--env", "staging")
+    deployed.run("node", "detach", "local", "-y", "--env", "staging")
     until(
         "staging is gone",
         lambda: (

@@ -109,7 +109,7 @@ def app(host: Host, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[
     project = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_"))[:50].strip("-")
     app = App(host, tmp_path, project)
     yield app
-    host.devopsellence("node", "detach", "local", cwd=tmp_path, check=False)
+    host.devopsellence("node", "detach", "local", "-y", cwd=tmp_path, check=False)
     until("the environment is gone from the node", lambda: not app.containers())
 
 

@@ -125,14 +125,16 @@ def test_control_c_is_forwarded_and_second_control_c_ends_exec(cluster: FakeAgen
     until("the command is ended", lambda: agent.ended == 1)
 
 
-def test_terminated_client_ends_command(cluster: FakeAgentCluster) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_ended_client_ends_command(cluster: FakeAgentCluster, number: signal.Signals, code: int) -> None:
     agent = cluster.node("n1", "web")
     process = cluster.start("exec", "web", "--", "sh", "-c", "echo begun; exec sleep 300")
     assert process.stdout is not None
     assert process.stdout.readline() == b"begun\n"
-    process.terminate()
-    process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 143
+    process.send_signal(number)
+    _, said = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == code
+    assert f"ended by {number.name}; the command on node n1 is ended, too".encode() in said
     until("the command is ended", lambda: agent.ended == 1)
 
 

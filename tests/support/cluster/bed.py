@@ -158,7 +158,7 @@ class Bed:
         host.describe_engine(self._cgroup)
         self._start_engine(host)
         self.hosts[name] = host
-        self.enlist(host, "--replace")
+        self.enlist(host, "--replace", "-y")
         self.wait()
         return before
 

@@ -15,7 +15,9 @@ def printed(capsys: pytest.CaptureFixture[str]) -> tuple[list[dict[str, object]]
 def test_a_result_is_one_document_with_the_common_fields(capsys: pytest.CaptureFixture[str]) -> None:
     Output(json=True).result("node list", "for a person", nodes=[])
     documents, err = printed(capsys)
-    assert documents == [{"schema_version": 1, "operation": "node list", "event": "result", "ok": True, "nodes": []}]
+    assert documents == [
+        {"schema_version": 1, "operation": "node list", "event": "result", "ok": True, "nodes": [], "next_actions": []}
+    ]
     assert err == ""
 
 
@@ -118,9 +120,30 @@ def test_an_error_in_json_has_the_documented_shape(capsys: pytest.CaptureFixture
                     },
                 ],
             },
+            "next_actions": [
+                {"label": "check", "command": "devopsellence config validate"},
+                {"label": "speed up", "command": "make fast"},
+            ],
         }
     ]
     assert err.startswith("Error: two problems\n")
+
+
+def test_result_names_each_next_action_once(capsys: pytest.CaptureFixture[str]) -> None:
+    deploy = NextAction("apply the change", "devopsellence deploy")
+    Output(json=True).result("ingress set", None, next_actions=[deploy, deploy], changed=True)
+    (document,), _ = printed(capsys)
+    assert document["next_actions"] == [{"label": "apply the change", "command": "devopsellence deploy"}]
+    assert document["changed"] is True
+
+
+def test_colour_needs_a_terminal_and_no_flag_against_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    plain = Output(environ={"TERM": "xterm"})
+    plain.no_color = True
+    by_environment = Output(environ={"TERM": "xterm", "NO_COLOR": "1"})
+    coloured = Output(environ={"TERM": "xterm"})
+    assert [output.color for output in (coloured, plain, by_environment)] == [True, False, False]
 
 
 def test_error_text_has_problem_place_and_fix() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import signal
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -84,6 +85,9 @@ async def run_on_node(
                 )
             except SessionInterrupted as error:
                 code = error.exit_code
+                if error.number != signal.SIGINT:
+                    with suppress(OSError):  # the terminal is closed, as after SIGHUP
+                        output.warning(f"ended by {error.number.name}; the command on node {agent.node} is ended, too")
     output.result(output.operation, None, ok=code == 0, exit_code=code, node=agent.node)
     return code
 

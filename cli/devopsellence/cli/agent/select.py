@@ -87,21 +87,18 @@ def agent_for_task(survey: EnvironmentAgents, task: Task) -> AgentEndpoint:
     raise CliError("no_node_for_task", message, next_actions=[NextAction("see the nodes", "devopsellence node list")])
 
 
-def task_named(survey: EnvironmentAgents, name: str, *, sure: bool) -> Task:
-    """Return the task ``name`` of the running release; ``sure`` allows the release task, too.
+def task_named(survey: EnvironmentAgents, name: str) -> Task:
+    """Return the task ``name`` of the running release, which may be the release task.
 
     Raises:
-        CliError: ``task_unknown``; ``release_task`` (exit code 2): the release task without ``sure``.
+        CliError: ``task_unknown``.
     """
     release = survey.release
     for task in release.tasks if release is not None else ():
         if task.name == name:
             return task
     if release is not None and release.HasField("release_task") and release.release_task.name == name:
-        if sure:
-            return release.release_task
-        message = f"task {name} is the release task and runs once in every rollout; --yes runs it once more now"
-        raise CliError("release_task", message, exit_code=2)
+        return release.release_task
     names = ", ".join(sorted(task.name for task in all_tasks(survey))) or "none"
     number = f"release {release.number} of {survey.ref}" if release is not None else f"{survey.ref}, never deployed,"
     fix = NextAction("add the task to devopsellence.yml, then", "devopsellence deploy")

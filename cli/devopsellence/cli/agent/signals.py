@@ -17,6 +17,7 @@ class SessionInterrupted(Exception):
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(number.name)
+        self.number = number
         self.exit_code = _BASE + number
 
 

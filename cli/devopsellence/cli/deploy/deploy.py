@@ -19,7 +19,7 @@ from devopsellence.cli.images.pin import Pin, pin_all, service_images
 from devopsellence.cli.images.prune import pinned_images, prune
 from devopsellence.cli.images.reference import IMAGE_ID
 from devopsellence.cli.images.registry import PasswordLogin, check_logins, logged_in, push
-from devopsellence.cli.output import CliError, Output
+from devopsellence.cli.output import CliError, NextAction, Output
 from devopsellence.cli.render import json
 from devopsellence.cli.secrets import access
 from devopsellence.cli.store import transaction
@@ -73,7 +73,8 @@ async def deploy(etcd: Etcd, run: DeployRun, *, detach: bool) -> None:
     text = f"created release {release.number} of {run.ref}"
     if detach:
         text = f"C{text[1:]}; follow with devopsellence status --watch"
-        run.output.result(OPERATION, text, release=json.release(release), detached=True)
+        watch = NextAction("follow the rollout", "devopsellence status --watch")
+        run.output.result(OPERATION, text, release=json.release(release), detached=True, next_actions=[watch])
         return
     run.output.progress(OPERATION, text, stage="released", release=json.release(release))
     await follow_release(etcd, run.ref, run.output, OPERATION, release)
@@ -142,6 +143,7 @@ async def _draft(etcd: Etcd, run: DeployRun, target: PublishTarget) -> Release:
     await _share_keys(etcd, run, target)
     # Before the build, so that the revision describes the files that are built.
     draft.revision = await git.revision(run.config.path.parent)
+    run.stage = "nothing was written: images were being built, pulled or pushed"
     with logged_in(run.docker, passwords) as docker:
         app, others = await concurrently(
             [_app_image(etcd, run, draft, docker), pin_all(docker, service_images(draft.services), run.output)]
@@ -149,6 +151,7 @@ async def _draft(etcd: Etcd, run: DeployRun, target: PublishTarget) -> Release:
     for service in draft.services:
         pin = app[""] if service.image.app else others[service.image.reference]
         service.image.reference, service.image.pinned = pin.reference, pin.pinned
+    run.stage = "no release was written: images were being sent to the nodes, which keep what has arrived"
     await distribute(etcd, run.settings, run.docker, draft, target.nodes, run.output)
     return draft
 

@@ -132,15 +132,35 @@ async def follow_release(etcd: Etcd, ref: EnvironmentRef, output: Output, operat
     now, snapshot = datetime.now(UTC), end.snapshot
     if (problem := rollout_error(end, live=output.live)) is not None:
         raise problem
-    lines = [f"Release {release.number} of {ref} is {rollout_line(snapshot, now)}", *ingress.urls(snapshot)[:_URLS]]
+    lines = [
+        f"Release {release.number} of {ref} is {rollout_line(snapshot, now)}",
+        *ingress.urls(snapshot)[:_URLS],
+        # An address alone would be taken for one that works, and plain HTTP for what was asked for.
+        *ingress.problem_lines(ingress.ingress_problems(snapshot, now)),
+    ]
     output.result(
         operation,
         "\n".join(lines),
+        next_actions=next_steps(snapshot, now),
         release=json.release(release),
         rollout=json.rollout(snapshot, now),
         services=[json.row(row) for row in rows(snapshot, now)],
         ingress=ingress.document(snapshot, now),
     )
+
+
+def next_steps(snapshot: Snapshot, now: datetime) -> list[NextAction]:
+    """Return the next steps in the state of ``snapshot``, the most urgent first; an empty list if all is well."""
+    if not snapshot.number:
+        return [NextAction("deploy the app", "devopsellence deploy")]
+    verdict = release_verdict(snapshot, snapshot.number)
+    steps = [LOGS] if verdict.outcome is RolloutState.FAILED else []
+    steps += _HALTED if verdict.outcome is RolloutState.FAILED and not verdict.rolled_back_to else []
+    if not verdict.final:
+        steps.append(NextAction("follow the rollout", "devopsellence status --watch"))
+        if snapshot.controllers == 0:
+            steps.insert(0, NextAction("see what is missing", "devopsellence doctor"))
+    return steps + [action for problem in ingress.ingress_problems(snapshot, now) for action in problem.next_actions]
 
 
 async def _final_snapshot(etcd: Etcd, ref: EnvironmentRef, seen: Snapshot) -> Snapshot:

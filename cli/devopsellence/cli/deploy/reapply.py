@@ -79,7 +79,8 @@ async def set_secret(
     text, facts = _text(ref, secret, stored, readers), _facts(ref, secret, stored, readers)
     if base is None:
         after = "" if not stored.changed else "\nContainers get the value with the next devopsellence deploy."
-        output.result(OPERATION, text + after, **facts)
+        deploy = NextAction("give containers the value", "devopsellence deploy")
+        output.result(OPERATION, text + after, next_actions=[deploy] if stored.changed else [], **facts)
         return
     output.progress(OPERATION, text, stage="set", **facts)
     note.text = f"secret {secret} is set; containers get it with the next devopsellence deploy"

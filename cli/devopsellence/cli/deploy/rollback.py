@@ -61,6 +61,7 @@ async def rollback(etcd: Etcd, run: RollbackRun, *, dry_run: bool) -> None:
         await _preview(etcd, run, draft, older.number, target)
         return
     secrets.warn_of_keyless(run.output, await secrets.pin(etcd, run.ref, draft, nodes=target.nodes))
+    run.stage = "no release was written: images were being sent to the nodes, which keep what has arrived"
     await distribute(etcd, run.settings, run.docker, draft, target.nodes, run.output)
     run.stage = "the release may have been written; check with devopsellence status"
     try:

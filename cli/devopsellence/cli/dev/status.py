@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 from typing import Any, Final
 
+from devopsellence.cli import signals
 from devopsellence.cli.dev import cluster, state, supervisor_control
 from devopsellence.cli.dev.docker_api import DockerHttpApi, DockerHttpError
 from devopsellence.cli.dev.paths import DevLayout
@@ -135,7 +135,7 @@ def _problems(layout: DevLayout, saved: DevState, snapshot: SupervisorSnapshot) 
     """Return the problem of each running process by name, from records in etcd."""
     if not snapshot.process(cluster.ETCD).alive:
         return dict.fromkeys((CONTROLLER, cluster.AGENT), "cannot reach etcd")
-    return asyncio.run(_ask(layout, saved, snapshot))
+    return signals.run(_ask(layout, saved, snapshot))
 
 
 async def _ask(layout: DevLayout, saved: DevState, snapshot: SupervisorSnapshot) -> dict[str, str]:

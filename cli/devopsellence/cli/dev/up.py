@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import os
 import uuid
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from devopsellence.cli import signals
 from devopsellence.cli.dev import certificates, cluster, problems, state, supervisor_control
 from devopsellence.cli.dev.docker_api import DockerHttpApi, DockerHttpError, default_host
 from devopsellence.cli.dev.paths import DevLayout
@@ -90,7 +90,7 @@ def _start(
         supervisor = before.supervisor
         supervisor_control.tell(layout, specs, supervisor)
     start = StartSequence(layout, decided, progress, lambda: supervisor_control.tell(layout, specs, supervisor))
-    labels, problem = asyncio.run(start.run(options.labels))
+    labels, problem = signals.run(start.run(options.labels))
     after = read_snapshot(layout.snapshot) or SupervisorSnapshot(supervisor, 0.0)
     already = before is not None and _pids(before) == _pids(after)
     return RunningCluster(layout, decided, after, labels, problem, already)

@@ -7,14 +7,13 @@ etcd, ``agents`` the agents of the nodes. No repair of problems here: a result n
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import click
 
-from devopsellence.cli import context, errors
+from devopsellence.cli import context, errors, signals
 from devopsellence.cli.doctor import machine
 from devopsellence.cli.output import CheckResult, CliError
 from devopsellence.store.errors import StoreError
@@ -32,11 +31,11 @@ def all_checks(ctx: click.Context) -> list[CheckResult]:
     try:
         settings = context.connection(ctx)
     except CliError as error:
-        return [*results, asyncio.run(machine.docker(None)), CheckResult.from_error("etcd", error)]
+        return [*results, signals.run(machine.docker(None)), CheckResult.from_error("etcd", error)]
     dev = context.dev_node(settings)
-    results.append(asyncio.run(machine.docker(dev.docker_host if dev else None)))
+    results.append(signals.run(machine.docker(dev.docker_host if dev else None)))
     results += machine.certificates(settings, datetime.datetime.now(datetime.UTC))
-    return results + asyncio.run(_cluster(settings))
+    return results + signals.run(_cluster(settings))
 
 
 async def _cluster(settings: Settings) -> list[CheckResult]:

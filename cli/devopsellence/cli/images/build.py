@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devopsellence.cli.images.docker_cli import CommandResult, DockerCli
 from devopsellence.cli.images.pin import Pin
 from devopsellence.cli.output import CliError, Finding, Output
+from devopsellence.cli.util.temporary import full, says_full, temporary_folder
 from devopsellence.cli.util.text import safe
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ async def build(docker: DockerCli, settings: BuildConfig, ref: EnvironmentRef, o
 
     Raises:
         CliError: ``build_failed`` with the end of the build's output; ``dockerfile_missing``, ``docker_missing``,
-            ``docker_unavailable``.
+            ``docker_unavailable``, ``temporary_files``.
     """
     if not (settings.context / settings.dockerfile).is_file():
         message = f"no {settings.dockerfile} in {settings.context} (build.dockerfile and build.context)"
@@ -58,12 +57,14 @@ async def build(docker: DockerCli, settings: BuildConfig, ref: EnvironmentRef, o
     flags = platform_flag(list(settings.platforms), await docker.platform())
     output.progress("deploy", f"building the app image from {settings.context}", stage="build")
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="devopsellence-") as folder:
-        id_file = Path(folder) / "image"
+    with temporary_folder() as folder:
+        id_file = folder / "image"
         arguments = [f"--iidfile={id_file}", f"--file={settings.dockerfile}", *flags]
         with _Spinner(output) as spinner:
             done = await docker.build(settings.context, arguments, spinner.show)
         if done.code != 0:
+            if says_full(done.output) and str(id_file) in done.output:
+                raise full(folder)
             raise _failed(done)
         image_id = id_file.read_text().strip()
     name = image_name(ref, image_id)

@@ -8,10 +8,8 @@ the nodes for the next deploy.
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from devopsellence.api.v1.agent_pb2 import ImageDescription
@@ -23,6 +21,7 @@ from devopsellence.cli.images.missing import MissingImages, check_disk_space, di
 from devopsellence.cli.images.upload_progress import UploadProgress
 from devopsellence.cli.output import CliError, Finding, NextAction, Output
 from devopsellence.cli.store.reader import Reader, concurrently
+from devopsellence.cli.util.temporary import full, says_full, temporary_folder
 from devopsellence.store.keys import EnvironmentRef
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ async def distribute(
 
     Raises:
         CliError: ``no_room``, ``image_unavailable``, ``images_not_sent`` (naming each node and why);
-            ``docker_missing``, ``docker_unavailable``.
+            ``docker_missing``, ``docker_unavailable``, ``temporary_files``.
     """
     wanted = images_by_node(draft, nodes)
     if not wanted:
@@ -159,10 +158,12 @@ class _Distribution:
         """Save images to a temporary file, deleted at the end of the block."""
         from devopsellence.cli.images.upload import ImageArchive
 
-        with tempfile.TemporaryDirectory(prefix="devopsellence-") as folder:
-            path = Path(folder) / "images.tar"
+        with temporary_folder() as folder:
+            path = folder / "images.tar"
             with path.open("wb") as file:
                 problem = await self._docker.save(images, file)
+            if says_full(problem):
+                raise full(folder)
             if problem:
                 raise CliError("image_unreadable", f"docker save {' '.join(images)}: {problem}")
             try:

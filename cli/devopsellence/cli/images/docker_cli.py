@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,8 @@ async def _process(
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
+            # docker build runs a plugin, which some versions of docker leave running when they are terminated.
+            process_group=0,
         )
     )
     try:
@@ -128,16 +131,21 @@ async def _lines(process: asyncio.subprocess.Process, on_line: Callable[[str], N
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
+    """Terminate the process and its children."""
     if process.returncode is not None:
         return
-    with contextlib.suppress(ProcessLookupError):
-        process.terminate()
+    _send(process, signal.SIGTERM)
     try:
         await asyncio.wait_for(process.wait(), _GRACE)
     except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        _send(process, signal.SIGKILL)
         await process.wait()
+
+
+def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Send a signal to the process group led by ``process``."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 class DockerCli:

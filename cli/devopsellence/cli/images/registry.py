@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from devopsellence.cli.images.pin import Pin
 from devopsellence.cli.images.reference import parse_reference
 from devopsellence.cli.output import CliError, Finding, NextAction, Output
 from devopsellence.cli.store.reader import concurrently
+from devopsellence.cli.util.temporary import MEMORY, temporary_folder
 from devopsellence.cli.util.text import safe
 from devopsellence.registries import DOCKER_HUB
 
@@ -180,11 +180,8 @@ def _config(logins: Sequence[PasswordLogin] = ()) -> Iterator[Path]:
     Without ``logins``, the user's own are left out. In memory (``/dev/shm``) if possible, because passwords are stored
     in this folder.
     """
-    memory = Path("/dev/shm")  # noqa: S108 - the folder in it is private to this process
     home = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
-    where = memory if memory.is_dir() and os.access(memory, os.W_OK | os.X_OK) else None
-    with tempfile.TemporaryDirectory(prefix="devopsellence-", dir=where) as name:
-        folder = Path(name)
+    with temporary_folder(MEMORY if MEMORY.is_dir() and os.access(MEMORY, os.W_OK | os.X_OK) else None) as folder:
         user_config: Any = {}
         with suppress(OSError, ValueError):
             user_config = json.loads((home / "config.json").read_bytes())

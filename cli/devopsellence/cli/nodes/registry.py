@@ -137,6 +137,18 @@ async def attach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environmen
     return await _change_environment(etcd, ref, edit, name, "node_attached", f"attached node {name}"), reencrypted
 
 
+async def check_attached(etcd: Etcd, ref: EnvironmentRef, name: str) -> None:
+    """Check that a node is attached to an environment.
+
+    Raises:
+        CliError: ``node_not_attached``.
+    """
+    key = etcd.keys.environment(ref)
+    stored = await etcd.get(key)
+    if stored is None or name not in decode(Environment, key, stored.value).nodes:
+        raise CliError("node_not_attached", f"node {name} is not attached to {ref}")
+
+
 async def detach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environment, Exposure]:
     """Detach a node; also return the secrets that the node could decrypt and may still know.
 

@@ -84,15 +84,21 @@ def urls(snapshot: Snapshot) -> list[str]:
     ingress = ingress_of(snapshot)
     if ingress is None:
         return []
-    statuses = reachable_statuses(snapshot).values()
+    statuses = (reachable_statuses(snapshot) or ingress_statuses(snapshot.statuses)).values()
     return [url(ingress, host, snapshot.certificates.get(host), statuses) for host in ingress.hosts]
 
 
 def url(ingress: Ingress, host: str, certificate: Certificate | None, statuses: Iterable[IngressStatus]) -> str:
-    """Return the URL of ``host``: HTTPS if the host has a certificate, else HTTP."""
+    """Return the URL of ``host``: HTTPS if the host has a certificate, else HTTP.
+
+    The port is one that a router listens on, else one that it will listen on: Envoy may be down or may be starting, and
+    begins to listen for HTTPS only with the first certificate.
+    """
     statuses = list(statuses)
     secure = ingress.tls_mode != Ingress.OFF and certificate is not None and bool(certificate.chain_pem)
-    ports = sorted({each.https_port if secure else each.http_port for each in statuses} - {0})
+    listening = {status.https_port if secure else status.http_port for status in statuses} - {0}
+    configured = {status.configured_https_port if secure else status.configured_http_port for status in statuses} - {0}
+    ports = sorted(listening or configured)
     if secure and statuses and not ports:
         return url(ingress, host, None, statuses)
     usual = _HTTPS if secure else _HTTP

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from types import FrameType
-from typing import Final, NoReturn, Protocol
+from typing import Final, Protocol
 
 from devopsellence.cli.output import Output
 from devopsellence.cli.render.lines import LineReporter
@@ -62,22 +60,7 @@ def _live(output: Output, *, everything: bool) -> Iterator[Reporter]:
             )
 
     painter = Painter(write)
-    with _terminated_cleanly():
-        try:
-            yield OnScreen()
-        finally:
-            painter.close()
-
-
-@contextmanager
-def _terminated_cleanly() -> Iterator[None]:
-    """Make SIGTERM raise SystemExit, so that ``finally`` blocks restore the terminal's cursor."""
-
-    def leave(_signal: int, _frame: FrameType | None) -> NoReturn:
-        sys.exit(128 + signal.SIGTERM)
-
-    before = signal.signal(signal.SIGTERM, leave)
     try:
-        yield
+        yield OnScreen()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        painter.close()

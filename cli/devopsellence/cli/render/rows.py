@@ -21,7 +21,8 @@ class ServiceRow:
     ``age`` is the seconds since the start of the serving container, None without such a container. ``unhealthy`` is
     the seconds since the last healthy probe, None while healthy. ``exit_code`` is None unless the container exited by
     itself. ``current``: the status of the node is about the rollout target. ``waiting``: the node stays at another
-    release for now, so not being settled is expected.
+    release for now, so not being settled is expected. ``reported`` is False for a service that is expected, and that
+    the agent has not reported yet.
     """
 
     node: str
@@ -39,6 +40,7 @@ class ServiceRow:
     failed: bool = False
     current: bool = True
     waiting: bool = False
+    reported: bool = True
     exit_code: int | None = None
     oom_killed: bool = False
     log_lines: tuple[str, ...] = ()
@@ -59,7 +61,8 @@ def node_rows(snapshot: Snapshot, summary: NodeSummary, now: datetime) -> Iterat
         if name in reported and status is not None:
             yield _reported(snapshot, summary, status, reported[name], now)
         else:
-            yield ServiceRow(node, name, "pending", reason=summary.problem or "not yet reported by the agent")
+            reason = summary.problem or "not yet reported by the agent"
+            yield ServiceRow(node, name, "pending", reason=reason, reported=False)
     if not expected and not reported:
         reason = summary.problem or (anonymous(summary.reason, node) if waits else "")
         yield ServiceRow(

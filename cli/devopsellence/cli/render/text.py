@@ -197,11 +197,14 @@ def row_line(row: ServiceRow) -> str:
 
 
 def changes(before: Sequence[ServiceRow], after: Sequence[ServiceRow]) -> list[tuple[ServiceRow, str]]:
-    """Return the changed rows with their lines, then the removed rows; ages do not count as a change."""
+    """Return the changed rows with their lines, then the removed rows; ages do not count as a change.
+
+    A service that no agent has reported was not removed: its node waits for its batch.
+    """
     known = {(row.node, row.service): row_line(row) for row in before}
     present = {(row.node, row.service) for row in after}
     changed = [(row, row_line(row)) for row in after if known.get((row.node, row.service)) != row_line(row)]
-    gone = [row for row in before if row.service and (row.node, row.service) not in present]
+    gone = [row for row in before if row.service and row.reported and (row.node, row.service) not in present]
     return changed + [(row, f"{row.node} {row.service}: removed") for row in gone]
 
 

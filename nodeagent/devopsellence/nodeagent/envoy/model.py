@@ -137,7 +137,8 @@ class RouterStatus:
 
     ``serving``: Envoy uses the newest configuration. ``failed``: someone has to act before the environment is served.
     ``reason``: a sentence about what is missing or wrong. Ports are 0 while Envoy does not listen. ``certificates``
-    (serials by host) and ``challenges`` (tokens): as confirmed by Envoy.
+    (serials by host) and ``challenges`` (tokens): as confirmed by Envoy. ``configured_ports``: the HTTP and the HTTPS
+    port of the agent's options, constant and therefore no part of a comparison.
     """
 
     serving: bool = False
@@ -147,6 +148,7 @@ class RouterStatus:
     https_port: int = 0
     certificates: Mapping[str, str] = field(default_factory=dict)
     challenges: frozenset[str] = frozenset()
+    configured_ports: tuple[int, int] = field(default=(0, 0), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,6 +140,8 @@ def ingress_status(plan: RoutingPlan, inputs: IngressInputs, router: RouterStatu
         reason=reason,
         http_port=router.http_port,
         https_port=router.https_port,
+        configured_http_port=router.configured_ports[0],
+        configured_https_port=router.configured_ports[1],
         certificates=[
             stored_pb2.ServedCertificate(host=host, serial=serial)
             for host, serial in sorted(router.certificates.items())

@@ -126,6 +126,7 @@ class RouterStatusTracker:
                 host: self._serials[host] for host in sorted(config.hosts) if host in self._serials and https
             },
             challenges=frozenset(tokens & self._tokens) if http else frozenset(),
+            configured_ports=(self._options.http_port, self._options.https_port),
         )
 
     def _problems(self, config: RoutingConfig) -> Iterable[str]:

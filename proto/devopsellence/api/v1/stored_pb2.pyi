@@ -1489,11 +1489,16 @@ class IngressStatus(_message.Message):
     CERTIFICATES_FIELD_NUMBER: _builtins.int
     CHALLENGES_FIELD_NUMBER: _builtins.int
     SIGNING_REQUESTS_FIELD_NUMBER: _builtins.int
+    CONFIGURED_HTTP_PORT_FIELD_NUMBER: _builtins.int
+    CONFIGURED_HTTPS_PORT_FIELD_NUMBER: _builtins.int
     phase: Global___IngressStatus.Phase.ValueType
     reason: _builtins.str
     http_port: _builtins.int
     """Ports of the router; 0: not listening."""
     https_port: _builtins.int
+    configured_http_port: _builtins.int
+    """Ports that the router is to listen on, also while it does not; 0: none, or reported by an earlier version."""
+    configured_https_port: _builtins.int
     @_builtins.property
     def certificates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServedCertificate]:
         """Certificates served by HTTPS. Sorted by host."""
@@ -1516,10 +1521,12 @@ class IngressStatus(_message.Message):
         certificates: _abc.Iterable[Global___ServedCertificate] | None = ...,
         challenges: _abc.Iterable[_builtins.str] | None = ...,
         signing_requests: _abc.Iterable[Global___SigningRequest] | None = ...,
+        configured_http_port: _builtins.int = ...,
+        configured_https_port: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificates", b"certificates", "challenges", b"challenges", "http_port", b"http_port", "https_port", b"https_port", "phase", b"phase", "reason", b"reason", "signing_requests", b"signing_requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificates", b"certificates", "challenges", b"challenges", "configured_http_port", b"configured_http_port", "configured_https_port", b"configured_https_port", "http_port", b"http_port", "https_port", b"https_port", "phase", b"phase", "reason", b"reason", "signing_requests", b"signing_requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -113,11 +113,10 @@ def test_task_runs_on_first_suitable_node() -> None:
     assert code(select.agent_for_task, seen, Task(name="x", service="other")) == "service_unknown"
 
 
-def test_release_task_needs_confirmation() -> None:
+def test_tasks_of_the_running_release_are_found_by_name() -> None:
     seen = survey({}, release=Release(tasks=[Task(name="x")], release_task=Task(name="release")))
-    assert code(select.task_named, seen, "release", sure=False) == "release_task"
-    assert select.task_named(seen, "release", sure=True).name == "release"
-    assert select.task_named(seen, "x", sure=False).name == "x"
-    assert code(select.task_named, seen, "y", sure=True) == "task_unknown"
-    assert code(select.task_named, survey({}), "y", sure=True) == "task_unknown"
+    assert select.task_named(seen, "release").name == "release"
+    assert select.task_named(seen, "x").name == "x"
+    assert code(select.task_named, seen, "y") == "task_unknown"
+    assert code(select.task_named, survey({}), "y") == "task_unknown"
     assert [task.name for task in select.all_tasks(seen)] == ["release", "x"]

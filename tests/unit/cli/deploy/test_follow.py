@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Environment, Exit, Rollout, ServiceStatus, TaskStatus
-from devopsellence.cli.deploy.follow import ProgressTimer, RolloutEnd, rollout_error
+from devopsellence.cli.deploy.follow import ProgressTimer, RolloutEnd, next_steps, rollout_error
 from devopsellence.cli.render.rows import ServiceRow
 from devopsellence.cli.store.snapshot import ReleaseVerdict, RolloutState, Snapshot
 from devopsellence.store.keys import EnvironmentRef
@@ -124,3 +125,27 @@ def test_progress_and_release_task_restart_the_timer() -> None:
     assert patience.left(at(2), 119.0) == 0.0
     assert patience.left(at(2, TaskStatus.RUNNING), 500.0) == 10.0
     assert ProgressTimer(None).left(at(1), 100.0) == math.inf
+
+
+def release_at(phase: Rollout.Phase.ValueType, **more: Any) -> Snapshot:
+    """Return a snapshot with the rollout of release 5."""
+    controllers = more.pop("controllers", 1)
+    rollout = Rollout(release=5, phase=phase, **more)
+    return Snapshot(REF, environment=Environment(latest_release=5), rollout=rollout, controllers=controllers)
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "commands"),
+    [
+        (Snapshot(REF), ["deploy"]),
+        (release_at(Rollout.SETTLED), []),
+        (release_at(Rollout.PROGRESSING), ["status --watch"]),
+        (release_at(Rollout.PROGRESSING, controllers=0), ["doctor", "status --watch"]),
+        (release_at(Rollout.FAILED), ["logs", "deploy", "release rollback"]),
+        (release_at(Rollout.FAILED, target=4), ["logs"]),
+    ],
+    ids=["never deployed", "settled", "progressing", "no controller", "halted", "rolled back"],
+)
+def test_next_steps_follow_from_the_state(snapshot: Snapshot, commands: list[str]) -> None:
+    steps = next_steps(snapshot, datetime(2026, 5, 1, tzinfo=UTC))
+    assert [step.command for step in steps] == [f"devopsellence {command}" for command in commands]

@@ -65,6 +65,11 @@ def snapshot(
     )
 
 
+#: Envoy is down, or has begun to listen for HTTP only: HTTPS follows with the first certificate.
+DOWN = IngressStatus(configured_http_port=8080, configured_https_port=8443)
+ONLY_HTTP = IngressStatus(http_port=8080, configured_http_port=8080, configured_https_port=8443)
+
+
 def problem_texts(state: Snapshot) -> list[tuple[str, str]]:
     return [(problem.severity, problem.text) for problem in ingress.ingress_problems(state, NOW)]
 
@@ -95,8 +100,15 @@ def test_no_ingress_shows_nothing() -> None:
         (snapshot(n1=IngressStatus(http_port=8080, https_port=8443)), "http://app.example.com:8080/"),
         (snapshot(n1=IngressStatus(http_port=80), certificates={HOST: certificate()}), "http://app.example.com/"),
         (snapshot(n1=IngressStatus(http_port=8080), n2=SERVING), "http://app.example.com/"),
+        (snapshot(n1=DOWN), "http://app.example.com:8080/"),
+        (snapshot(n1=DOWN, certificates={HOST: certificate()}), "https://app.example.com:8443/"),
+        (snapshot(n1=ONLY_HTTP, certificates={HOST: certificate()}), "https://app.example.com:8443/"),
+        (snapshot(n1=DOWN, n2=IngressStatus(http_port=9090)), "http://app.example.com:9090/"),
     ],
-    ids=["no certificate", "off", "nothing said", "other ports", "other port", "no https", "two nodes"],
+    ids=[
+        *("no certificate", "off", "nothing said", "other ports", "other port", "no https", "two nodes"),
+        *("Envoy down", "Envoy down with a certificate", "https about to be served", "one Envoy of two down"),
+    ],
 )
 def test_url_depends_on_certificate_and_ports(state: Snapshot, url: str) -> None:
     assert ingress.urls(state) == [url]
@@ -209,3 +221,8 @@ def test_certificate_json_has_no_key() -> None:
     assert host["certificate"]["issuance"]["phase"] == "backoff"
     assert shown["nodes"] == [{"node": "n1", "phase": "serving", "reason": "", "http_port": 80, "https_port": 443}]
     assert "age-encryption" not in json.dumps(shown)
+
+
+def test_url_of_unreachable_nodes_has_their_port() -> None:
+    state = replace(snapshot(n1=IngressStatus(http_port=8080)), heartbeats={})
+    assert ingress.urls(state) == ["http://app.example.com:8080/"]

@@ -9,6 +9,7 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import (
     Exit,
+    NodeProgress,
     Release,
     Rollout,
     ServiceStatus,
@@ -113,6 +114,15 @@ def test_age_is_no_change() -> None:
         "n1 redis: running, 172.18.0.2",
         "n1 web: running, healthy, http://172.18.0.3:3000",
     ]
+
+
+def test_first_deploy_removes_nothing_from_nodes_that_wait() -> None:
+    # Before the rollout begins every service is expected at once; then the node waits for its batch.
+    expected = rows(snapshot(rollout=None, statuses={}), NOW)
+    waits = NodeProgress(node="n1", phase=NodeProgress.WAITING, reason="n1 waits for its batch")
+    waiting = rows(snapshot(rollout=rollout(Rollout.PROGRESSING, nodes=[waits]), statuses={}), NOW)
+    assert [row.service for row in expected] == ["redis", "web"]
+    assert [line for _, line in text.changes(expected, waiting)] == ["n1: waiting (waits for its batch)"]
 
 
 def test_unhealthy_service_has_a_duration() -> None:

@@ -180,9 +180,11 @@ def test_rule_to_removed_service_is_a_problem() -> None:
     planned = plan(desired(web(), routed=routed), ONE, removed)
     assert endpoints(planned) == {("web", "http"): (Endpoint("c1", "172.18.0.2", 3000),), ("api", "http"): ()}
     assert planned.problems == ("a rule routes to service api, which is not assigned to this node",)
-    reported = ingress_status(planned, IngressInputs(), RouterStatus(serving=True, http_port=80))
+    router = RouterStatus(serving=True, http_port=80, configured_ports=(80, 443))
+    reported = ingress_status(planned, IngressInputs(), router)
     assert reported is not None
     assert (reported.phase, reported.reason, reported.http_port) == (Status.FAILED, planned.problems[0], 80)
+    assert (reported.https_port, reported.configured_http_port, reported.configured_https_port) == (0, 80, 443)
 
 
 def test_rule_to_missing_port_is_a_problem() -> None:

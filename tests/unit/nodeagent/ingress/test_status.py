@@ -130,6 +130,8 @@ def test_no_running_envoy_serves_nothing() -> None:
     tracker = served(SECURE)
     tracker.set_envoy(running=False, problem="", failed=False)
     assert tracker.status(SECURE) == RouterStatus(reason=NOT_ROUTED_YET)
+    # The ports that clients are to use are known all the same.
+    assert tracker.status(SECURE).configured_ports == (80, 443)
 
 
 def test_missing_ports_come_with_a_fix() -> None:

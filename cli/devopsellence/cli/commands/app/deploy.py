@@ -30,6 +30,7 @@ def deploy(ctx: click.Context, output: Output, dry_run: bool, image: str | None,
       devopsellence deploy --dry-run
     """
     from devopsellence import config
+    from devopsellence.cli import errors
     from devopsellence.cli.deploy.deploy import DeployRun
     from devopsellence.cli.deploy.deploy import deploy as run_deploy
     from devopsellence.cli.deploy.preview import preview
@@ -58,7 +59,7 @@ def deploy(ctx: click.Context, output: Output, dry_run: bool, image: str | None,
         else:
             context.run(ctx, lambda etcd: run_deploy(etcd, run, detach=detach))
     except KeyboardInterrupt as error:
-        raise CliError("interrupted", f"interrupted; {run.stage}", exit_code=130) from error
+        raise errors.interrupted(error, run.stage) from error
 
 
 def _check_reference(image: str) -> None:

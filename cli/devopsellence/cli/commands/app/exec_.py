@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from devopsellence.cli import context
-from devopsellence.cli.commands.complete import complete_services
+from devopsellence.cli.commands.complete import complete_nodes, complete_services
 from devopsellence.cli.options import environment_option
 from devopsellence.cli.output import Output, pass_output
 
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 @click.command("exec")
 @click.argument("service", shell_complete=complete_services)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option("--node", metavar="NODE", help="Node to run on.  [default: first node that runs it]")
+@click.option(
+    "--node",
+    metavar="NODE",
+    shell_complete=complete_nodes,
+    help="Node to run on.  [default: first node that runs it]",
+)
 @click.option("--interactive", "-i", is_flag=True, help="Pass stdin to the command.")
 @click.option("--tty", "-t", is_flag=True, help="Allocate a pseudo-terminal; use -it for a shell.")
 @environment_option

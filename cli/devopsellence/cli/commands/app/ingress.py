@@ -10,8 +10,10 @@ import click
 
 from devopsellence.cli import context
 from devopsellence.cli.commands.app.ingress_cert import cert
-from devopsellence.cli.options import duration_seconds, environment_option
-from devopsellence.cli.output import CliError, Output, pass_output
+from devopsellence.cli.commands.complete import complete_hosts, complete_services
+from devopsellence.cli.groups import CommandGroup
+from devopsellence.cli.options import AliasedOption, duration_seconds, environment_option
+from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 
 if TYPE_CHECKING:
     from devopsellence.cli.output import CheckResult
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from devopsellence.store.etcd import Etcd
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def ingress() -> None:
     """Configure, show and check hosts, routing and TLS.
 
@@ -35,18 +37,42 @@ def ingress() -> None:
 
 @ingress.command("set")
 @click.option(
-    "--host", "hosts", multiple=True, metavar="HOST", help="Host name (repeatable); replaces the current hosts."
+    "--host",
+    "hosts",
+    multiple=True,
+    metavar="HOST",
+    shell_complete=complete_hosts,
+    help="Host name (repeatable, or separated by commas); replaces the current hosts.",
 )
-@click.option("--service", metavar="SERVICE", help="Service that gets the requests.  [default: the web service]")
+@click.option(
+    "--service",
+    metavar="SERVICE",
+    shell_complete=complete_services,
+    help="Service that gets the requests.  [default: the web service]",
+)
 @click.option("--port", metavar="PORT", help="Port of the service, by name.  [default: http]")
 @click.option("--path", metavar="PREFIX", help="Path prefix of the requests.  [default: /]")
 @click.option(
     "--tls",
+    cls=AliasedOption,
+    aliases=["--tls-mode"],
     type=click.Choice(["auto", "manual", "off"]),
     help="auto obtains certificates, manual uses installed ones, off serves plain HTTP.",
 )
-@click.option("--email", metavar="ADDRESS", help="Contact address for the certificate authority.")
-@click.option("--ca-directory-url", metavar="URL", help="ACME directory URL.  [default: Let's Encrypt]")
+@click.option(
+    "--email",
+    cls=AliasedOption,
+    aliases=["--tls-email"],
+    metavar="ADDRESS",
+    help="Contact address for the certificate authority.",
+)
+@click.option(
+    "--ca-directory-url",
+    cls=AliasedOption,
+    aliases=["--acme-ca"],
+    metavar="URL",
+    help="ACME directory URL.  [default: Let's Encrypt]",
+)
 @click.option("--redirect-http/--no-redirect-http", default=None, help="Redirect HTTP requests to HTTPS.")
 @click.option("--drain-timeout", metavar="TIME", help="Time for open requests to finish on a replaced container.")
 @click.option("--dry-run", is_flag=True, help="Show the change to the file; do not write it.")
@@ -75,7 +101,8 @@ def set_(ctx: click.Context, output: Output, /, hosts: Sequence[str], dry_run: b
         identity = config.identity(path)
         default = identity.default_environment
         overlay = context.environment_from_config(ctx, identity.organization, identity.project, default).environment
-    wanted = edit_config.IngressEdit(hosts=tuple(hosts), **said)
+    names = [name.strip() for host in hosts for name in host.split(",") if name.strip()]
+    wanted = edit_config.IngressEdit(hosts=tuple(names), **said)
     if wanted == edit_config.IngressEdit():
         raise CliError("usage", "nothing to set: give an option such as --host app.example.com", exit_code=2)
     before = edit_config.read(path)
@@ -87,8 +114,16 @@ def set_(ctx: click.Context, output: Output, /, hosts: Sequence[str], dry_run: b
     text = f"No change: {where} already has these settings."
     if changed:
         text = diff if dry_run else f"Wrote {where}. Apply with: devopsellence deploy"
+    apply = NextAction("apply the change", f"devopsellence deploy{f' --env {overlay}' if overlay else ''}")
     output.result(
-        "ingress set", text, file=str(path), environment=overlay or None, changed=changed, dry_run=dry_run, diff=diff
+        "ingress set",
+        text,
+        next_actions=[apply] if changed and not dry_run else [],
+        file=str(path),
+        environment=overlay or None,
+        changed=changed,
+        dry_run=dry_run,
+        diff=diff,
     )
 
 
@@ -172,7 +207,10 @@ def check(ctx: click.Context, output: Output, seconds: float, resolver: str | No
     if not output.json:
         output.result(operation, "\n".join([*(check.text() for check in checks), f"Ingress of {ref}: {summary}"]))
     elif not failed:
-        output.result(operation, None, environment=ref, checks=[check.document() for check in checks])
+        steps = [action for check in checks for action in check.next_actions]
+        output.result(
+            operation, None, environment=ref, checks=[check.document() for check in checks], next_actions=steps
+        )
     if failed:
         findings = [check.finding() for check in checks if check.severity != "ok"] if output.json else []
         raise CliError("ingress_unwell", f"the ingress of {ref} has problems: {summary}", findings=findings)

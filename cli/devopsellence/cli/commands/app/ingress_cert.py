@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from devopsellence.cli import context
+from devopsellence.cli.commands.complete import complete_certificate_hosts, complete_hosts
+from devopsellence.cli.confirm import confirm, destroys
+from devopsellence.cli.groups import CommandGroup
 from devopsellence.cli.options import environment_option
 from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 
@@ -28,7 +30,7 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 _MOST_BYTES = 256 * 1024
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def cert() -> None:
     """Install, list and remove TLS certificates.
 
@@ -49,6 +51,7 @@ def cert() -> None:
     "hosts",
     multiple=True,
     metavar="HOST",
+    shell_complete=complete_hosts,
     help="Host to install for (repeatable).  [default: all covered hosts]",
 )
 @environment_option
@@ -129,12 +132,12 @@ def list_(ctx: click.Context, output: Output) -> None:
 
 
 @cert.command()
-@click.argument("host")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
+@destroys("deletes the certificate and the private key of the host")
+@click.argument("host", shell_complete=complete_certificate_hosts)
 @environment_option
 @pass_output
 @click.pass_context
-def remove(ctx: click.Context, output: Output, host: str, yes: bool) -> None:
+def remove(ctx: click.Context, output: Output, host: str) -> None:
     """Remove the certificate and private key of a host.
 
     HOST is served over plain HTTP until it has a new certificate. In TLS mode auto, the controller obtains a new one at
@@ -153,8 +156,7 @@ def remove(ctx: click.Context, output: Output, host: str, yes: bool) -> None:
         return await context.environment(ctx, etcd)
 
     ref = context.run(ctx, environment)
-    if not yes and output.is_tty and sys.stdin.isatty():
-        click.confirm(f"This permanently deletes the certificate of {host} in {ref}. Continue?", abort=True)
+    confirm(ctx, f"This permanently deletes the certificate and private key of {host} in {ref}.")
     context.run(ctx, lambda etcd: certificates.remove(etcd, ref, host))
     text = f"Removed the certificate of {host} from {ref}."
     output.result("ingress cert remove", text, environment=str(ref), host=host)

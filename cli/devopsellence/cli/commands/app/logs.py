@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from devopsellence.cli import context
-from devopsellence.cli.commands.complete import complete_services
-from devopsellence.cli.options import environment_option
+from devopsellence.cli.commands.complete import complete_nodes, complete_services
+from devopsellence.cli.options import AliasedOption, environment_option
 from devopsellence.cli.output import Output, pass_output
+from devopsellence.cli.signals import number_of
 
 if TYPE_CHECKING:
     from devopsellence.cli.agent.log_render import LineRenderer
@@ -56,10 +57,19 @@ def _lines(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
 @click.command()
 @click.argument("services", metavar="[SERVICE]...", nargs=-1, shell_complete=complete_services)
 @click.option("--follow", "-f", is_flag=True, help="Follow the log; press Ctrl-C to stop.")
-@click.option("--node", "nodes", multiple=True, metavar="NODE", help="Filter by node (repeatable).")
+@click.option(
+    "--node",
+    "nodes",
+    multiple=True,
+    metavar="NODE",
+    shell_complete=complete_nodes,
+    help="Filter by node (repeatable).",
+)
 @click.option(
     "--lines",
     "-n",
+    cls=AliasedOption,
+    aliases=["--tail"],
     default="100",
     show_default=True,
     callback=_lines,
@@ -68,7 +78,6 @@ def _lines(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
 )
 @click.option("--since", callback=_since, metavar="TIME", help="Show lines since: 5m, 1h30m, or an RFC 3339 time.")
 @click.option("--timestamps", is_flag=True, help="Prefix each line with its timestamp.")
-@click.option("--no-color", is_flag=True, help="Print no colours, and remove those of the services.")
 @environment_option
 @pass_output
 @click.pass_context
@@ -81,7 +90,6 @@ def logs(
     lines: int,
     since: int | None,
     timestamps: bool,
-    no_color: bool,
 ) -> None:
     """Show the logs of services, from all nodes.
 
@@ -95,12 +103,12 @@ def logs(
       devopsellence logs web worker --follow
       devopsellence logs web --node prod-1 --since 5m --lines all
     """
-    options = _Options(sorted(set(services)), nodes, follow, lines, since, output.color and not no_color, timestamps)
+    options = _Options(sorted(set(services)), nodes, follow, lines, since, output.color, timestamps)
     try:
         context.run(ctx, lambda etcd: _show(ctx, etcd, output, options))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         # Ctrl-C is the way to stop --follow.
-        ctx.exit(130)
+        ctx.exit(128 + number_of(error))
 
 
 async def _show(ctx: click.Context, etcd: Etcd, output: Output, options: _Options) -> None:
@@ -133,6 +141,6 @@ def _renderer(output: Output, options: _Options, sources: list[LogSource]) -> Li
     )
 
 
-def _document(ref: EnvironmentRef, sources: list[LogSource]) -> dict[str, object]:
+def _document(ref: EnvironmentRef, sources: list[LogSource]) -> dict[str, Any]:
     documents = [{"node": source.agent.node, "services": list(source.services)} for source in sources]
     return {"environment": str(ref), "sources": documents}

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from devopsellence.cli import context
+from devopsellence.cli.commands.complete import complete_releases
+from devopsellence.cli.groups import CommandGroup
 from devopsellence.cli.options import environment_option
 from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 
@@ -24,7 +26,7 @@ _HEADER = ("RELEASE", "WHEN", "BY", "REVISION", "OUTCOME", "MESSAGE", "REASON")
 _REASON = 60
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def release() -> None:
     """List and show releases, and roll back.
 
@@ -66,7 +68,7 @@ def list_(ctx: click.Context, output: Output, limit: int) -> None:
 
 
 @release.command()
-@click.argument("number", type=click.IntRange(min=1))
+@click.argument("number", type=click.IntRange(min=1), shell_complete=complete_releases)
 @environment_option
 @pass_output
 @click.pass_context
@@ -91,7 +93,7 @@ def show(ctx: click.Context, output: Output, number: int) -> None:
 
 
 @release.command()
-@click.argument("number", type=click.IntRange(min=1), required=False)
+@click.argument("number", type=click.IntRange(min=1), required=False, shell_complete=complete_releases)
 @click.option("--dry-run", is_flag=True, help="Show the planned changes; do not write anything.")
 @click.option("--message", "-m", default="", metavar="TEXT", help="Note to store with the release.")
 @environment_option
@@ -109,6 +111,7 @@ def rollback(ctx: click.Context, output: Output, number: int | None, dry_run: bo
       devopsellence release rollback
       devopsellence release rollback 3 --message "the new search is slow"
     """
+    from devopsellence.cli import errors
     from devopsellence.cli.deploy.rollback import RollbackRun
     from devopsellence.cli.deploy.rollback import rollback as run_rollback
     from devopsellence.cli.images.docker_cli import DockerCli
@@ -127,7 +130,7 @@ def rollback(ctx: click.Context, output: Output, number: int | None, dry_run: bo
         context.run(ctx, work)
     except KeyboardInterrupt as error:
         stage = begun[0].stage if begun else "nothing was written"
-        raise CliError("interrupted", f"interrupted; {stage}", exit_code=130) from error
+        raise errors.interrupted(error, stage) from error
 
 
 async def _read(

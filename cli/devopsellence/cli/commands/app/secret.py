@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,6 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from devopsellence.cli import context
+from devopsellence.cli.commands.complete import complete_secrets, complete_services
+from devopsellence.cli.confirm import confirm, destroys
+from devopsellence.cli.groups import CommandGroup
 from devopsellence.cli.options import environment_option
 from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def secret() -> None:
     """Set, list and delete secrets.
 
@@ -41,8 +43,10 @@ def _which(command: F) -> F:
     decorators: list[Callable[[F], F]] = [
         # An extra argument may be a value, and click's own message would print it.
         click.argument("left_over", nargs=-1, type=click.UNPROCESSED, metavar=""),
-        click.argument("name"),
-        click.option("--service", metavar="SERVICE", help="Service that uses the secret."),
+        click.argument("name", shell_complete=complete_secrets),
+        click.option(
+            "--service", metavar="SERVICE", shell_complete=complete_services, help="Service that uses the secret."
+        ),
         click.option("--registry", is_flag=True, help="Password of the image registry, instead of a service's secret."),
     ]
     for decorate in decorators:
@@ -82,6 +86,7 @@ def set_(
       devopsellence secret set SEARCH_KEY --service web --apply
       devopsellence secret set REGISTRY_PASSWORD --registry --stdin < password.txt
     """
+    from devopsellence.cli import errors
     from devopsellence.cli.deploy import reapply
     from devopsellence.cli.secrets import value as value_input
 
@@ -98,7 +103,7 @@ def set_(
     try:
         context.run(ctx, work)
     except KeyboardInterrupt as error:
-        raise CliError("interrupted", f"interrupted; {note.text}", exit_code=130) from error
+        raise errors.interrupted(error, note.text) from error
 
 
 @secret.command("list")
@@ -133,9 +138,9 @@ def list_(ctx: click.Context, output: Output) -> None:
 
 
 @secret.command()
+@destroys("deletes the secret with all its versions")
 @_which
 @click.option("--force", is_flag=True, help="Delete even if a release in use names it.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @environment_option
 @pass_output
 @click.pass_context
@@ -147,7 +152,6 @@ def delete(
     service: str | None,
     registry: bool,
     force: bool,
-    yes: bool,
 ) -> None:
     """Delete a secret with all its versions.
 
@@ -170,8 +174,7 @@ def delete(
         return ref
 
     ref = context.run(ctx, check_unused)
-    if not yes and output.is_tty and sys.stdin.isatty():
-        click.confirm(f"This permanently deletes secret {secret_id} of {ref}. Continue?", abort=True)
+    confirm(ctx, f"This permanently deletes secret {secret_id} of {ref}.")
     context.run(ctx, lambda etcd: vault.delete(etcd, ref, secret_id))
     text = f"Deleted secret {secret_id} of {ref}."
     output.result("secret delete", text, environment=str(ref), service=secret_id.service, name=secret_id.name)

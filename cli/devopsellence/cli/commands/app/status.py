@@ -40,7 +40,12 @@ def status(ctx: click.Context, output: Output, watch: bool, everything: bool) ->
       devopsellence status --env acme/shop/staging -o json
     """
     if watch:
-        context.run(ctx, lambda etcd: _watch(ctx, etcd, output, everything=everything))
+        try:
+            context.run(ctx, lambda etcd: _watch(ctx, etcd, output, everything=everything))
+        except KeyboardInterrupt as error:
+            from devopsellence.cli import errors
+
+            raise errors.interrupted(error, "a rollout continues by itself") from error
     else:
         _print(output, context.run(ctx, lambda etcd: _read(ctx, etcd)), everything=everything)
 
@@ -52,7 +57,7 @@ async def _read(ctx: click.Context, etcd: Etcd) -> Snapshot:
 
 
 async def _watch(ctx: click.Context, etcd: Etcd, output: Output, *, everything: bool) -> None:
-    from devopsellence.cli.deploy.follow import follow, rollout_error
+    from devopsellence.cli.deploy.follow import follow, next_steps, rollout_error
     from devopsellence.cli.render import json
     from devopsellence.cli.render.text import rollout_line
 
@@ -62,15 +67,16 @@ async def _watch(ctx: click.Context, etcd: Etcd, output: Output, *, everything: 
         raise problem
     snapshot, now = end.snapshot, datetime.now(UTC)
     text = f"Release {snapshot.number} of {ref} is {rollout_line(snapshot, now)}"
-    output.result(OPERATION, text, **json.status(snapshot, now))
+    output.result(OPERATION, text, next_actions=next_steps(snapshot, now), **json.status(snapshot, now))
 
 
 def _print(output: Output, snapshot: Snapshot, *, everything: bool) -> None:
     now = datetime.now(UTC)
     if output.json:
+        from devopsellence.cli.deploy.follow import next_steps
         from devopsellence.cli.render import json
 
-        output.result(OPERATION, None, **json.status(snapshot, now))
+        output.result(OPERATION, None, next_actions=next_steps(snapshot, now), **json.status(snapshot, now))
     elif output.is_tty:
         from devopsellence.cli.render import screen
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from devopsellence.cli import context
-from devopsellence.cli.commands.complete import complete_tasks
+from devopsellence.cli.commands.complete import complete_nodes, complete_tasks
+from devopsellence.cli.confirm import confirm, destroys
+from devopsellence.cli.groups import CommandGroup
 from devopsellence.cli.options import environment_option
 from devopsellence.cli.output import Output, pass_output
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from devopsellence.store.etcd import Etcd
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def task() -> None:
     """List tasks and run them by hand.
 
@@ -33,12 +35,17 @@ def task() -> None:
 
 
 @task.command()
+@destroys("runs the release task once more", late=True)
 @click.argument("name", shell_complete=complete_tasks)
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-@click.option("--node", metavar="NODE", help="Node to run on.  [default: first suitable node]")
+@click.option(
+    "--node",
+    metavar="NODE",
+    shell_complete=complete_nodes,
+    help="Node to run on.  [default: first suitable node]",
+)
 @click.option("--interactive", "-i", is_flag=True, help="Pass stdin to the task.")
 @click.option("--tty", "-t", is_flag=True, help="Allocate a pseudo-terminal; use -it for a console.")
-@click.option("--yes", is_flag=True, help="Allow running the release task, which every rollout runs anyway.")
 @environment_option
 @pass_output
 @click.pass_context
@@ -50,12 +57,12 @@ def run(
     node: str | None,
     interactive: bool,
     tty: bool,
-    yes: bool,
 ) -> None:
     """Run a task of the running release in a new container.
 
     The container is removed afterwards, and devopsellence exits with the exit code of the task. ARGS replace the args
-    of the task. The first Ctrl-C sends SIGTERM to the task and the second Ctrl-C ends the task.
+    of the task. The first Ctrl-C sends SIGTERM to the task and the second Ctrl-C ends the task. The release task, which
+    every rollout runs anyway, needs a confirmation.
 
     \b
     Example:
@@ -63,35 +70,42 @@ def run(
       devopsellence task run report -- --month 2024-05
     """
     from devopsellence.cli.agent import exec as agent_exec
+    from devopsellence.cli.agent.select import task_named
 
     manner = agent_exec.ExecOptions(interactive, tty, "SIGTERM")
     agent_exec.check_options(output, manner)
-    ctx.exit(context.run(ctx, lambda etcd: _run(ctx, etcd, output, name, args, node, manner, yes)))
+    nodes = context.run(ctx, lambda etcd: _agents(ctx, etcd, node))
+    chosen = task_named(nodes, name)
+    if _is_release_task(nodes, chosen):
+        sentence = f"Task {name} is the release task, which every rollout runs; this runs it once more now."
+        confirm(ctx, sentence, code="release_task")
+    ctx.exit(context.run(ctx, lambda _: _run(ctx, output, nodes, chosen, args, manner)))
 
 
-async def _run(
-    ctx: click.Context,
-    etcd: Etcd,
-    output: Output,
-    name: str,
-    args: tuple[str, ...],
-    node: str | None,
-    manner: ExecOptions,
-    sure: bool,
-) -> int:
-    from devopsellence.api.v1.agent_pb2 import RunStart
-    from devopsellence.cli.agent import exec as agent_exec
+async def _agents(ctx: click.Context, etcd: Etcd, node: str | None) -> EnvironmentAgents:
     from devopsellence.cli.agent.locate import read_agents
-    from devopsellence.cli.agent.select import agent_for_task, task_named
     from devopsellence.cli.store.releases import read_numbers
 
     ref = await context.environment(ctx, etcd)
     # An unreadable record of the rollout is an error: the newest release may be one that was rolled back.
     await read_numbers(etcd, ref)
-    nodes = await read_agents(etcd, ref, (node,) if node else ())
-    chosen = task_named(nodes, name, sure=sure)
-    agent = agent_for_task(nodes, chosen)
-    start = RunStart(environment=str(ref), task=chosen)
+    return await read_agents(etcd, ref, (node,) if node else ())
+
+
+async def _run(
+    ctx: click.Context,
+    output: Output,
+    nodes: EnvironmentAgents,
+    task: Task,
+    args: tuple[str, ...],
+    manner: ExecOptions,
+) -> int:
+    from devopsellence.api.v1.agent_pb2 import RunStart
+    from devopsellence.cli.agent import exec as agent_exec
+    from devopsellence.cli.agent.select import agent_for_task
+
+    agent = agent_for_task(nodes, task)
+    start = RunStart(environment=str(nodes.ref), task=task)
     if args:
         start.task.args[:] = args
     return await agent_exec.run_on_node(

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from devopsellence.cli import context
+from devopsellence.cli.commands.complete import complete_subjects
+from devopsellence.cli.confirm import confirm, destroys
+from devopsellence.cli.groups import CommandGroup
 from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ pki_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def cluster() -> None:
     """Set up a cluster: certificates and access to etcd.
 
@@ -40,6 +43,7 @@ def cluster() -> None:
 
 
 @cluster.command()
+@destroys("--force replaces the CA and all certificates of the cluster", when="force")
 @pki_option
 @click.option("--etcd", "members", multiple=True, metavar="NAME=ADDRESS", help="Member of etcd (repeatable); give all.")
 @click.option("--force", is_flag=True, help="Create a new CA and new keys; replaces all certificates.")
@@ -60,9 +64,12 @@ def init(ctx: click.Context, output: Output, pki: str | None, members: tuple[str
     from devopsellence.store.keys import DEFAULT_PREFIX
     from devopsellence.store.settings import PREFIX
 
+    if force:
+        confirm(ctx, "This replaces the CA and all certificates: every machine of the cluster needs new ones.")
     prefix = context.connection_flags(ctx).get(PREFIX) or os.environ.get(PREFIX) or DEFAULT_PREFIX
     done = initialize(ClusterFolder.chosen(pki), parse_members(members), prefix, force=force)
-    output.result("cluster init", done.text(), **done.document())
+    prepare = NextAction("once etcd runs, create its users", "devopsellence cluster prepare")
+    output.result("cluster init", done.text(), next_actions=[prepare], **done.document())
 
 
 @cluster.command()
@@ -88,12 +95,14 @@ def prepare(ctx: click.Context, output: Output, pki: str | None) -> None:
         f"Authentication is on: etcd at {', '.join(settings.endpoints)} now requires a certificate and a user.\n"
         "Next: start devopsellence-controller, then run devopsellence node register <name>"
     )
-    output.result("cluster prepare", text, endpoints=list(settings.endpoints))
+    register = NextAction("register a node", "devopsellence node register <name>")
+    output.result("cluster prepare", text, endpoints=list(settings.endpoints), next_actions=[register])
 
 
 @cluster.command()
+@destroys("--force replaces the existing key", when="force")
 @click.argument("kind", type=click.Choice(["node", "operator", "controller"]))
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_subjects)
 @pki_option
 @click.option("--uid", metavar="UID", help="uid of the node.  [default: read from etcd]")
 @click.option("--out", metavar="DIR", help="Folder for the three files.  [default: beside the CA]")
@@ -129,6 +138,8 @@ def issue(
     authority = certificates.load(folder)
     default_bundle, request = _subject(ctx, folder, kind, name, uid)
     bundle = CertificateBundle(Path(out).absolute()) if out else default_bundle
+    if force:
+        confirm(ctx, f"This replaces the key in {bundle.root}, if there is one.")
     with folder.locked():
         issued = certificates.issue(authority, bundle, request, certificates.now(), force=force)
     granted = kind == "operator" and not no_grant

@@ -30,7 +30,8 @@ def doctor(ctx: click.Context, output: Output) -> None:
     failed = [check for check in checks if check.severity == "error"]
     if not failed or not output.json:
         text = "\n".join(check.text() for check in checks)
-        output.result(OPERATION, text, checks=[check.document() for check in checks])
+        steps = [action for check in checks for action in check.next_actions]
+        output.result(OPERATION, text, checks=[check.document() for check in checks], next_actions=steps)
     if failed:
         names = ", ".join(check.name for check in failed)
         findings = [check.finding() for check in checks if check.severity != "ok"] if output.json else []

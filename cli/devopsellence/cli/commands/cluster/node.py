@@ -12,18 +12,22 @@ from devopsellence.cli.commands.cluster.cluster import pki_option
 from devopsellence.cli.commands.cluster.node_diagnose import diagnose
 from devopsellence.cli.commands.cluster.node_drain import RENEW, drain, exposure, exposure_document, remove
 from devopsellence.cli.commands.cluster.node_label import LABELS_HELP, label
+from devopsellence.cli.commands.complete import complete_labels, complete_nodes
+from devopsellence.cli.confirm import confirm, destroys
+from devopsellence.cli.groups import CommandGroup
 from devopsellence.cli.options import environment_option
-from devopsellence.cli.output import Output, pass_output
+from devopsellence.cli.output import NextAction, Output, pass_output
 
 if TYPE_CHECKING:
     from devopsellence.api.v1.stored_pb2 import Environment
     from devopsellence.cli.nodes.register import Registration
-    from devopsellence.cli.secrets.access import Exposure, ReencryptResult
+    from devopsellence.cli.secrets.access import ReencryptResult
     from devopsellence.cli.secrets.records import SecretId
     from devopsellence.store.etcd import Etcd
+    from devopsellence.store.keys import EnvironmentRef
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def node() -> None:
     """Register, label, attach, drain and remove nodes.
 
@@ -37,8 +41,9 @@ def node() -> None:
 
 
 @node.command()
-@click.argument("name")
-@click.option("--labels", metavar="LABELS", help=f"{LABELS_HELP}  [default: web]")
+@destroys("--replace takes the access to the cluster from the machine that has the name", when="replace")
+@click.argument("name", shell_complete=complete_nodes)
+@click.option("--labels", metavar="LABELS", shell_complete=complete_labels, help=f"{LABELS_HELP}  [default: web]")
 @click.option("--address", metavar="ADDRESS", help="IP address or host name of the node.")
 @click.option("--replace", is_flag=True, help="Give the name to a new machine; the old one loses access.")
 @pki_option
@@ -79,6 +84,8 @@ def register(
     settings = context.connection(ctx)
     # With certificates as credentials, etcd must grant access to the certificate of the new node.
     grant = settings.cert is not None
+    if replace:
+        confirm(ctx, f"The machine that is now node {name} loses access to the cluster, and its key becomes useless.")
     change = replace_node if replace else register_node
     registration = context.run(ctx, lambda etcd: change(etcd, options, grant=grant))
     node = registration.node
@@ -89,6 +96,7 @@ def register(
         **registry.document(node),
         replaced=registration.replaced or None,
         **exposure_document(registration.exposed),
+        next_actions=[NextAction("start the agent on the node", instructions.command)],
         agent_command=instructions.command,
         bundle=str(instructions.bundle) if instructions.bundle else None,
     )
@@ -135,13 +143,14 @@ def list_(ctx: click.Context, output: Output) -> None:
     output.result(
         "node list",
         text,
+        next_actions=[] if table else [NextAction("add a node", "devopsellence node register <name>")],
         nodes=[node.document() for node in nodes],
         problems=[{"key": problem.key, "reason": problem.reason} for problem in problems],
     )
 
 
 @node.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_nodes)
 @environment_option
 @pass_output
 @click.pass_context
@@ -182,7 +191,8 @@ def attach(ctx: click.Context, output: Output, name: str) -> None:
 
 
 @node.command()
-@click.argument("name")
+@destroys("removes the containers of the environment from the node")
+@click.argument("name", shell_complete=complete_nodes)
 @environment_option
 @pass_output
 @click.pass_context
@@ -197,12 +207,16 @@ def detach(ctx: click.Context, output: Output, name: str) -> None:
       devopsellence node detach prod-1 --env staging
     """
 
-    async def work(etcd: Etcd) -> tuple[Environment, Exposure]:
-        from devopsellence.cli.nodes import registry
+    from devopsellence.cli.nodes import registry
 
-        return await registry.detach(etcd, await context.environment(ctx, etcd), name)
+    async def check(etcd: Etcd) -> EnvironmentRef:
+        ref = await context.environment(ctx, etcd)
+        await registry.check_attached(etcd, ref, name)
+        return ref
 
-    environment, seen = context.run(ctx, work)
+    ref = context.run(ctx, check)
+    confirm(ctx, f"This removes the containers of {ref} from node {name}; its volumes stay.")
+    environment, seen = context.run(ctx, lambda etcd: registry.detach(etcd, ref, name))
     text = f"Node {name} is detached from {_path(environment)}. Its containers are being removed; its volumes stay."
     if seen.secrets:
         names = ", ".join(str(secret) for secret in seen.secrets)
@@ -214,7 +228,7 @@ def detach(ctx: click.Context, output: Output, name: str) -> None:
 
 
 @node.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_nodes)
 @pass_output
 @click.pass_context
 def cordon(ctx: click.Context, output: Output, name: str) -> None:
@@ -230,7 +244,7 @@ def cordon(ctx: click.Context, output: Output, name: str) -> None:
 
 
 @node.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_nodes)
 @pass_output
 @click.pass_context
 def uncordon(ctx: click.Context, output: Output, name: str) -> None:
@@ -252,7 +266,10 @@ def _cordon(ctx: click.Context, output: Output, name: str, *, cordoned: bool) ->
     text = f"Node {name} is uncordoned."
     if cordoned:
         text = f"Node {name} is cordoned: it keeps its services and gets no new ones. To undo: node uncordon {name}"
-    output.result(f"node {'cordon' if cordoned else 'uncordon'}", text, node=name, cordoned=node.cordoned)
+    undo = [NextAction("to undo", f"devopsellence node uncordon {name}")] if cordoned else []
+    output.result(
+        f"node {'cordon' if cordoned else 'uncordon'}", text, next_actions=undo, node=name, cordoned=node.cordoned
+    )
 
 
 for command in (label, diagnose, drain, remove):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from devopsellence.cli import context
+from devopsellence.cli.commands.complete import complete_nodes
 from devopsellence.cli.output import CliError, Output, pass_output
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _PATIENCE: Final = 15.0
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_nodes)
 @pass_output
 @click.pass_context
 def diagnose(ctx: click.Context, output: Output, name: str) -> None:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from devopsellence.cli import context
+from devopsellence.cli import context, errors
+from devopsellence.cli.commands.complete import complete_nodes
+from devopsellence.cli.confirm import confirm, destroys
 from devopsellence.cli.options import duration_seconds
-from devopsellence.cli.output import CliError, Output, pass_output
+from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 
 if TYPE_CHECKING:
     from devopsellence.cli.nodes.drain_preview import DrainPreview
@@ -42,7 +44,7 @@ _dry_run_option = click.option("--dry-run", is_flag=True, help="Show what would 
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_nodes)
 @click.option("--move-volumes", is_flag=True, help="Also move services with volumes, without their data.")
 @_dry_run_option
 @click.option("--force", is_flag=True, help="Proceed even if a service has no node left.")
@@ -75,10 +77,11 @@ def drain(
     try:
         shown, seen = context.run(ctx, lambda etcd: _drain(etcd, run, seconds))
     except KeyboardInterrupt as error:
-        raise CliError("interrupted", f"interrupted; {run.stage}", exit_code=130) from error
+        raise errors.interrupted(error, run.stage) from error
     output.result(
         DRAIN,
         _drained_text(shown, seen, dry_run=dry_run, detach=detach),
+        next_actions=_after_drain(name, drained=seen.drained, dry_run=dry_run),
         node=name,
         dry_run=dry_run,
         drained=seen.drained,
@@ -86,6 +89,14 @@ def drain(
         left=_running(seen.leaving if seen.drained or not dry_run else seen.running),
         stays=_running(seen.running) if seen.drained else [],
     )
+
+
+def _after_drain(name: str, *, drained: bool, dry_run: bool) -> list[NextAction]:
+    if dry_run:
+        return [NextAction("drain the node", f"devopsellence node drain {name}")]
+    remove = NextAction("remove the node", f"devopsellence node remove {name}")
+    follow = NextAction("follow the drain", "devopsellence node list")
+    return [remove if drained else follow, NextAction("or undo the drain", f"devopsellence node uncordon {name}")]
 
 
 @dataclass
@@ -144,7 +155,8 @@ def _drained_text(shown: DrainPreview, seen: NodeWorkload, *, dry_run: bool, det
 
 
 @click.command()
-@click.argument("name")
+@destroys("removes the containers and the record of the node, and its access to the cluster", unless="dry_run")
+@click.argument("name", shell_complete=complete_nodes)
 @click.option("--force", is_flag=True, help="Remove the node at once, because its machine is gone.")
 @_dry_run_option
 @_timeout_option
@@ -168,9 +180,13 @@ def remove(ctx: click.Context, output: Output, name: str, force: bool, dry_run: 
     grant = context.connection(ctx).cert is not None
     run = RemoveCommand(name, output, dry_run=dry_run, force=force)
     try:
-        planned = context.run(ctx, lambda etcd: _remove(etcd, run, grant=grant, seconds=seconds))
+        planned = context.run(ctx, lambda etcd: _plan_removal(etcd, run))
+        if not dry_run and not planned.nothing:
+            confirm(ctx, f"This removes node {name} with all its containers from the cluster; its volumes stay.")
+        if not dry_run:
+            context.run(ctx, lambda etcd: _remove(etcd, run, planned, grant=grant, seconds=seconds))
     except KeyboardInterrupt as error:
-        raise CliError("interrupted", f"interrupted; {run.stage}", exit_code=130) from error
+        raise errors.interrupted(error, run.stage) from error
     output.result(
         REMOVE,
         _removed_text(planned, dry_run=dry_run, force=force),
@@ -194,17 +210,22 @@ class RemoveCommand:
     stage: str = "nothing was changed"
 
 
-async def _remove(etcd: Etcd, run: RemoveCommand, *, grant: bool, seconds: float) -> Removal:
-    """Remove the node; return the plan that was carried out."""
+async def _plan_removal(etcd: Etcd, run: RemoveCommand) -> Removal:
+    """Return the planned removal, after showing the secrets that the machine could decrypt."""
+    from devopsellence.cli.nodes import remove
+
+    planned = await remove.plan(etcd, run.name)
+    _refuse(run, remove.refusal(planned))
+    if planned.exposed and not run.dry_run:
+        run.output.line(exposure(planned.exposed))
+    return planned
+
+
+async def _remove(etcd: Etcd, run: RemoveCommand, planned: Removal, *, grant: bool, seconds: float) -> None:
+    """Remove the node as planned."""
     from devopsellence.cli.nodes import remove
 
     name, output = run.name, run.output
-    planned = await remove.plan(etcd, name)
-    _refuse(run, remove.refusal(planned))
-    if run.dry_run:
-        return planned
-    if planned.exposed:
-        output.line(exposure(planned.exposed))
     if run.force and planned.workload.reachable:
         output.warning(f"node {name} is still running: stop its agent and containers on that machine")
     run.stage = f"to complete: devopsellence node remove {name}{' --force' if run.force else ''}"
@@ -213,7 +234,6 @@ async def _remove(etcd: Etcd, run: RemoveCommand, *, grant: bool, seconds: float
         output.progress(REMOVE, sentence)
 
     await remove.remove(etcd, planned, tell, force=run.force, grant=grant, seconds=seconds)
-    return planned
 
 
 def _refuse(run: DrainCommand | RemoveCommand, refused: CliError | None) -> None:
@@ -250,7 +270,7 @@ def exposure(knew: Mapping[EnvironmentRef, Exposure]) -> str:
     return "\n".join(lines)
 
 
-def exposure_document(knew: Mapping[EnvironmentRef, Exposure]) -> dict[str, list[dict[str, Any]]]:
+def exposure_document(knew: Mapping[EnvironmentRef, Exposure]) -> dict[str, Any]:
     """Return the JSON fields ``secrets_seen`` and ``certificates_seen``."""
     return {
         "secrets_seen": [

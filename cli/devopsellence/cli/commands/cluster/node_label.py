@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from devopsellence.cli import context
+from devopsellence.cli.commands.complete import complete_labels, complete_nodes
+from devopsellence.cli.groups import CommandGroup
 from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 
 if TYPE_CHECKING:
     from devopsellence.cli.nodes.relabel import RelabelPreview
     from devopsellence.store.etcd import Etcd
 
+F = TypeVar("F", bound=Callable[..., Any])
 Edit = Callable[[list[str]], list[str]]
 LABELS_HELP = "Comma-separated labels: web, worker."
 
@@ -21,7 +24,30 @@ _dry_run_option = click.option("--dry-run", is_flag=True, help="Show which servi
 _force_option = click.option("--force", is_flag=True, help="Proceed even if a service has no node left.")
 
 
-@click.group()
+def _labels_arguments(command: F) -> F:
+    """Add the labels of ``set`` and ``remove``: as ``--labels web,worker``, or as arguments after the node."""
+    decorators: list[Callable[[F], F]] = [
+        click.argument("more", nargs=-1, metavar="[LABEL]...", shell_complete=complete_labels),
+        click.argument("name", shell_complete=complete_nodes),
+        click.option("--labels", metavar="LABELS", shell_complete=complete_labels, help=LABELS_HELP),
+    ]
+    for decorate in decorators:
+        command = decorate(command)
+    return command
+
+
+def _text_of(labels: str | None, more: Sequence[str]) -> str:
+    """Return the labels of the command line, separated by commas.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not labels and not more:
+        raise click.UsageError("Give at least one label, such as --labels web,worker.")
+    return ",".join([*([labels] if labels else []), *more])
+
+
+@click.group(cls=CommandGroup)
 def label() -> None:
     """Set, remove and list the labels of nodes.
 
@@ -34,13 +60,14 @@ def label() -> None:
 
 
 @label.command("set")
-@click.argument("name")
-@click.option("--labels", required=True, metavar="LABELS", help=LABELS_HELP)
+@_labels_arguments
 @_dry_run_option
 @_force_option
 @pass_output
 @click.pass_context
-def set_(ctx: click.Context, output: Output, name: str, labels: str, dry_run: bool, force: bool) -> None:
+def set_(
+    ctx: click.Context, output: Output, name: str, labels: str | None, more: Sequence[str], dry_run: bool, force: bool
+) -> None:
     """Replace all labels of a node.
 
     Prints which services start and stop on the node.
@@ -52,40 +79,44 @@ def set_(ctx: click.Context, output: Output, name: str, labels: str, dry_run: bo
     """
     from devopsellence.cli.nodes import registry
 
-    wanted = registry.parse_labels(labels)
+    wanted = registry.parse_labels(_text_of(labels, more))
     again = f"devopsellence node label set {name} --labels {','.join(wanted)} --force"
     _change(ctx, output, name, lambda _: wanted, again, dry_run=dry_run, force=force)
 
 
 @label.command()
-@click.argument("name")
-@click.argument("label_name", metavar="LABEL")
+@_labels_arguments
 @_dry_run_option
 @_force_option
 @pass_output
 @click.pass_context
-def remove(ctx: click.Context, output: Output, name: str, label_name: str, dry_run: bool, force: bool) -> None:
-    """Remove a label from a node.
+def remove(
+    ctx: click.Context, output: Output, name: str, labels: str | None, more: Sequence[str], dry_run: bool, force: bool
+) -> None:
+    """Remove labels from a node.
 
     Prints which services stop on the node.
 
     \b
     Example:
+      devopsellence node label remove prod-1 --labels worker
       devopsellence node label remove prod-1 worker
     """
+    unwanted = [label.strip() for label in _text_of(labels, more).split(",") if label.strip()]
 
-    def without(labels: list[str]) -> list[str]:
-        if label_name not in labels:
-            action = NextAction("list the labels", f"devopsellence node label list {name}")
-            raise CliError("label_unknown", f"node {name} has no label {label_name!r}", next_actions=[action])
-        return [label for label in labels if label != label_name]
+    def without(present: list[str]) -> list[str]:
+        for label in unwanted:
+            if label not in present:
+                action = NextAction("list the labels", f"devopsellence node label list {name}")
+                raise CliError("label_unknown", f"node {name} has no label {label!r}", next_actions=[action])
+        return [label for label in present if label not in unwanted]
 
-    again = f"devopsellence node label remove {name} {label_name} --force"
+    again = f"devopsellence node label remove {name} --labels {','.join(unwanted)} --force"
     _change(ctx, output, name, without, again, dry_run=dry_run, force=force)
 
 
 @label.command("list")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_nodes)
 @pass_output
 @click.pass_context
 def list_(ctx: click.Context, output: Output, name: str | None) -> None:

@@ -14,7 +14,8 @@ from devopsellence.cli.output import Output, pass_output
 def completion(ctx: click.Context, output: Output, shell: str) -> None:
     """Print a shell completion script.
 
-    Completes commands, options, and the names of services and tasks.
+    Completes commands, options, and names: environments, services, tasks, nodes, releases, secrets and hosts. The names
+    come from devopsellence.yml and from etcd, which is asked for a second at most.
 
     \b
     Example:
@@ -29,4 +30,6 @@ def completion(ctx: click.Context, output: Output, shell: str) -> None:
     if kind is None:  # the choices above are click's own
         raise click.UsageError(f"no completion for {shell}")
     script = kind(ctx.find_root().command, {}, program, f"_{program.upper().replace('-', '_')}_COMPLETE").source()
+    # click's script for fish cuts a description at its first comma.
+    script = script.replace('string split "," $completion', 'string split --max 1 "," $completion')
     output.result("completion", script, shell=shell, script=script)

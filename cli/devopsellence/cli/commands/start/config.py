@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from devopsellence.cli import context
+from devopsellence.cli.groups import CommandGroup
 from devopsellence.cli.options import environment_option
 from devopsellence.cli.output import Output, pass_output
 
@@ -19,7 +20,7 @@ _STDIN: Final = Path("-")
 _FILE = click.argument("file", type=click.Path(path_type=Path), required=False)
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def config() -> None:
     """Validate and show the configuration.
 

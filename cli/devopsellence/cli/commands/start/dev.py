@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import shlex
 import signal
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from devopsellence.cli.output import CliError, Output, pass_output
+from devopsellence.cli import errors
+from devopsellence.cli.confirm import confirm, destroys
+from devopsellence.cli.groups import CommandGroup
+from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 
 if TYPE_CHECKING:
     from devopsellence.cli.dev.down import DownResult
     from devopsellence.cli.dev.up import RunningCluster
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=CommandGroup, no_args_is_help=True)
 def dev() -> None:
     """Run a local cluster on this machine.
 
@@ -75,25 +77,28 @@ def up(
     from devopsellence.cli.nodes.registry import parse_labels
 
     node_labels = None if labels is None else tuple(parse_labels(labels))
-    running = bring_up(
-        UpOptions(node_name, node_labels, etcd_port, docker_host, http_port, https_port),
-        lambda message, **data: output.progress("dev up", message, **data),
-    )
+    options = UpOptions(node_name, node_labels, etcd_port, docker_host, http_port, https_port)
+    try:
+        running = bring_up(options, lambda message, **data: output.progress("dev up", message, **data))
+    except KeyboardInterrupt as error:
+        raise errors.interrupted(error, "what has started keeps running; continue with devopsellence dev up") from error
     if foreground and running.already:
         message = "the local cluster is already running in the background"
-        raise CliError("already_runs", message, next_actions=[_next("stop it first", "devopsellence dev down")])
+        raise CliError("already_runs", message, next_actions=[NextAction("stop it first", "devopsellence dev down")])
     if running.problem:
         output.warning(f"the agent has a problem: {running.problem}")
-    output.result("dev up", _up_text(running), **_up_document(running))
+    deploy = NextAction("deploy the app in this folder", "devopsellence deploy")
+    output.result("dev up", _up_text(running), next_actions=[deploy], **_up_document(running))
     if foreground:
         _stay(running)
 
 
 @dev.command()
+@destroys("--purge deletes the volumes of the apps and the data of the cluster", when="purge")
 @click.option("--purge", is_flag=True, help="Also remove containers, networks, volumes and all data.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @pass_output
-def down(output: Output, purge: bool, yes: bool) -> None:
+@click.pass_context
+def down(ctx: click.Context, output: Output, purge: bool) -> None:
     """Stop the local cluster and the containers of its apps.
 
     Data stays, and devopsellence dev up starts the apps again. --purge deletes everything.
@@ -105,12 +110,15 @@ def down(output: Output, purge: bool, yes: bool) -> None:
     """
     from devopsellence.cli.dev.down import bring_down
 
-    if purge and not yes and output.is_tty and sys.stdin.isatty():
-        click.confirm(
-            "This permanently deletes the volumes of the apps and the data of the cluster. Continue?", abort=True
-        )
-    done = bring_down(lambda message, **data: output.progress("dev down", message, **data), purge=purge)
-    output.result("dev down", _down_text(done, purge=purge), **_down_document(done))
+    if purge:
+        confirm(ctx, "This permanently deletes the volumes of the apps and the data of the cluster.")
+    try:
+        done = bring_down(lambda message, **data: output.progress("dev down", message, **data), purge=purge)
+    except KeyboardInterrupt as error:
+        again = f"devopsellence dev down{' --purge' if purge else ''}"
+        raise errors.interrupted(error, f"not everything has ended; continue with {again}") from error
+    start = [NextAction("start again", "devopsellence dev up")] if done.anything and not purge else []
+    output.result("dev down", _down_text(done, purge=purge), next_actions=start, **_down_document(done))
 
 
 @dev.command()
@@ -128,7 +136,8 @@ def status(output: Output) -> None:
     cluster_status = read_status()
     if cluster_status is None:
         text = "no local cluster on this machine; start one with: devopsellence dev up"
-        output.result("dev status", text, running=False, healthy=False, processes=[])
+        start = NextAction("start a local cluster", "devopsellence dev up")
+        output.result("dev status", text, running=False, healthy=False, processes=[], next_actions=[start])
         return
     output.result("dev status", status_text(cluster_status), **cluster_status.document())
 
@@ -195,12 +204,6 @@ def _stay(running: RunningCluster) -> None:
         signal.signal(number, end)
     while not supervisor.wait_gone(3600):
         pass
-
-
-def _next(label: str, command: str) -> Any:
-    from devopsellence.cli.output import NextAction
-
-    return NextAction(label, command)
 
 
 def _up_text(running: RunningCluster) -> str:

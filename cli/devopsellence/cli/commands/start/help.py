@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from devopsellence.cli.commands.complete import complete_commands
 from devopsellence.cli.output import Output, pass_output
 
 
 @click.command("help")
-@click.argument("command", nargs=-1)
+@click.argument("command", nargs=-1, shell_complete=complete_commands)
 @pass_output
 @click.pass_context
 def help_(ctx: click.Context, output: Output, command: tuple[str, ...]) -> None:

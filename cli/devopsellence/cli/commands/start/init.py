@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -16,28 +17,33 @@ from devopsellence.cli.commands.start.template import (
     exposed_port,
     render,
 )
+from devopsellence.cli.options import AliasedOption, environment_option, global_flags
 from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 from devopsellence.config import FILE_NAME, InvalidName, check_name
 
 
 @click.command()
-@click.option("--organization", metavar="NAME", help="Organization of the app.")
+@click.option("--organization", cls=AliasedOption, aliases=["--org"], metavar="NAME", help="Organization of the app.")
 @click.option("--project", metavar="NAME", help="Name of the app.  [default: name of this folder]")
-@click.option("--environment", metavar="NAME", default="production", show_default=True, help="Default environment.")
+@partial(environment_option, text="Default environment.  [default: production]")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port of the app.  [default: from the Dockerfile, or 3000]")
 @click.option("--health-path", metavar="PATH", help=f"Path of the health check.  [default: {DEFAULT_HEALTH_PATH}]")
 @click.option(
     "--dockerfile", metavar="FILE", default="Dockerfile", show_default=True, help="Dockerfile of the app image."
 )
+@click.option("--non-interactive", is_flag=True, help="Do not prompt; use the defaults of missing options.")
+@click.option("--mode", type=click.Choice(["solo", "shared"]), hidden=True, expose_value=False)
 @pass_output
+@click.pass_context
 def init(
+    ctx: click.Context,
     output: Output,
     organization: str | None,
     project: str | None,
-    environment: str,
     port: int | None,
     health_path: str | None,
     dockerfile: str,
+    non_interactive: bool,
 ) -> None:
     """Create a devopsellence.yml for the app in this folder.
 
@@ -51,7 +57,8 @@ def init(
     path = Path.cwd() / FILE_NAME
     if path.exists() or path.is_symlink():
         raise _exists(path)
-    interactive = sys.stdin.isatty() and sys.stdout.isatty() and not output.json
+    interactive = not non_interactive and sys.stdin.isatty() and sys.stdout.isatty() and not output.json
+    environment = global_flags(ctx).get("environment", "production")
     folder = as_name(Path.cwd().name) or "app"
     guessed_port = _guess_port(Path.cwd() / dockerfile)
     answers = InitAnswers(
@@ -67,7 +74,17 @@ def init(
         "" if (Path.cwd() / dockerfile).exists() else f"{dockerfile} does not exist yet: create it before deploying.\n"
     )
     text = f"Wrote {path}.\n{missing}Next: devopsellence dev up (unless you have a cluster), then devopsellence deploy"
-    output.result("init", text, file=str(path), organization=answers.organization, project=answers.project)
+    output.result(
+        "init",
+        text,
+        next_actions=[
+            NextAction("start a local cluster, unless you have a cluster", "devopsellence dev up"),
+            NextAction("then deploy", "devopsellence deploy"),
+        ],
+        file=str(path),
+        organization=answers.organization,
+        project=answers.project,
+    )
 
 
 def _write(path: Path, text: str) -> None:
