@@ -86,6 +86,8 @@ class Desired:
     registry: stored_pb2.Registry | None = None
     #: None: no ingress on this node.
     ingress: workload_pb2.Ingress | None = None
+    #: Release to return to if this one fails; 0: none known.
+    last_settled: int = 0
 
     @property
     def images(self) -> frozenset[str]:
@@ -126,6 +128,7 @@ def resolve_assignment(assignment: stored_pb2.Assignment, ref: EnvironmentRef, n
         encrypted=encrypted,
         registry=assignment.registry if assignment.HasField("registry") else None,
         ingress=assignment.ingress if assignment.HasField("ingress") and not assignment.removed else None,
+        last_settled=assignment.last_settled,
     )
 
 

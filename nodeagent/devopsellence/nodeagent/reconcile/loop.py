@@ -318,7 +318,7 @@ class Reconciler:
         if state.desired is None:
             return build.unreadable(self._context.node, self._context.node_uid, ref, state.problem)
         histories, progress = state.histories.histories, state.progress
-        return build.status(state.desired, state.plan, histories, progress, state.problem, state.ingress)
+        return build.status(state.desired, state.plan, histories, progress, state.problem, state.ingress, state.busy)
 
     def _not_assigned(self, ref: EnvironmentRef, problem: str) -> None:
         if problem:

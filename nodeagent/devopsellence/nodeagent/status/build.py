@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent.plan.actions import TASK, EnvironmentPlan, RestartHistories, ServicePlan
+from devopsellence.nodeagent.plan.actions import (
+    TASK,
+    Action,
+    ActionKind,
+    EnvironmentPlan,
+    RestartHistories,
+    ServicePlan,
+)
 from devopsellence.nodeagent.plan.history import NO_HISTORY
 from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.nodeagent.plan.task_run import exit_of
@@ -19,15 +28,17 @@ def status(
     progress: dict[str, str],
     problem: str,
     ingress: stored_pb2.IngressStatus | None,
+    busy: Mapping[str, Action],
 ) -> _Status:
     """Build the status of an environment.
 
     ``progress``: progress of image pulls by service. ``problem``: reason why the assignment in etcd cannot be applied
     (``desired`` is the previous assignment then), else empty. ``ingress``: status of the ingress, None without an
-    ingress; without influence on the phase.
+    ingress; without influence on the phase. ``busy``: actions in progress by service.
     """
     services = [
-        _service(desired, service, histories, progress.get(service.service, "")) for service in planned.services
+        _service(desired, service, histories, progress.get(service.service, ""), busy.get(service.service))
+        for service in planned.services
     ]
     phase, reason = _phase(desired, planned)
     if problem:
@@ -102,7 +113,7 @@ def _sentence(planned: ServicePlan) -> str:
 
 
 def _service(
-    desired: Desired, planned: ServicePlan, histories: RestartHistories, progress: str
+    desired: Desired, planned: ServicePlan, histories: RestartHistories, progress: str, busy: Action | None
 ) -> stored_pb2.ServiceStatus:
     assigned = desired.services.get(planned.service)
     current = planned.current
@@ -115,7 +126,12 @@ def _service(
         reason=f"{planned.reason}: {progress}" if pulling else planned.reason,
         restarts=history.restarts,
         failed=planned.failed,
+        waits_for_older=planned.waits_for_older,
     )
+    if assigned is not None:
+        service.lasted = planned.lasted
+    if busy is not None and busy.kind is ActionKind.STOP:
+        _show_stop(service, busy, current is None or current.id == busy.container)
     if current is not None:
         is_desired = assigned is not None and current.hash == assigned.hash
         service.container = current.id[:12]
@@ -134,3 +150,12 @@ def _service(
     if history.last_end is not None:
         service.last_exit.CopyFrom(exit_of(history.last_end))
     return service
+
+
+def _show_stop(service: stored_pb2.ServiceStatus, stop: Action, only: bool) -> None:
+    """Show a container that has had SIGTERM in the status. ``only``: no other container of the service is up."""
+    service.stopping = stop.container[:12]
+    if only:
+        service.phase = stored_pb2.ServiceStatus.STOPPING
+    sentence = f"{'its' if only else 'the older'} container {stop.name} is stopping (it has had SIGTERM)"
+    service.reason = f"{service.reason}; {sentence}" if service.reason else sentence
