@@ -33,7 +33,10 @@ class UnreachableDependency:
         sentence = f'service "{self.service}" depends on "{self.dependency}", which does not run on {nodes}'
         if self.awaits_completion:
             return f"{sentence}: there its completion is not awaited"
-        return f"{sentence}: a service reaches only services of its own node"
+        return (
+            f"{sentence}, and a service reaches only services of its own node: let both run on the same nodes "
+            "(labels, replicas), or remove the dependency"
+        )
 
 
 def unreachable_dependencies(services: Sequence[Service], placement: Placement) -> list[UnreachableDependency]:

@@ -21,7 +21,7 @@ class ServiceRow:
     ``age`` is the seconds since the start of the serving container, None without such a container. ``unhealthy`` is
     the seconds since the last healthy probe, None while healthy. ``exit_code`` is None unless the container exited by
     itself. ``current``: the status of the node is about the rollout target. ``waiting``: the node stays at another
-    release for now, so not being settled is expected.
+    release for now, so not being settled is expected. ``stopping``: id of a container that has had SIGTERM, or "".
     """
 
     node: str
@@ -42,6 +42,7 @@ class ServiceRow:
     exit_code: int | None = None
     oom_killed: bool = False
     log_lines: tuple[str, ...] = ()
+    stopping: str = ""
 
 
 def rows(snapshot: Snapshot, now: datetime) -> list[ServiceRow]:
@@ -101,7 +102,8 @@ def _reported(
         reason = f"not yet at release {snapshot.target}" + (f": {summary.problem}" if summary.problem else "")
     elif not settled:
         reason = reason or summary.problem
-        if service.address and 0 < service.release < status.release:
+        stopping = service.phase == ServiceStatus.STOPPING
+        if service.address and 0 < service.release < status.release and not stopping:
             # The old version serves requests until the new version is ready.
             reason += f"{'; ' if reason else ''}release {service.release} keeps serving"
     if settled and service.reused:
@@ -126,6 +128,7 @@ def _reported(
         exit_code=last_exit.code if last_exit is not None and last_exit.HasField("code") else None,
         oom_killed=last_exit is not None and last_exit.oom_killed,
         log_lines=tuple(safe(line) for line in last_exit.log_lines) if last_exit is not None else (),
+        stopping=service.stopping,
     )
 
 

@@ -124,3 +124,15 @@ def test_progress_and_release_task_restart_the_timer() -> None:
     assert patience.left(at(2), 119.0) == 0.0
     assert patience.left(at(2, TaskStatus.RUNNING), 500.0) == 10.0
     assert ProgressTimer(None).left(at(1), 100.0) == math.inf
+
+
+def test_timer_restarts_while_the_progress_deadline_stands_still() -> None:
+    def at(*, paused: bool) -> Snapshot:
+        rollout = Rollout(release=5, phase=Rollout.PROGRESSING, deadline_paused=paused)
+        return end(RolloutState.PROGRESSING, rollout=rollout).snapshot
+
+    patience = ProgressTimer(10.0)
+    assert patience.left(at(paused=False), 100.0) == 10.0
+    assert patience.left(at(paused=True), 109.0) == 10.0
+    assert patience.left(at(paused=True), 500.0) == 10.0
+    assert patience.left(at(paused=False), 504.0) == 6.0
