@@ -68,6 +68,7 @@ def test_deadline_of_a_node_if(services: Sequence[pb.ServiceStatus], phase: str)
     store.report("n1", *services)
     assert pass_time(store, 0) == "PROGRESSING"
     assert store.rollout().deadline_paused == (phase == "PROGRESSING")
+    assert "is being converged" not in store.rollout().reason
     assert pass_time(store, DEADLINE + 1) == phase
 
 
