@@ -131,7 +131,12 @@ def _service(
     if assigned is not None:
         service.lasted = planned.lasted
     if busy is not None and busy.kind is ActionKind.STOP:
-        _show_stop(service, busy, current is None or current.id == busy.container)
+        _show_stop(
+            service,
+            busy,
+            serves=current is not None and current.id == busy.container,
+            older=assigned is not None and busy.hash != assigned.hash,
+        )
     if current is not None:
         is_desired = assigned is not None and current.hash == assigned.hash
         service.container = current.id[:12]
@@ -152,10 +157,13 @@ def _service(
     return service
 
 
-def _show_stop(service: stored_pb2.ServiceStatus, stop: Action, only: bool) -> None:
-    """Show a container that has had SIGTERM in the status. ``only``: no other container of the service is up."""
+def _show_stop(service: stored_pb2.ServiceStatus, stop: Action, *, serves: bool, older: bool) -> None:
+    """Show a container that has had SIGTERM in the status.
+
+    ``serves``: the status is about this container. ``older``: it is not of the assigned spec.
+    """
     service.stopping = stop.container[:12]
-    if only:
+    if serves:
         service.phase = stored_pb2.ServiceStatus.STOPPING
-    sentence = f"{'its' if only else 'the older'} container {stop.name} is stopping (it has had SIGTERM)"
+    sentence = f"{'the older' if older else 'its'} container {stop.name} is stopping (it has had SIGTERM)"
     service.reason = f"{service.reason}; {sentence}" if service.reason else sentence
