@@ -274,9 +274,8 @@ def _why_unsettled(assignment: pb.Assignment, status: pb.AssignmentStatus, node:
     unsettled.sort(key=lambda service: (service.phase != _Service.BACKOFF, service.phase == _Service.PENDING))
     if unsettled:
         return describe_service(unsettled[0], node)
-    for service in status.services:
-        if service.waits_for_older:
-            return f'service "{service.name}" on {node}: {service.reason or "waits for an older container to stop"}'
+    if waiting := next((service for service in status.services if service.waits_for_older), None):
+        return f'service "{waiting.name}" on {node}: {waiting.reason or "waits for an older container to stop"}'
     for service in assignment.services:
         if service.name not in reported:
             return f'service "{service.name}" on {node} has not been started yet'

@@ -95,7 +95,11 @@ def place_services(
         _until_moved(unreachable, held, counted, grace, now),
         [
             *(str(refusal) for refusal in short if refusal is not None),
-            *map(str, unreachable_dependencies(release.services, placement)),
+            *(
+                str(problem)
+                for problem in unreachable_dependencies(release.services, placement)
+                if not problem.awaits_completion
+            ),
         ],
         why,
     )
