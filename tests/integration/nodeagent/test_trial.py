@@ -81,3 +81,15 @@ async def test_dependency_without_a_condition_is_ready_before_the_dependent_star
     docker("exec", service_of(status, "redis").container, "touch", "/go")
     status = await node.settled()
     assert service_of(status, "client").restarts == 0
+
+
+async def test_new_container_that_ends_is_restarted_while_the_older_one_stops(node: AgentNode) -> None:
+    node.start()
+    await node.assign(lingering("1"))
+    before = service_of(await node.settled(), "jobs").container
+    await node.assign(worker("jobs", "sh", "-c", "sleep 1; exit 7"), release=2)
+    status = await node.until("failed", lambda status: service_of(status, "jobs").failed)
+    jobs = service_of(status, "jobs")
+    assert (jobs.stopping, jobs.last_exit.code) == (before, 7)
+    docker("exec", before, "touch", "/go")
+    await node.until("stopped", reports("jobs", stopping=""))

@@ -164,6 +164,12 @@ def test_container_that_has_had_sigterm_is_stopping() -> None:
     assert (replaced.phase, replaced.container, replaced.stopping) == (S.RUNNING, "b" * 12, "a" * 12)
     assert replaced.reason.endswith(f"the older container {old.name} is stopping (it has had SIGTERM)")
     assert replaced.waits_for_older
+    # After a rollback to the old one, before its stop has ended.
+    again = status(desired_of(OLD), old, busy=stop(old))
+    assert (again.phase, again.reason) == (A.CONVERGING, f"web: {again.services[0].reason}")
+    assert (again.services[0].phase, again.services[0].waits_for_older) == (S.STOPPING, True)
+    unhealthy = replace(stop(old), became_unhealthy=True)
+    assert not status(desired_of(OLD), old, busy=unhealthy).services[0].waits_for_older
     (settled,) = status(desired_of(NEW), new).services
     assert (settled.stopping, settled.reason, settled.waits_for_older) == ("", "", False)
 
