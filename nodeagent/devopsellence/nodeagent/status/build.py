@@ -173,5 +173,8 @@ def _show_stop(service: stored_pb2.ServiceStatus, stop: Action, *, serves: bool,
         service.phase = stored_pb2.ServiceStatus.STOPPING
         # After a rollback: the container that is to run again has had SIGTERM as an older one.
         service.waits_for_older |= not (stop.unhealthy or stop.became_unhealthy)
-    sentence = f"{'the older' if older else 'its'} container {stop.name} is stopping (it has had SIGTERM)"
-    service.reason = f"{service.reason}; {sentence}" if service.reason else sentence
+    if older:
+        sentence = f"the older container {stop.name} is stopping (it has had SIGTERM)"
+        service.reason = f"{service.reason}; {sentence}" if service.reason else sentence
+    elif not service.reason:
+        service.reason = f"its container {stop.name} is stopping (it has had SIGTERM)"

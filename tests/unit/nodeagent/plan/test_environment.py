@@ -232,6 +232,7 @@ def test_missing_secret_is_the_reason_in_the_plan() -> None:
         (995.0, replace(NO_HISTORY, unstable=3, lasted=True), 1005.0),
         (995.0, NO_HISTORY, 1055.0),
         (995.0, ended_once(4.0), 1003.0),
+        (995.0, ended_once(40.0), 1005.0),
         (995.0, replace(NO_HISTORY, lasted=True), None),
         (900.0, NO_HISTORY, None),
     ],
