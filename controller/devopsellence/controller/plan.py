@@ -27,6 +27,7 @@ from devopsellence.controller.rollout.node_progress import PlannedNode
 from devopsellence.controller.rollout.status import advance_stopwatch, update_rollout
 from devopsellence.controller.rollout.target import KnownReleases, RolloutTarget, known_releases, recorded_target
 from devopsellence.controller.rollout.task import TaskDecision, decide_task
+from devopsellence.controller.rollout.trial import trial_of
 from devopsellence.controller.rollout.verdict import RolloutFacts, judge
 from devopsellence.controller.scheduler.placement import place_services
 from devopsellence.store.keys import Keys
@@ -167,6 +168,7 @@ def _survey(
             *secret_problems(assigned.needed, frozenset(assigned.missing_secrets), snapshot.secrets),
             *placement_problems,
         ],
+        trial=trial_of(assigned.planned_nodes, assigned.nodes, target.release),
     )
     return _Survey(assigned, facts, [placement.recheck_after for placement in placements.values()])
 

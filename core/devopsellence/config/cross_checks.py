@@ -7,10 +7,11 @@ of the wrong type are skipped, because field validation reports them.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
+from datetime import timedelta
 from itertools import chain, islice
 from typing import Any, Final
 
-from devopsellence.config import scalars
+from devopsellence.config import quantities, scalars
 from devopsellence.config.problems import MAX_PROBLEMS, ConfigProblem, DocPath, did_you_mean, dotted, printable, quoted
 from devopsellence.config.yaml_tree import Plain
 
@@ -36,6 +37,7 @@ def cross_check(document: dict[str, Plain]) -> list[ConfigProblem]:
         _tasks(_map(document.get("tasks")), services),
         _ingress(document.get("ingress"), services),
         _registry(_map(document.get("registry"))),
+        _limits(document.get("deploy"), services),
     )
     return list(islice(problems, MAX_PROBLEMS))
 
@@ -47,6 +49,13 @@ class _Services:
         self.names = dict.fromkeys(_map(written))
         # Services that are maps; a service without a value has all defaults.
         self.readable = {name: _map(value) for name, value in _map(written).items() if value is None or _is_map(value)}
+        # Services that are to complete, with a service that waits for that.
+        self.completing = {
+            other: name
+            for name, service in self.readable.items()
+            for other, long in _map(service.get("depends_on")).items()
+            if _map(long).get("condition") == "service_completed_successfully"
+        }
 
     def missing(self, name: str) -> str:
         """Return the problem of a reference to a missing service; "" if the service exists, or none is readable."""
@@ -276,6 +285,11 @@ def _target(path: DocPath, target: dict[str, Plain], services: _Services) -> Ite
         return
     if missing := services.missing(name):
         yield ConfigProblem((*path, "service"), missing)
+    elif name in services.completing:
+        waiting = dotted(("services", services.completing[name]))
+        yield ConfigProblem(
+            (*path, "service"), f"{quoted(name)} serves no requests, because {waiting} waits for it to complete"
+        )
     elif isinstance(port, str) and port and name in services.readable:
         names = _port_names(services.readable[name])
         known = f" (its ports: {printable(', '.join(names))})" if names else " (it has no ports)"
@@ -287,6 +301,37 @@ def _registry(registry: dict[str, Plain]) -> Iterator[ConfigProblem]:
     for field, counterpart in (("username", "password_secret"), ("password_secret", "username")):
         if registry.get(field) and registry.get(counterpart) is None:
             yield ConfigProblem(("registry", counterpart), f"is required with {field}")
+
+
+def _limits(deploy: Plain, services: _Services) -> Iterator[ConfigProblem]:
+    """Report limits of probes that are longer than a rollout waits for progress."""
+    written = _map(deploy).get("progress_deadline")
+    deadline = quantities.DEFAULT_PROGRESS_DEADLINE if written is None else _duration(written)
+    if deadline is None:
+        return
+    for name, service in services.readable.items():
+        for probe in ("healthcheck", "readiness"):
+            for field, consequence in (
+                ("start_period", "a container that is still allowed to start fails the rollout"),
+                ("timeout", "a rollout fails before a single check has timed out"),
+            ):
+                value = _map(service.get(probe)).get(field)
+                limit = _duration(value)
+                if limit is not None and limit > deadline:
+                    yield ConfigProblem(
+                        ("services", name, probe, field),
+                        f"is {quantities.format_duration(limit)}, longer than deploy.progress_deadline "
+                        f"({quantities.format_duration(deadline)}): {consequence}; "
+                        "shorten it, or set a longer deploy.progress_deadline",
+                    )
+
+
+def _duration(written: Plain) -> timedelta | None:
+    """Return a duration; None for a value that field validation reports."""
+    try:
+        return quantities.duration(timedelta(0))(written)
+    except scalars.Unfit:
+        return None
 
 
 def _port_names(service: dict[str, Plain]) -> list[str]:

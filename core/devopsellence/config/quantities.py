@@ -12,6 +12,7 @@ from devopsellence.config.scalars import Unfit, shown
 from devopsellence.config.yaml_tree import Number
 
 MAX_DURATION: Final = timedelta(days=7)
+DEFAULT_PROGRESS_DEADLINE: Final = timedelta(minutes=10)
 # Minimum of Docker.
 MIN_MEMORY_MIB: Final = 6
 MAX_MEMORY_MIB: Final = 64 << 20

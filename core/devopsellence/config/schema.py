@@ -217,8 +217,8 @@ class IngressSection(Section):
 class DeploySection(Section):
     max_parallel: Annotated[str, PlainValidator(quantities.max_parallel)] = "25%"
     on_failure: Annotated[str, PlainValidator(scalars.choice(*ON_FAILURE))] = "rollback"
-    progress_deadline: Annotated[timedelta, PlainValidator(quantities.duration(timedelta(seconds=1)))] = timedelta(
-        minutes=10
+    progress_deadline: Annotated[timedelta, PlainValidator(quantities.duration(timedelta(seconds=1)))] = (
+        quantities.DEFAULT_PROGRESS_DEADLINE
     )
     reschedule_after: Annotated[timedelta, PlainValidator(quantities.duration(timedelta(seconds=1)))] = timedelta(
         minutes=1

@@ -2,7 +2,8 @@
 
 Pure functions over messages; no IO, no access to etcd or Docker. ``filters`` decides on candidates: may a node run a
 service. ``scheduler`` chooses among the candidates: a service runs once on every attached node that passes all filters,
-or with ``replicas`` on that number of nodes. ``max_parallel`` computes batch sizes.
+or with ``replicas`` on that number of nodes. ``reach`` finds dependencies that are out of reach. ``max_parallel``
+computes batch sizes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from devopsellence.placement.filters import (
     why_not,
     why_nowhere,
 )
+from devopsellence.placement.reach import UnreachableDependency, unreachable_dependencies
 from devopsellence.placement.scheduler import (
     HeldCopies,
     Placement,
@@ -42,6 +44,7 @@ __all__ = [
     "Placement",
     "Refusal",
     "ReplicaPlacement",
+    "UnreachableDependency",
     "UnreachableFilter",
     "compute_placement",
     "held_copies",
@@ -49,6 +52,7 @@ __all__ = [
     "may_run",
     "services_for_node",
     "unplaced_services",
+    "unreachable_dependencies",
     "why_leaves",
     "why_not",
     "why_nowhere",

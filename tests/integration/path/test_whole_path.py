@@ -336,3 +336,33 @@ def test_invalid_configuration_is_refused_with_place(app: App, mutilate: Any, ex
     assert "Traceback" not in refused.stderr
     assert not app.containers()
     file.write_text(CONFIG.format(project=app.project))
+
+
+JOBS = """\
+schema_version: 1
+organization: acme
+project: {project}
+services:
+  jobs:
+    image: small:test
+    command: [/bin/sh, -c, "{script}"]
+    stop_grace_period: 0s
+"""
+
+
+def test_release_that_ends_again_and_again_is_rolled_back_after_it_had_settled(app: App) -> None:
+    def deploy(script: str) -> None:
+        (app.folder / "devopsellence.yml").write_text(JOBS.format(project=app.project, script=script))
+        app.deploy()
+
+    deploy("trap exit TERM; while :; do sleep 1 & wait; done")
+    assert app.status()["rollout"]["provisional"]
+    # It runs for longer than it takes to settle, so the command ends well.
+    deploy("sleep 1; echo cannot reach redis:6379; exit 7")
+    until("rolled back", lambda: app.status()["rollout"]["phase"] == "failed")
+    rollout, (jobs,) = app.status()["rollout"], app.status()["services"]
+    assert (rollout["release"], rollout["target"], jobs["release"], jobs["settled"]) == (2, 1, 1, True)
+    assert 'it had settled, but service "jobs" on local: ended with exit code 7' in rollout["reason"]
+    assert rollout["reason"].endswith("release 1 runs again")
+    listed = app.host.devopsellence("release", "list", cwd=app.folder).stdout
+    assert "rolled back" in listed

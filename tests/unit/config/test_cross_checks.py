@@ -288,3 +288,72 @@ def test_http_is_redirected_with_automatic_certificates(read: Parse, tls: str, r
     assert ingress is not None
     assert ingress.redirect_http is redirect
     assert list(ingress.hosts) == ["a.org"]
+
+
+def limits(deadline: str | None = None, probe: str = "readiness", **written: str) -> str:
+    check = json.dumps({"tcp": 80, **written}) if probe == "readiness" else json.dumps(written)
+    kind = "ports: [{name: http, port: 80}], " if probe == "healthcheck" else ""
+    deploy = f"deploy: {{progress_deadline: {deadline}}}" if deadline else ""
+    return HEAD + f"services: {{db: {{image: redis, {kind}{probe}: {check}}}}}\n{deploy}"
+
+
+START = "a container that is still allowed to start fails the rollout"
+TIMEOUT = "a rollout fails before a single check has timed out"
+FIX = "shorten it, or set a longer deploy.progress_deadline"
+
+
+@pytest.mark.parametrize(
+    ("why", "text", "expected"),
+    [
+        ("both fit", limits("15s", start_period="15s", timeout="15s"), []),
+        ("defaults fit any deadline", limits("1s", probe="healthcheck"), []),
+        (
+            "a readiness with a long start",
+            limits("15s", start_period="1m"),
+            [f"services.db.readiness.start_period is 1m, longer than deploy.progress_deadline (15s): {START}; {FIX}"],
+        ),
+        (
+            "a health check with a long start, and the default deadline",
+            limits(probe="healthcheck", start_period="601s"),
+            [
+                "services.db.healthcheck.start_period is 10m1s, longer than deploy.progress_deadline (10m): "
+                f"{START}; {FIX}"
+            ],
+        ),
+        (
+            "a long check",
+            limits("5s", timeout="6s"),
+            [f"services.db.readiness.timeout is 6s, longer than deploy.progress_deadline (5s): {TIMEOUT}; {FIX}"],
+        ),
+        ("values that are invalid are reported once", limits("soon", start_period="1h"), None),
+    ],
+)
+def test_probe_is_not_allowed_to_take_longer_than_a_rollout_waits(
+    problems: Problems, why: str, text: str, expected: list[str] | None
+) -> None:
+    found = problems(text)
+    if expected is None:
+        (problem,) = found
+        assert problem.startswith("deploy.progress_deadline must be a duration"), why
+    else:
+        assert found == expected, why
+
+
+def test_long_start_in_an_overlay_is_named_with_its_environment(problems: Problems) -> None:
+    overlay = "environments: {staging: {services: {db: {readiness: {start_period: 1h}}}}}"
+    (problem,) = problems(limits() + overlay)
+    assert problem.startswith("environments.staging: services.db.readiness.start_period is 1h, longer than")
+
+
+def test_rule_leads_to_no_service_that_is_to_complete(problems: Problems) -> None:
+    job = "job: {image: redis, ports: [{name: http, port: 80}], healthcheck: {}}"
+    waits = "web: {ports: [{name: http, port: 80}], healthcheck: {}, depends_on: {job: {condition: CONDITION}}}"
+    text = (
+        HEAD
+        + f"services:\n  {job}\n  {waits}\n"
+        + ("ingress: {hosts: [a.example], rules: [{match: {host: a.example}, target: {service: job, port: http}}]}")
+    )
+    assert problems(text.replace("CONDITION", "service_healthy")) == []
+    assert problems(text.replace("CONDITION", "service_completed_successfully")) == [
+        'ingress.rules[0].target.service "job" serves no requests, because services.web waits for it to complete'
+    ]

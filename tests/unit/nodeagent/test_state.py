@@ -28,6 +28,7 @@ HISTORY = replace(
     lapses=2,
     replaced_container="c2",
     last_end=ContainerExit(3, False, "2026-01-01T00:00:00Z", 0.5, ("last line",)),
+    lasted=True,
 )
 STORED = {
     "starts": 4,
@@ -53,6 +54,7 @@ STORED = {
         "ran": 0.5,
         "log_lines": ["last line"],
     },
+    "lasted": True,
 }
 
 
@@ -62,6 +64,15 @@ def test_restart_history_keeps_its_names_on_disk(tmp_path: Path) -> None:
         (file,) = (tmp_path / "memory").iterdir()
         assert json.loads(file.read_bytes()) == [{"service": "web", "hash": "hash", "memory": STORED}]
         assert folder.restart_histories(ENV, NOW) == {("web", "hash"): HISTORY}
+
+
+def test_restart_history_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    stored = {name: value for name, value in STORED.items() if name != "lasted"}
+    with StateFolder(tmp_path) as folder:
+        folder.save_restart_histories(ENV, {("web", "hash"): HISTORY})
+        (file,) = (tmp_path / "memory").iterdir()
+        file.write_text(json.dumps([{"service": "web", "hash": "hash", "memory": stored}]))
+        assert folder.restart_histories(ENV, NOW) == {("web", "hash"): replace(HISTORY, lasted=False)}
 
 
 def test_restart_history_of_a_later_version_is_read(tmp_path: Path) -> None:

@@ -85,14 +85,16 @@ async def run_checks(etcd: Etcd, run: DeployRun) -> PublishTarget:
     """Run the preflight checks and return the environment with its nodes; nothing has been built yet.
 
     Raises:
-        CliError: ``no_node_for_service``, ``ingress_conflict``.
+        CliError: ``no_node_for_service``, ``dependency_unreachable``, ``ingress_conflict``.
     """
     target = await read_target(etcd, run.ref, default_node=run.default_node)
     for error in target.unreadable:
         run.output.warning(f"{error}; the node is ignored")
     services = run.resolved.services
     assigned = await replicas.assignments(etcd, run.ref, services, target.nodes)
-    problem = preflight.placement_error(run.ref.environment, services, target.nodes, assigned)
+    problem = preflight.placement_error(
+        run.ref.environment, services, target.nodes, assigned
+    ) or preflight.dependency_error(run.ref.environment, services, target.nodes, assigned)
     if problem is not None:
         raise problem
     unreachable = await replicas.unreachable_nodes(etcd, services, target.nodes)

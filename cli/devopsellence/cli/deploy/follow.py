@@ -112,15 +112,19 @@ class ProgressTimer:
         self._until = math.inf
 
     def left(self, snapshot: Snapshot, now: float) -> float:
-        """Return the seconds left at ``now``, by a monotonic clock; a running release task restarts the time limit."""
+        """Return the seconds left at ``now``, by a monotonic clock.
+
+        The time limit restarts while the release task runs, and while the controller's own deadline stands still.
+        """
         task = tasks.task_of(snapshot)
-        running = task is not None and task.phase == TaskStatus.RUNNING
         current = snapshot.current
+        running = task is not None and task.phase == TaskStatus.RUNNING
+        paused = running or (current is not None and current.deadline_paused)
         counts = progress.counts(current)
         progress_mark = (
             (current.phase, current.target, counts.settled, counts.services_settled) if current is not None else None
         )
-        if running or progress_mark != self._seen or self._until == math.inf:
+        if paused or progress_mark != self._seen or self._until == math.inf:
             self._seen, self._until = progress_mark, now + self._seconds
         return self._until - now
 

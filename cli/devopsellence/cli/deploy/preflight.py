@@ -1,4 +1,4 @@
-"""Preflight checks of a deploy: every service has enough nodes; warnings about replicas and dependencies. Pure."""
+"""Preflight checks of a deploy: every service has enough nodes and reaches its dependencies; warnings. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from devopsellence.api.v1.stored_pb2 import Assignment, Node
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.deploy.replicas import placement_filters, placements_held, with_replicas
 from devopsellence.cli.output import CliError, Finding, NextAction
-from devopsellence.placement import Refusal, compute_placement, unplaced_services, why_nowhere, why_short, why_stuck
+from devopsellence.placement import (
+    Refusal,
+    UnreachableDependency,
+    compute_placement,
+    unplaced_services,
+    unreachable_dependencies,
+    why_nowhere,
+    why_short,
+    why_stuck,
+)
 
 
 def placement_error(
@@ -68,24 +77,40 @@ def replica_warnings(
     return [f"for now, {refusal}" for refusal in short if refusal is not None]
 
 
+def dependency_error(
+    environment: str, services: Sequence[Service], nodes: Sequence[Node], assigned: Mapping[str, Assignment]
+) -> CliError | None:
+    """Return an error with all services that run on a node without a service that they depend on; None: there are none.
+
+    Such a service would be started and would never reach what it needs (exit code 2).
+    """
+    found = [problem for problem in _unreachable(services, nodes, assigned) if not problem.awaits_completion]
+    if not found:
+        return None
+    findings = [
+        Finding(
+            "dependency_unreachable",
+            f"{environment}: {problem}",
+            next_actions=(
+                NextAction("let both run on the same nodes", "devopsellence node label set <node> <label>…"),
+            ),
+        )
+        for problem in found
+    ]
+    message = findings[0].message
+    if len(findings) > 1:
+        message = f"{environment}: {len(findings)} dependencies cannot be reached from where they are needed"
+    return CliError("dependency_unreachable", message, findings=findings, exit_code=2)
+
+
 def dependency_warnings(
     services: Sequence[Service], nodes: Sequence[Node], assigned: Mapping[str, Assignment]
 ) -> list[str]:
-    """Return a warning for each dependency on a service missing from some nodes of the dependent service.
+    """Return a warning for each dependency whose completion is not awaited on some nodes of the dependent service."""
+    return [str(problem) for problem in _unreachable(services, nodes, assigned) if problem.awaits_completion]
 
-    Services on different nodes can neither reach nor wait for one another.
-    """
-    known = {service.name for service in services}
-    placed = compute_placement(services, nodes, placements_held(assigned))
-    sentences = []
-    for service in services:
-        node_names = placed.nodes_of(service.name)
-        for dependency in service.depends_on:
-            dependency_nodes = placed.nodes_of(dependency.service)
-            without = [name for name in node_names if dependency.service in known and name not in dependency_nodes]
-            if without:
-                sentences.append(
-                    f'"{service.name}" depends on "{dependency.service}", which does not run on {", ".join(without)}: '
-                    "there the dependency is neither awaited nor reachable"
-                )
-    return sentences
+
+def _unreachable(
+    services: Sequence[Service], nodes: Sequence[Node], assigned: Mapping[str, Assignment]
+) -> list[UnreachableDependency]:
+    return unreachable_dependencies(services, compute_placement(services, nodes, placements_held(assigned)))

@@ -22,7 +22,7 @@ class ServiceRow:
     the seconds since the last healthy probe, None while healthy. ``exit_code`` is None unless the container exited by
     itself. ``current``: the status of the node is about the rollout target. ``waiting``: the node stays at another
     release for now, so not being settled is expected. ``reported`` is False for a service that is expected, and that
-    the agent has not reported yet.
+    the agent has not reported yet. ``stopping``: id of a container that has had SIGTERM, or "".
     """
 
     node: str
@@ -44,6 +44,7 @@ class ServiceRow:
     exit_code: int | None = None
     oom_killed: bool = False
     log_lines: tuple[str, ...] = ()
+    stopping: str = ""
 
 
 def rows(snapshot: Snapshot, now: datetime) -> list[ServiceRow]:
@@ -104,7 +105,8 @@ def _reported(
         reason = f"not yet at release {snapshot.target}" + (f": {summary.problem}" if summary.problem else "")
     elif not settled:
         reason = reason or summary.problem
-        if service.address and 0 < service.release < status.release:
+        stopping = service.phase == ServiceStatus.STOPPING
+        if service.address and 0 < service.release < status.release and not stopping:
             # The old version serves requests until the new version is ready.
             reason += f"{'; ' if reason else ''}release {service.release} keeps serving"
     if settled and service.reused:
@@ -129,6 +131,7 @@ def _reported(
         exit_code=last_exit.code if last_exit is not None and last_exit.HasField("code") else None,
         oom_killed=last_exit is not None and last_exit.oom_killed,
         log_lines=tuple(safe(line) for line in last_exit.log_lines) if last_exit is not None else (),
+        stopping=service.stopping,
     )
 
 

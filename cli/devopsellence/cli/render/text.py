@@ -119,7 +119,11 @@ def rollout_line(snapshot: Snapshot, now: datetime) -> str:
         time_left(snapshot, now),
     ]
     text = ", ".join(part for part in parts if part)
-    return f"{text}: {safe(verdict.reason)}" if verdict.reason else text
+    rollout = snapshot.current
+    reason = verdict.reason
+    if not reason and rollout is not None and rollout.first_failure:
+        reason = f"but in its first minute {rollout.first_failure}"
+    return f"{text}: {safe(reason)}" if reason else text
 
 
 def rollout_time(snapshot: Snapshot, now: datetime) -> str:

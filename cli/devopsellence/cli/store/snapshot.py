@@ -88,8 +88,8 @@ class ReleaseNumbers:
     """Numbers of the releases of an environment: the newest, the one that runs, those in use; 0 before the first.
 
     ``target`` is the rollout target: the release that nodes are to run now, which is an older one than ``newest``
-    after a rollback. ``in_use`` has both, and of a rollout that has not settled the release that the remaining nodes
-    run and that the rollout can return to.
+    after a rollback. ``in_use`` has both, and of a rollout that has not settled, or has settled provisionally, the
+    release that the remaining nodes run and that the rollout can return to.
     """
 
     newest: int
@@ -104,7 +104,7 @@ def release_numbers(newest: int, rollout: Rollout | None) -> ReleaseNumbers:
     # The rollout of an earlier release: the controller has not started that of the newest yet.
     target = target_of(rollout) if rollout.release == newest else newest
     in_use = {newest, target_of(rollout)}
-    if rollout.release != newest or rollout.phase != Rollout.SETTLED:
+    if rollout.release != newest or rollout.phase != Rollout.SETTLED or rollout.provisional:
         in_use.add(rollout.last_settled)
     return ReleaseNumbers(newest, target, frozenset(in_use - {0}))
 

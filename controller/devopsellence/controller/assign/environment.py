@@ -133,7 +133,16 @@ class _EnvironmentPass:
         why_placed = self._placements[update.assignment.release].why.get(view.name, "")
         whole = is_whole(update.assignment, update.assignment.release)
         peers = self._image_peers.choose(view.name, images_of(update.assignment)) if whole else ()
-        assignment, action = assign(self._keys, self._snapshot.ref, view, node, update.assignment, why_placed, peers)
+        assignment, action = assign(
+            self._keys,
+            self._snapshot.ref,
+            view,
+            node,
+            update.assignment,
+            why_placed,
+            peers,
+            self._target.last_settled if update.assignment.release == self._target.newest else 0,
+        )
         hold, why = (None, "") if unchanged.hold is Hold.BATCH else (unchanged.hold, unchanged.why)
         moved = PlannedNode(view, assignment, hold, why, unchanged.task, unchanged.kept)
         self._result.actions.append(action)

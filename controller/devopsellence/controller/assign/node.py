@@ -63,6 +63,7 @@ def assign(
     wanted: pb.Assignment,
     why_placed: str = "",
     peers: Sequence[pb.Peer] = (),
+    last_settled: int = 0,
 ) -> tuple[pb.Assignment, WriteAction]:
     """Return the new assignment of ``view`` and the action that writes it.
 
@@ -71,11 +72,13 @@ def assign(
         wanted: the template for its services.
         why_placed: a clause that says why services move to the node; may be empty.
         peers: nodes to pull images from.
+        last_settled: the release to return to if the release of ``wanted`` fails; 0: none known.
     """
     current = message_of(view.assignment)
     assignment = pb.Assignment()
     assignment.CopyFrom(wanted)
     assignment.node, assignment.node_uid, assignment.generation = view.name, node.uid, next_generation(view)
+    assignment.last_settled = last_settled
     assignment.peers.extend(peers)
     reason, warning = _why_written(view.assignment, assignment, why_placed)
     change = KeyChange(keys.assignment(view.name, ref), revision_of(view.assignment), assignment)

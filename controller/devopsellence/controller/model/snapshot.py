@@ -136,14 +136,15 @@ class EnvironmentSnapshot:
     def last_settled(self, number: int) -> int:
         """Return the newest release before ``number`` that is known to have settled; 0 for none.
 
-        Without a record of the rollouts, the settled release reported by most nodes counts.
+        A release that was superseded within its first minute counts if nothing of it had failed. Without a record of
+        the rollouts, the settled release reported by most nodes counts.
         """
         rollout = message_of(self.rollout)
         if rollout is None:
             return _settled_on_most(self.nodes, number)
         settled = [outcome.release for outcome in rollout.history if outcome.phase == pb.Rollout.SETTLED]
         settled.append(rollout.last_settled)
-        if rollout.phase == pb.Rollout.SETTLED:
+        if rollout.phase == pb.Rollout.SETTLED and not (rollout.provisional and rollout.first_failure):
             settled.append(rollout.release)
         return max((release for release in settled if release < number), default=0)
 

@@ -51,6 +51,9 @@ def _history(previous: pb.Rollout, release: int, now: Now) -> list[pb.RolloutOut
         outcome = pb.RolloutOutcome(release=previous.release, phase=_Phase.FAILED, reason=previous.halted)
         outcome.finished_at.FromDatetime(now.utc)
         outcomes.append(outcome)
+    elif previous.provisional and previous.first_failure:
+        reason = f"release {release} was written within its first minute, after a failure: {previous.first_failure}"
+        outcomes.append(_superseded(previous.release, reason, now))
     elif previous.release:
         outcome = pb.RolloutOutcome(release=previous.release, phase=previous.phase, reason=previous.reason)
         if previous.HasField("finished_at"):

@@ -72,6 +72,8 @@ class NodeProgress:
     #: Why the agent gave up a service at this generation of the assignment; empty: no service was given up.
     given_up: str = ""
     hold: Hold | None = None
+    #: Nothing is left to do on the node but to wait for older containers: for their requests to end, or for their stop.
+    waits_for_older: bool = False
 
     @property
     def done(self) -> bool:
@@ -87,7 +89,7 @@ def progress_of(planned: PlannedNode) -> NodeProgress:
 
 def _progress_of(planned: PlannedNode) -> NodeProgress:
     view, assignment = planned.view, planned.assignment
-    status = _status_of(view, assignment)
+    status = status_of(view, assignment)
     if reason := _unreadable(planned):
         return _progress(planned, _Phase.ERROR, reason, reachable=False)
     needed = planned.task is not None
@@ -194,7 +196,20 @@ def _progress(
     settled = _count_settled(assignment, status) if status is not None else 0
     total = len(assignment.services)
     name = planned.view.name
-    return NodeProgress(name, phase, reason, assignment.release, settled, total, waited_for, reachable, given_up, hold)
+    waits = status is not None and _only_waits_for_older(planned, status)
+    return NodeProgress(
+        name, phase, reason, assignment.release, settled, total, waited_for, reachable, given_up, hold, waits
+    )
+
+
+def _only_waits_for_older(planned: PlannedNode, status: pb.AssignmentStatus) -> bool:
+    """Return whether every unsettled service waits for an older container, kept services aside."""
+    waiting = {service.name for service in status.services if service.waits_for_older}
+    if not waiting or _problem(planned.view):
+        return False
+    return all(
+        service.name in waiting or service.name in planned.kept or is_settled(service) for service in status.services
+    )
 
 
 def _given_up(planned: PlannedNode, status: pb.AssignmentStatus | None) -> str:
@@ -235,7 +250,7 @@ def _unreachable(view: NodeView, *, needed: bool) -> str:
     return ""
 
 
-def _status_of(view: NodeView, assignment: pb.Assignment | None) -> pb.AssignmentStatus | None:
+def status_of(view: NodeView, assignment: pb.Assignment | None) -> pb.AssignmentStatus | None:
     """Return the status if it is about this generation of ``assignment`` and from the assigned machine."""
     status = message_of(view.status)
     if status is None or assignment is None or status.node_uid != assignment.node_uid:
@@ -259,6 +274,8 @@ def _why_unsettled(assignment: pb.Assignment, status: pb.AssignmentStatus, node:
     unsettled.sort(key=lambda service: (service.phase != _Service.BACKOFF, service.phase == _Service.PENDING))
     if unsettled:
         return describe_service(unsettled[0], node)
+    if waiting := next((service for service in status.services if service.waits_for_older), None):
+        return f'service "{waiting.name}" on {node}: {waiting.reason or "waits for an older container to stop"}'
     for service in assignment.services:
         if service.name not in reported:
             return f'service "{service.name}" on {node} has not been started yet'

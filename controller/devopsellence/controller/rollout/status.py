@@ -41,7 +41,7 @@ class RolloutUpdate:
 
 
 def advance_stopwatch(facts: RolloutFacts, stopwatch: ProgressStopwatch | None, now: Now) -> ProgressStopwatch:
-    """Return the stopwatch, started again after progress or a change of target; paused while the release task runs."""
+    """Return the stopwatch, started again after progress or a change of target; paused as is_paused() says."""
     target = facts.target.release
     updated = [node for node in facts.nodes if node.release == target]
     settled = sum(node.services_settled + node.done for node in updated)
@@ -74,6 +74,8 @@ def update_rollout(
     rollout.CopyFrom(before)
     rollout.phase, rollout.reason = verdict.phase, verdict.reason
     rollout.target, rollout.halted = verdict.target.release, verdict.target.halted
+    rollout.provisional, rollout.first_failure = verdict.provisional, verdict.first_failure
+    rollout.deadline_paused = verdict.phase in _RUNNING and is_paused(facts)
     if verdict.task is None:
         rollout.ClearField("task")
     else:

@@ -1,14 +1,15 @@
 """Verdict on a rollout: phase, reason, rollback or halt. Pure.
 
-Only another release ends SETTLED, so the last settled release stays settled; later problems become the reason. A failed
-rollout rolls back or halts if an earlier release has settled. Otherwise there is nothing to protect, and FAILED ends
-when all nodes settle after all, or when the assignments change.
+SETTLED is provisional until the services of the release have lasted for a minute: one that ends again and again before
+fails the release after all. From then on only another release ends SETTLED, so the last settled release stays settled;
+later problems become the reason. A failed rollout rolls back or halts if an earlier release has settled. Otherwise
+there is nothing to protect, and FAILED ends when all nodes settle after all, or when the assignments change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from devopsellence.api.v1 import stored_pb2 as pb
@@ -19,6 +20,7 @@ from devopsellence.controller.rollout.node_progress import Hold, NodeProgress
 from devopsellence.controller.rollout.target import RolloutTarget
 from devopsellence.controller.rollout.task import describe_task, ended_by_failure
 from devopsellence.controller.rollout.task_stage import TaskStage, stage_of
+from devopsellence.controller.rollout.trial import ReleaseTrial
 from devopsellence.store.keys import EnvironmentRef
 
 _NAMED: Final = 3
@@ -65,6 +67,8 @@ class RolloutFacts:
     task: pb.TaskStatus | None = None
     #: Problems with secrets and placement, in sentences.
     problems: Sequence[str] = ()
+    #: First minute of the services of the target release.
+    trial: ReleaseTrial = field(default_factory=ReleaseTrial)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,9 @@ class RolloutVerdict:
     blamed: Sequence[str] = ()
     #: All reachable nodes run the older release again.
     is_rolled_back: bool = False
+    #: SETTLED for now: not all services have lasted. With the first failure of one meanwhile, a sentence; empty: none.
+    provisional: bool = False
+    first_failure: str = ""
 
 
 def severity_rank(node: NodeProgress) -> int:
@@ -92,11 +99,13 @@ def judge(facts: RolloutFacts, before: pb.Rollout, stopwatch: ProgressStopwatch,
     """Return the verdict on the rollout recorded as ``before``."""
     if facts.target.rolls_back:
         return _rolling_back(facts, before, stopwatch, now)
+    if before.phase == _Phase.SETTLED and before.provisional and facts.trial.given_up:
+        return _failed_after_all(facts)
     if _has_settled(facts):
         reason = _join(facts.problems, _why_unsettled(facts))
-        return RolloutVerdict(_Phase.SETTLED, reason, replace(facts.target, halted=""), facts.task)
+        return _settled(facts, before, reason, replace(facts.target, halted=""))
     if before.phase == _Phase.SETTLED:
-        return RolloutVerdict(_Phase.SETTLED, _live(facts), facts.target, facts.task)
+        return _settled(facts, before, _live(facts), facts.target)
     if facts.unreadable:
         return RolloutVerdict(_Phase.FAILED, facts.unreadable, facts.target, facts.task)
     late = now.mono - stopwatch.since >= facts.deadline and before.phase == _Phase.PROGRESSING
@@ -114,6 +123,25 @@ def judge(facts: RolloutFacts, before: pb.Rollout, stopwatch: ProgressStopwatch,
     if late:
         return RolloutVerdict(_Phase.FAILED, _too_late(facts), facts.target, facts.task)
     return RolloutVerdict(_Phase.PROGRESSING, _live(facts), facts.target, facts.task)
+
+
+def _settled(facts: RolloutFacts, before: pb.Rollout, reason: str, target: RolloutTarget) -> RolloutVerdict:
+    """Return SETTLED, provisional if the rollout settles now or was so before, and a service has yet to last."""
+    on_trial = before.phase != _Phase.SETTLED or before.provisional
+    provisional = on_trial and not facts.trial.lasted
+    first_failure = (before.first_failure or facts.trial.first_failure) if provisional else ""
+    return RolloutVerdict(
+        _Phase.SETTLED, reason, target, facts.task, provisional=provisional, first_failure=first_failure
+    )
+
+
+def _failed_after_all(facts: RolloutFacts) -> RolloutVerdict:
+    """Return the verdict on a release that had settled, and whose service has ended again and again since."""
+    why = f"it had settled, but {_sentences([sentence for _, sentence in facts.trial.given_up])}"
+    failure = _Failure(why, [name for name, _ in facts.trial.given_up])
+    if facts.target.last_settled:
+        return _rolled_back_or_halted(facts, failure)
+    return RolloutVerdict(_Phase.FAILED, why, facts.target, facts.task, failure.nodes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +162,7 @@ def _failure(facts: RolloutFacts, *, late: bool) -> _Failure:
         why = _join(facts.problems, _sentences([node.given_up for node in given_up]))
         return _Failure(why, [node.name for node in given_up])
     if late:
-        in_flight = [node.name for node in facts.nodes if is_in_flight(node, facts.target.release)]
+        in_flight = [node.name for node in _in_flight(facts) if not node.waits_for_older]
         if in_flight or (task is not None and task.node and stage_of(task) is TaskStage.PREPARING):
             return _Failure(_too_late(facts), in_flight)
     return _Failure()
@@ -177,7 +205,21 @@ def _has_settled(facts: RolloutFacts) -> bool:
 
 
 def is_paused(facts: RolloutFacts) -> bool:
-    """Return whether the release task is running as far as is known; a running task has no deadline here."""
+    """Return whether the progress deadline stands still: it limits what the new release itself waits for.
+
+    A running release task has no deadline here. An older container has limits of its own: the drain timeout for its
+    requests, and the stop grace period that it was created with.
+    """
+    in_flight = _in_flight(facts)
+    return _task_runs(facts) or (bool(in_flight) and all(node.waits_for_older for node in in_flight))
+
+
+def _in_flight(facts: RolloutFacts) -> list[NodeProgress]:
+    return [node for node in facts.nodes if is_in_flight(node, facts.target.release)]
+
+
+def _task_runs(facts: RolloutFacts) -> bool:
+    """Return whether the release task is running as far as is known."""
     task = facts.task
     if task is None or task.phase != pb.TaskStatus.RUNNING or facts.target.rolls_back:
         return False

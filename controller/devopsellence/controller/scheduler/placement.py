@@ -26,6 +26,7 @@ from devopsellence.placement import (
     ReplicaPlacement,
     UnreachableFilter,
     compute_placement,
+    unreachable_dependencies,
     why_leaves,
     why_nowhere,
     why_short,
@@ -53,7 +54,8 @@ class EnvironmentPlacement:
     services: Mapping[str, frozenset[str]] = field(default_factory=dict)
     #: Seconds until the next look if nothing changes; None: only after a change.
     recheck_after: float | None = None
-    #: A sentence for each service that runs on fewer nodes than it should, with the nodes and the reasons.
+    #: A sentence for each service that runs on fewer nodes than it should, with the nodes and the reasons, and for each
+    #: dependency that a service does not reach from its nodes.
     problems: Sequence[str] = ()
     #: Clauses by node: why replicas move to a node, or why services stay on a node being drained.
     why: Mapping[str, str] = field(default_factory=dict)
@@ -91,7 +93,14 @@ def place_services(
     return EnvironmentPlacement(
         services,
         _until_moved(unreachable, held, counted, grace, now),
-        [str(refusal) for refusal in short if refusal is not None],
+        [
+            *(str(refusal) for refusal in short if refusal is not None),
+            *(
+                str(problem)
+                for problem in unreachable_dependencies(release.services, placement)
+                if not problem.awaits_completion
+            ),
+        ],
         why,
     )
 

@@ -73,7 +73,8 @@ class ImageCollector:
         environment, release = str(desired.ref), desired.release
         images = desired.images
         if not images <= self._ledger.releases.get(environment, {}).get(release, frozenset()):
-            self._change(self._ledger.with_release(environment, release, images))
+            changed = self._ledger.with_release(environment, release, images, last_settled=desired.last_settled)
+            self._change(changed)
         if settled and self._swept_releases.get(environment) != release:
             self._swept_releases[environment] = release
             self._schedule()

@@ -38,11 +38,18 @@ class ImageLedger:
     #: Requested by a deploy, with the time.
     requested: Mapping[str, float] = field(default_factory=dict)
 
-    def with_release(self, environment: str, release: int, images: Iterable[str]) -> ImageLedger:
-        """Add the images of a release; the oldest releases beyond :data:`RELEASES_KEPT` are forgotten."""
+    def with_release(
+        self, environment: str, release: int, images: Iterable[str], *, last_settled: int = 0
+    ) -> ImageLedger:
+        """Add the images of a release; the oldest releases beyond :data:`RELEASES_KEPT` are forgotten.
+
+        The release itself and ``last_settled``, the release to return to if it fails, are never forgotten, however many
+        releases have come in between.
+        """
         known = dict(self.releases.get(environment, {}))
         known[release] = known.get(release, frozenset()) | frozenset(images)
-        kept = {number: known[number] for number in sorted(known)[-RELEASES_KEPT:]}
+        needed = {*sorted(known)[-RELEASES_KEPT:], release, last_settled}
+        kept = {number: known[number] for number in sorted(needed & known.keys())}
         gone = frozenset(image for number in known.keys() - kept.keys() for image in known[number])
         return replace(self, releases={**self.releases, environment: kept}, left=self.left | gone)
 

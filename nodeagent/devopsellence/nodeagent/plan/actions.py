@@ -69,7 +69,8 @@ class ServicePlan:
     requests from outside. ``ready``: container of the assigned spec if ready now. ``settled``: ready, and nothing older
     is left. ``wake``: time (monotonic seconds) for a new plan. ``retry_wall``: next attempt (seconds since the epoch),
     0 for none. ``unhealthy_since``: seconds since the epoch, 0 unless probes fail. ``lapses_expired``: healthy for so
-    long that former lapses no longer count.
+    long that former lapses no longer count. ``lasted``: as in :attr:`ServiceState.lasted`. ``waits_for_older``: nothing
+    is left to do but to wait for an older container, for the end of its requests or for its stop.
     """
 
     service: str
@@ -86,6 +87,8 @@ class ServicePlan:
     wake: float | None = None
     unhealthy_since: float = 0.0
     lapses_expired: bool = False
+    lasted: bool = False
+    waits_for_older: bool = False
 
 
 @dataclass(frozen=True, slots=True)

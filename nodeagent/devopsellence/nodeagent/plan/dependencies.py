@@ -1,8 +1,9 @@
 """Order of starts and stops by ``depends_on``.
 
 A container is created but not started while a dependency of its service is missing. A running container is left alone
-whatever happens to its dependencies. Containers stopped for good are stopped in the reverse order. A dependency on a
-service of another node is not waited for.
+whatever happens to its dependencies. Containers stopped for good are stopped in the reverse order. A dependency is met
+when the other service is ready: its probes pass or, without probes, it has run for a moment. A service of another node
+cannot be waited for here: the command line and the controller refuse such a release.
 """
 
 from __future__ import annotations
@@ -21,12 +22,20 @@ Dependency = workload_pb2.Dependency
 class DependencyState:
     """State of a service, for the services that depend on it. ``reason``: why the service is not further."""
 
-    #: A container of the assigned spec is up.
-    started: bool
-    #: That container passes all probes.
+    #: A container of the assigned spec runs and passes all probes.
     ready: bool
     #: A container of the assigned spec exited with code 0.
     completed: bool
+    reason: str = ""
+    #: As in ``ServicePlan``.
+    waits_for_older: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UnmetDependencies:
+    """Names of the services that a service has to wait for, and a sentence about them; empty if there are none."""
+
+    services: tuple[str, ...] = ()
     reason: str = ""
 
 
@@ -36,26 +45,24 @@ _CONDITIONS: Final = {
 }
 
 
-def unmet_dependencies(service: workload_pb2.Service, states: Mapping[str, DependencyState]) -> str:
-    """Return a sentence about the dependencies that a service has to wait for; empty if there are none.
+def unmet_dependencies(service: workload_pb2.Service, states: Mapping[str, DependencyState]) -> UnmetDependencies:
+    """Return the dependencies that a service has to wait for.
 
     ``states``: services of this node planned before this one (see :func:`start_order`), by name.
     """
-    unmet = [
-        f"for {dependency.service} {_CONDITIONS.get(dependency.condition, 'to be started')}"
+    unmet = {
+        dependency.service: f"for {dependency.service} {_CONDITIONS.get(dependency.condition, 'to be ready')}"
         f"{f': {state.reason}' if state.reason else ''}"
         for dependency in service.depends_on
         if (state := states.get(dependency.service)) is not None and not _is_met(dependency.condition, state)
-    ]
-    return f"waits {'; '.join(unmet)}" if unmet else ""
+    }
+    return UnmetDependencies(tuple(unmet), f"waits {'; '.join(unmet.values())}") if unmet else UnmetDependencies()
 
 
 def _is_met(condition: workload_pb2.Dependency.Condition.ValueType, state: DependencyState) -> bool:
     if condition == Dependency.SERVICE_COMPLETED_SUCCESSFULLY:
         return state.completed
-    if condition == Dependency.SERVICE_HEALTHY:
-        return state.ready or state.completed
-    return state.started or state.completed
+    return state.ready or state.completed
 
 
 def dependency_cycles(services: Collection[workload_pb2.Service]) -> dict[str, str]:

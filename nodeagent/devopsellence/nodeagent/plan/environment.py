@@ -67,10 +67,13 @@ def _plan_assigned(states: Mapping[str, ServiceState]) -> dict[str, ServicePlan]
     dependency_states: dict[str, DependencyState] = {}
     for name in start_order(graph):
         state = states[name]
-        service_plan = plan_service(state, unmet_dependencies(state.assigned.spec, dependency_states))
+        unmet = unmet_dependencies(state.assigned.spec, dependency_states)
+        waits_for_older = all(dependency_states[other].waits_for_older for other in unmet.services)
+        service_plan = plan_service(state, unmet.reason, dependencies_wait_for_older=waits_for_older)
         planned[name] = service_plan
-        started = state.container is not None and state.container.up
-        dependency_states[name] = DependencyState(started, state.ready, state.completed, service_plan.reason)
+        dependency_states[name] = DependencyState(
+            state.ready, state.completed, service_plan.reason, service_plan.waits_for_older
+        )
     return planned
 
 
@@ -126,4 +129,7 @@ def _plan_removal(
         current=max((container for container in containers if container.up), key=rank, default=None),
         retry_wall=cleanup.history.retry_wall,
         wake=cleanup.wake,
+        lasted=True,
+        # A container that cannot be stopped or removed is waited for in vain.
+        waits_for_older=not cleanup.history.reason,
     )

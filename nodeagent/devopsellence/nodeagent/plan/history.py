@@ -23,7 +23,10 @@ REFUSAL_FIRST: Final = 1.0
 #: Backoff after failures that are costly to retry: pulls, a full disk, a container that does not become healthy.
 COSTLY_FIRST: Final = 10.0
 BACKOFF_CAP: Final = 300.0
-#: Running time from which an exit no longer counts towards ``failed``.
+#: Running time of a container from which its spec has lasted: until a container has run for so long, every exit counts
+#: towards ``failed``.
+TRIAL_SECONDS: Final = 60.0
+#: Running time from which an exit no longer counts towards ``failed``, of a spec that has lasted.
 STABLE_SECONDS: Final = 10.0
 #: Running time after which crashes are counted from zero.
 RESET_SECONDS: Final = 600.0
@@ -65,7 +68,7 @@ class RestartHistory:
     last ready. ``stopped_container``: container stopped by the agent, so its exit is no crash. ``counted_exit``: exit
     already counted. ``lapses``: replacements in a row of a container that became unhealthy; ``replaced_container``: the
     container being replaced. ``retry``/``retry_wall``: earliest next attempt, monotonic and in seconds since the epoch;
-    0 is at once.
+    0 is at once. ``lasted``: a container of the spec has once run for :data:`TRIAL_SECONDS`.
     """
 
     starts: int = 0
@@ -85,6 +88,12 @@ class RestartHistory:
     lapses: int = 0
     replaced_container: str = ""
     last_end: ContainerExit | None = None
+    lasted: bool = False
+
+    @property
+    def stable_seconds(self) -> float:
+        """Return the running time from which an exit no longer counts towards ``failed``."""
+        return STABLE_SECONDS if self.lasted else TRIAL_SECONDS
 
     @property
     def restarts(self) -> int:
@@ -118,13 +127,14 @@ class RestartHistory:
             return replace(self, counted_exit=container.end_key)
         crashes = 0 if end.ran >= RESET_SECONDS else self.crashes
         delay = 0.0 if crashes == 0 else _backoff(CRASH_FIRST, crashes, seed)
-        unstable = 0 if end.ran >= STABLE_SECONDS else self.unstable + 1
+        unstable = 0 if end.ran >= self.stable_seconds else self.unstable + 1
         history = replace(
             self,
             crashes=crashes + 1,
             unstable=unstable,
             counted_exit=container.end_key,
             last_end=end,
+            lasted=self.lasted or end.ran >= TRIAL_SECONDS,
         )
         return history._counted(container)._wait(FailureCause.CRASHED, _exit_sentence(end, crashes + 1), delay, now)
 
@@ -156,6 +166,10 @@ class RestartHistory:
     def lapse_wait(self, seed: str) -> float:
         """Return the seconds from a container's start until another replacement is allowed."""
         return _backoff(COSTLY_FIRST, self.lapses, seed) if self.lapses else 0.0
+
+    def has_lasted(self) -> RestartHistory:
+        """Note that a container has run for :data:`TRIAL_SECONDS`."""
+        return replace(self, lasted=True)
 
     def forget_lapses(self) -> RestartHistory:
         """Forget former lapses, after a long healthy time."""

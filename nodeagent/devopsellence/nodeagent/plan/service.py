@@ -18,8 +18,8 @@ from typing import Final
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.docker.model import Container, ContainerState, ProbeVerdict
 from devopsellence.nodeagent.plan.actions import Action, ActionKind, HealthPhase, ServicePhase, ServicePlan
-from devopsellence.nodeagent.plan.cutover import hold_back, serving_containers
-from devopsellence.nodeagent.plan.history import GIVE_UP, NO_HISTORY, STABLE_SECONDS, FailureCause
+from devopsellence.nodeagent.plan.cutover import AllowedActions, hold_back, serving_containers
+from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause
 from devopsellence.nodeagent.plan.service_state import SETTLE_SECONDS, ServiceState, action_on, rank
 
 _Status = stored_pb2.ServiceStatus
@@ -42,10 +42,11 @@ class _Step:
     retry_wall: float = 0.0
 
 
-def plan_service(state: ServiceState, waits: str) -> ServicePlan:
+def plan_service(state: ServiceState, waits: str, *, dependencies_wait_for_older: bool = False) -> ServicePlan:
     """Return the next actions for one assigned service.
 
     ``waits``: sentence about the dependencies to wait for before the start; empty for none.
+    ``dependencies_wait_for_older``: all of these only wait for older containers.
     """
     step = _next_step(state, waits)
     cleanup = state.cleanup
@@ -59,7 +60,7 @@ def plan_service(state: ServiceState, waits: str) -> ServicePlan:
         service=state.assigned.spec.name,
         phase=step.phase,
         actions=allowed.actions,
-        reason=step.reason or allowed.waits or cleanup.history.reason,
+        reason=step.reason or allowed.waits or cleanup.history.reason or _why_untrusted(state, step),
         health=_health(state),
         current=_current(state),
         serving=serving_containers(state, allowed.draining),
@@ -70,13 +71,37 @@ def plan_service(state: ServiceState, waits: str) -> ServicePlan:
         wake=_wake(state, step),
         unhealthy_since=state.health.since.wall if _health(state) == _Status.UNHEALTHY else 0.0,
         lapses_expired=lapses_expire_at is not None and state.now.mono >= lapses_expire_at,
+        lasted=state.lasted,
+        waits_for_older=_waits_for_older(state, allowed)
+        or bool(waits and waits == step.reason and dependencies_wait_for_older),
     )
 
 
 def _settled(state: ServiceState, step: _Step) -> bool:
     if state.others or state.failed:
         return False
-    return state.completed or (state.running and step.phase == _Status.RUNNING)
+    return state.completed or (state.running and step.phase == _Status.RUNNING and state.now.mono >= state.trusted_at)
+
+
+def _why_untrusted(state: ServiceState, step: _Step) -> str:
+    if step.phase != _Status.RUNNING or state.now.mono >= state.trusted_at:
+        return ""
+    return _unstable_reason(state)
+
+
+def _waits_for_older(state: ServiceState, allowed: AllowedActions) -> bool:
+    """Return True if the next action is the stop of an older container, or has to wait for the end of its requests.
+
+    A container that does not serve is also stopped while the new one becomes ready: that is not waited for.
+    """
+    blocked = state.assigned.stateful and (state.container is None or not state.container.up)
+    if not state.has_been_ready and not blocked:
+        return False
+    if allowed.waits:
+        return True
+    first = allowed.actions[0] if allowed.actions else None
+    older = {container.id for container in state.others}
+    return first is not None and first.kind is ActionKind.STOP and first.container in older
 
 
 def _next_step(state: ServiceState, waits: str) -> _Step:
@@ -235,7 +260,8 @@ def _on_removed_network(state: ServiceState, container: Container) -> bool:
 
 
 def _unstable_reason(state: ServiceState) -> str:
-    return f"runs again, but has ended {state.history.unstable} times within {STABLE_SECONDS:.0f} s of its start"
+    times = "once" if state.history.unstable == 1 else f"{state.history.unstable} times"
+    return f"runs again, but has ended {times} within {state.history.stable_seconds:.0f} s of its start"
 
 
 def _current(state: ServiceState) -> Container | None:
@@ -261,6 +287,8 @@ def _wake(state: ServiceState, step: _Step) -> float | None:
     if state.container is not None and state.container.up:
         if not state.assigned.probes:
             times.append(state.container.running_since + SETTLE_SECONDS)
-        if state.history.unstable >= GIVE_UP:
-            times.append(state.stable_at)
+        if not state.history.lasted:
+            times.append(state.lasts_at)
+        if state.history.unstable:
+            times += [state.stable_at, state.trusted_at]
     return min((time for time in times if time is not None and time > state.now.mono), default=None)

@@ -9,7 +9,14 @@ from typing import Final
 from devopsellence.clock import Now
 from devopsellence.nodeagent.docker.model import Container, ContainerState, Health, Network, Observed, ProbeVerdict
 from devopsellence.nodeagent.plan.actions import Action, ActionKind, RestartHistories
-from devopsellence.nodeagent.plan.history import GIVE_UP, NO_HISTORY, RESET_SECONDS, STABLE_SECONDS, RestartHistory
+from devopsellence.nodeagent.plan.history import (
+    GIVE_UP,
+    NO_HISTORY,
+    RESET_SECONDS,
+    STABLE_SECONDS,
+    TRIAL_SECONDS,
+    RestartHistory,
+)
 from devopsellence.nodeagent.plan.spec import DesiredService
 
 #: Time after which a container without probes is ready: longer than a container that exits at once.
@@ -121,7 +128,31 @@ class ServiceState:
     @property
     def stable_at(self) -> float:
         """Time (monotonic) from which the running container counts as stable."""
-        return self.container.running_since + STABLE_SECONDS if self.container else 0.0
+        return self.container.running_since + self.history.stable_seconds if self.container else 0.0
+
+    @property
+    def lasts_at(self) -> float:
+        """Time (monotonic) from which the spec has lasted if its container still runs."""
+        return self.container.running_since + TRIAL_SECONDS if self.container else 0.0
+
+    @property
+    def lasted(self) -> bool:
+        """Return True if a container of the assigned spec has run for a minute, now or before, or has completed."""
+        if self.history.lasted or self.completed:
+            return True
+        return self.running and self.now.mono >= self.lasts_at
+
+    @property
+    def trusted_at(self) -> float:
+        """Time (monotonic) from which a container without probes counts as settled.
+
+        After an exit soon after a start, the next container has to run for twice as long as the one before, at most for
+        ``STABLE_SECONDS``. Otherwise a crash loop would settle between two exits.
+        """
+        history = self.history
+        if self.container is None or self.assigned.probes or not history.unstable or history.last_end is None:
+            return 0.0
+        return self.container.running_since + min(STABLE_SECONDS, 2 * history.last_end.ran)
 
     @property
     def failed(self) -> bool:

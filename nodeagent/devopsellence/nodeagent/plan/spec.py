@@ -87,6 +87,8 @@ class Desired:
     logins: tuple[Login, ...] = ()
     #: None: no ingress on this node.
     ingress: workload_pb2.Ingress | None = None
+    #: Release to return to if this one fails; 0: none known.
+    last_settled: int = 0
 
     @property
     def images(self) -> frozenset[str]:
@@ -127,6 +129,7 @@ def resolve_assignment(assignment: stored_pb2.Assignment, ref: EnvironmentRef, n
         encrypted=encrypted,
         logins=tuple(logins(assignment)),
         ingress=assignment.ingress if assignment.HasField("ingress") and not assignment.removed else None,
+        last_settled=assignment.last_settled,
     )
 
 

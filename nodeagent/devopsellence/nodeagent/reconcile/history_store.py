@@ -56,6 +56,8 @@ class RestartHistoryStore:
                 after = self.change(key, methodcaller("running", container))
                 if service.lapses_expired:
                     after = self.change(key, RestartHistory.forget_lapses)
+                if service.lasted:
+                    after = self.change(key, RestartHistory.has_lasted)
                 changed = after != before or changed
         return changed
 

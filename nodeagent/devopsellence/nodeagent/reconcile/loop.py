@@ -32,6 +32,7 @@ from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import RestartHistory
 from devopsellence.nodeagent.plan.spec import Desired, specs_with_new_peers
 from devopsellence.nodeagent.plan.task import plan_task
+from devopsellence.nodeagent.reconcile.busy import BusyActions
 from devopsellence.nodeagent.reconcile.executor import ActionExecutor, change_before
 from devopsellence.nodeagent.reconcile.history_store import RestartHistoryStore
 from devopsellence.nodeagent.reconcile.machine import Machine
@@ -59,8 +60,7 @@ class _Environment:
 
     histories: RestartHistoryStore
     tasks: TaskStore
-    #: Actions in progress by service; key "" for the network, TASK for the release task.
-    busy: dict[str, Action] = field(default_factory=dict)
+    busy: BusyActions = field(default_factory=BusyActions)
     #: Progress of image pulls by service, as sentences.
     progress: dict[str, str] = field(default_factory=dict)
     desired: Desired | None = None
@@ -215,8 +215,8 @@ class Reconciler:
         self._route(state, desired)
         if state.histories.note_ready(state.plan.services):
             self.enqueue(ref)
-        state.histories.prune(desired, observed.containers, state.busy)
-        for action in self._next_actions(ref, state, observed):
+        state.histories.prune(desired, observed.containers, state.busy.services)
+        for action in self._next_actions(ref, state, desired, observed):
             # An assignment not yet on disk is forgotten if the agent is killed now. Until it is saved, nothing is
             # removed and no task is run because of it.
             if saved or (action.service != TASK and action.kind not in _REMOVALS):
@@ -241,16 +241,19 @@ class Reconciler:
         return Observed(containers, network, self._monitor.of(path), self._ingress.held(ref))
 
     def _route(self, state: _Environment, desired: Desired) -> None:
-        state.ingress = self._ingress.follow(desired, state.plan.services, state.busy.values())
+        state.ingress = self._ingress.follow(desired, state.plan.services, state.busy.actions)
 
-    def _next_actions(self, ref: EnvironmentRef, state: _Environment, observed: Observed) -> list[Action]:
-        """Return the first action of each service without an action in progress, as far as slots are free."""
+    def _next_actions(
+        self, ref: EnvironmentRef, state: _Environment, desired: Desired, observed: Observed
+    ) -> list[Action]:
+        """Return the first action of each service if no action in progress is in its way, as far as slots are free."""
         services = (service.actions[:1] for service in state.plan.services)
         firsts = [state.plan.network[:1], state.plan.task.actions[:1], *services]
         startable = (
             action
             for action in (first[0] for first in firsts if first)
-            if action.service not in state.busy and (action.kind not in NEEDS_NETWORK or observed.network is not None)
+            if state.busy.may_start(action, desired)
+            and (action.kind not in NEEDS_NETWORK or observed.network is not None)
         )
         return self._slots.choose(ref, startable)
 
@@ -259,7 +262,7 @@ class Reconciler:
         if container is not None:
             change = change_before(action, container, desired, clock.now())
             state.histories.change((action.service, action.hash), change)
-        state.busy[action.service] = action
+        state.busy.add(action, desired)
         self._slots.take(action)
         self._spawn(self._carry_out(ref, state, action, desired), action)
 
@@ -287,7 +290,7 @@ class Reconciler:
             seconds = round(time.monotonic() - started, 3)
             log.info("action", reason=action.reason, trouble=history.reason, seconds=seconds)
         finally:
-            state.busy.pop(action.service, None)
+            state.busy.remove(action)
             state.progress.pop(action.service, None)
             for waiting in (ref, *self._slots.release(action)):
                 self.enqueue(waiting)
@@ -318,7 +321,8 @@ class Reconciler:
         if state.desired is None:
             return build.unreadable(self._context.node, self._context.node_uid, ref, state.problem)
         histories, progress = state.histories.histories, state.progress
-        return build.status(state.desired, state.plan, histories, progress, state.problem, state.ingress)
+        stops = state.busy.stops
+        return build.status(state.desired, state.plan, histories, progress, state.problem, state.ingress, stops)
 
     def _not_assigned(self, ref: EnvironmentRef, problem: str) -> None:
         if problem:

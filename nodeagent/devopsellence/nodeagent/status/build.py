@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent.plan.actions import TASK, EnvironmentPlan, RestartHistories, ServicePlan
+from devopsellence.nodeagent.plan.actions import (
+    TASK,
+    Action,
+    EnvironmentPlan,
+    RestartHistories,
+    ServicePlan,
+)
 from devopsellence.nodeagent.plan.history import NO_HISTORY
 from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.nodeagent.plan.task_run import exit_of
@@ -19,17 +27,21 @@ def status(
     progress: dict[str, str],
     problem: str,
     ingress: stored_pb2.IngressStatus | None,
+    stops: Mapping[str, Action],
 ) -> _Status:
     """Build the status of an environment.
 
     ``progress``: progress of image pulls by service. ``problem``: reason why the assignment in etcd cannot be applied
     (``desired`` is the previous assignment then), else empty. ``ingress``: status of the ingress, None without an
-    ingress; without influence on the phase.
+    ingress; without influence on the phase. ``stops``: stops in progress by service.
     """
     services = [
-        _service(desired, service, histories, progress.get(service.service, "")) for service in planned.services
+        _service(desired, service, histories, progress.get(service.service, ""), stops.get(service.service))
+        for service in planned.services
     ]
     phase, reason = _phase(desired, planned)
+    if phase == _Status.SETTLED and (stopped := _being_stopped(services)) is not None:
+        phase, reason = _Status.CONVERGING, f"{stopped.name}: {stopped.reason}"
     if problem:
         phase, reason = _Status.ERROR, problem
     return _Status(
@@ -46,6 +58,11 @@ def status(
         task=_task(planned.task.status, progress.get(TASK, "")),
         ingress=ingress,
     )
+
+
+def _being_stopped(services: Sequence[stored_pb2.ServiceStatus]) -> stored_pb2.ServiceStatus | None:
+    """Return the first service whose container has had SIGTERM: it runs now, and not for long."""
+    return next((service for service in services if service.phase == stored_pb2.ServiceStatus.STOPPING), None)
 
 
 def _task(task: stored_pb2.TaskStatus | None, progress: str) -> stored_pb2.TaskStatus | None:
@@ -102,7 +119,7 @@ def _sentence(planned: ServicePlan) -> str:
 
 
 def _service(
-    desired: Desired, planned: ServicePlan, histories: RestartHistories, progress: str
+    desired: Desired, planned: ServicePlan, histories: RestartHistories, progress: str, stop: Action | None
 ) -> stored_pb2.ServiceStatus:
     assigned = desired.services.get(planned.service)
     current = planned.current
@@ -115,7 +132,17 @@ def _service(
         reason=f"{planned.reason}: {progress}" if pulling else planned.reason,
         restarts=history.restarts,
         failed=planned.failed,
+        waits_for_older=planned.waits_for_older,
     )
+    if assigned is not None:
+        service.lasted = planned.lasted
+    if stop is not None:
+        _show_stop(
+            service,
+            stop,
+            serves=current is not None and current.id == stop.container,
+            older=assigned is not None and stop.hash != assigned.hash,
+        )
     if current is not None:
         is_desired = assigned is not None and current.hash == assigned.hash
         service.container = current.id[:12]
@@ -134,3 +161,20 @@ def _service(
     if history.last_end is not None:
         service.last_exit.CopyFrom(exit_of(history.last_end))
     return service
+
+
+def _show_stop(service: stored_pb2.ServiceStatus, stop: Action, *, serves: bool, older: bool) -> None:
+    """Show a container that has had SIGTERM in the status.
+
+    ``serves``: the status is about this container. ``older``: it is not of the assigned spec.
+    """
+    service.stopping = stop.container[:12]
+    if serves:
+        service.phase = stored_pb2.ServiceStatus.STOPPING
+        # After a rollback: the container that is to run again has had SIGTERM as an older one.
+        service.waits_for_older |= not (stop.unhealthy or stop.became_unhealthy)
+    if older:
+        sentence = f"the older container {stop.name} is stopping (it has had SIGTERM)"
+        service.reason = f"{service.reason}; {sentence}" if service.reason else sentence
+    elif not service.reason:
+        service.reason = f"its container {stop.name} is stopping (it has had SIGTERM)"

@@ -656,6 +656,9 @@ class Rollout(_message.Message):
     LAST_SETTLED_FIELD_NUMBER: _builtins.int
     HALTED_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
+    PROVISIONAL_FIELD_NUMBER: _builtins.int
+    FIRST_FAILURE_FIELD_NUMBER: _builtins.int
+    DEADLINE_PAUSED_FIELD_NUMBER: _builtins.int
     organization: _builtins.str
     project: _builtins.str
     environment: _builtins.str
@@ -672,6 +675,14 @@ class Rollout(_message.Message):
     """Newest earlier release that has settled, the target of an automatic rollback; 0: none known."""
     halted: _builtins.str
     """Reason for not updating further nodes; empty: the rollout continues, as max_parallel allows."""
+    provisional: _builtins.bool
+    """SETTLED, but a service has not yet run for a minute: one that fails before fails the release after all."""
+    first_failure: _builtins.str
+    """Sentence about the first service of the release that ended by itself or failed while provisional. If the release is
+    superseded meanwhile, it counts as the last settled release only without one.
+    """
+    deadline_paused: _builtins.bool
+    """The progress deadline does not run: the release task runs, or every node in flight only waits for older containers."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeProgress]:
         """Sorted by node, at most 100: of more, unsettled nodes are kept, the worst first."""
@@ -712,10 +723,13 @@ class Rollout(_message.Message):
         last_settled: _builtins.int = ...,
         halted: _builtins.str = ...,
         counts: Global___NodeCounts | None = ...,
+        provisional: _builtins.bool = ...,
+        first_failure: _builtins.str = ...,
+        deadline_paused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "finished_at", b"finished_at", "started_at", b"started_at", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "environment", b"environment", "finished_at", b"finished_at", "halted", b"halted", "history", b"history", "last_settled", b"last_settled", "nodes", b"nodes", "organization", b"organization", "phase", b"phase", "project", b"project", "reason", b"reason", "release", b"release", "started_at", b"started_at", "target", b"target", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "deadline_paused", b"deadline_paused", "environment", b"environment", "finished_at", b"finished_at", "first_failure", b"first_failure", "halted", b"halted", "history", b"history", "last_settled", b"last_settled", "nodes", b"nodes", "organization", b"organization", "phase", b"phase", "project", b"project", "provisional", b"provisional", "reason", b"reason", "release", b"release", "started_at", b"started_at", "target", b"target", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -898,6 +912,7 @@ class Assignment(_message.Message):
     TASK_SERVICE_FIELD_NUMBER: _builtins.int
     PEERS_FIELD_NUMBER: _builtins.int
     INGRESS_FIELD_NUMBER: _builtins.int
+    LAST_SETTLED_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     node_uid: _builtins.str
     """Node.uid of the recipient."""
@@ -911,6 +926,10 @@ class Assignment(_message.Message):
     removed: _builtins.bool
     """Tombstone: the node is no longer attached (or the environment is gone). The agent removes the containers and the
     network of this environment and keeps its volumes; then the controller deletes this key.
+    """
+    last_settled: _builtins.int
+    """Release to return to if this one fails, as Rollout.last_settled when the assignment was written; 0: none known. The
+    node keeps its images. A different release later does not cause a new write.
     """
     @_builtins.property
     def services(self) -> _containers.RepeatedCompositeFieldContainer[_workload_pb2.Service]:
@@ -970,10 +989,11 @@ class Assignment(_message.Message):
         task_service: _workload_pb2.Service | None = ...,
         peers: _abc.Iterable[Global___Peer] | None = ...,
         ingress: _workload_pb2.Ingress | None = ...,
+        last_settled: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ingress", b"ingress", "registry", b"registry", "task", b"task", "task_service", b"task_service"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "generation", b"generation", "ingress", b"ingress", "node", b"node", "node_uid", b"node_uid", "organization", b"organization", "peers", b"peers", "project", b"project", "registry", b"registry", "registry_logins", b"registry_logins", "release", b"release", "removed", b"removed", "revision", b"revision", "secrets", b"secrets", "services", b"services", "task", b"task", "task_service", b"task_service"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "generation", b"generation", "ingress", b"ingress", "last_settled", b"last_settled", "node", b"node", "node_uid", b"node_uid", "organization", b"organization", "peers", b"peers", "project", b"project", "registry", b"registry", "registry_logins", b"registry_logins", "release", b"release", "removed", b"removed", "revision", b"revision", "secrets", b"secrets", "services", b"services", "task", b"task", "task_service", b"task_service"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1660,6 +1680,9 @@ class ServiceStatus(_message.Message):
     LAST_EXIT_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     UNHEALTHY_SINCE_FIELD_NUMBER: _builtins.int
+    LASTED_FIELD_NUMBER: _builtins.int
+    STOPPING_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_OLDER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     phase: Global___ServiceStatus.Phase.ValueType
     health: Global___ServiceStatus.Health.ValueType
@@ -1679,6 +1702,14 @@ class ServiceStatus(_message.Message):
     image: _builtins.str
     failed: _builtins.bool
     """The assigned spec has failed, so that the rollout fails: see reason."""
+    lasted: _builtins.bool
+    """A container of the assigned spec has run for a minute, or has completed. Absent: reported by an earlier version, or
+    the service is being removed; counts as true.
+    """
+    stopping: _builtins.str
+    """Id, 12 digits, of the container that has had SIGTERM and has until the end of its grace period; empty: none."""
+    waits_for_older: _builtins.bool
+    """Nothing is left to do but to wait for an older container: for the end of its requests, or for its stop."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
         """Start of the serving container."""
@@ -1712,12 +1743,17 @@ class ServiceStatus(_message.Message):
         last_exit: Global___Exit | None = ...,
         failed: _builtins.bool = ...,
         unhealthy_since: _timestamp_pb2.Timestamp | None = ...,
+        lasted: _builtins.bool | None = ...,
+        stopping: _builtins.str = ...,
+        waits_for_older: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_exit", b"last_exit", "next_attempt_at", b"next_attempt_at", "started_at", b"started_at", "unhealthy_since", b"unhealthy_since"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lasted", b"_lasted", "last_exit", b"last_exit", "lasted", b"lasted", "next_attempt_at", b"next_attempt_at", "started_at", b"started_at", "unhealthy_since", b"unhealthy_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "container", b"container", "failed", b"failed", "hash", b"hash", "health", b"health", "image", b"image", "last_exit", b"last_exit", "name", b"name", "next_attempt_at", b"next_attempt_at", "phase", b"phase", "reason", b"reason", "release", b"release", "restarts", b"restarts", "reused", b"reused", "started_at", b"started_at", "unhealthy_since", b"unhealthy_since"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lasted", b"_lasted", "address", b"address", "container", b"container", "failed", b"failed", "hash", b"hash", "health", b"health", "image", b"image", "last_exit", b"last_exit", "lasted", b"lasted", "name", b"name", "next_attempt_at", b"next_attempt_at", "phase", b"phase", "reason", b"reason", "release", b"release", "restarts", b"restarts", "reused", b"reused", "started_at", b"started_at", "stopping", b"stopping", "unhealthy_since", b"unhealthy_since", "waits_for_older", b"waits_for_older"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__lasted: _TypeAlias = _typing.Literal["lasted"]  # noqa: Y015
+    _WhichOneofArgType__lasted: _TypeAlias = _typing.Literal["_lasted", b"_lasted"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lasted) -> _WhichOneofReturnType__lasted | None: ...
 
 Global___ServiceStatus: _TypeAlias = ServiceStatus  # noqa: Y015
 

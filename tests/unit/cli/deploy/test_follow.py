@@ -149,3 +149,15 @@ def release_at(phase: Rollout.Phase.ValueType, **more: Any) -> Snapshot:
 def test_next_steps_follow_from_the_state(snapshot: Snapshot, commands: list[str]) -> None:
     steps = next_steps(snapshot, datetime(2026, 5, 1, tzinfo=UTC))
     assert [step.command for step in steps] == [f"devopsellence {command}" for command in commands]
+
+
+def test_timer_restarts_while_the_progress_deadline_stands_still() -> None:
+    def at(*, paused: bool) -> Snapshot:
+        rollout = Rollout(release=5, phase=Rollout.PROGRESSING, deadline_paused=paused)
+        return end(RolloutState.PROGRESSING, rollout=rollout).snapshot
+
+    patience = ProgressTimer(10.0)
+    assert patience.left(at(paused=False), 100.0) == 10.0
+    assert patience.left(at(paused=True), 109.0) == 10.0
+    assert patience.left(at(paused=True), 500.0) == 10.0
+    assert patience.left(at(paused=False), 504.0) == 6.0

@@ -4,7 +4,7 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Assignment, Drain, Node
 from devopsellence.api.v1.workload_pb2 import Dependency, Service
-from devopsellence.cli.deploy.preflight import dependency_warnings, placement_error, replica_warnings
+from devopsellence.cli.deploy.preflight import dependency_error, dependency_warnings, placement_error, replica_warnings
 
 WEB = Service(name="web", kind=Service.WEB)
 REDIS = Service(name="redis", kind=Service.WORKER)
@@ -49,12 +49,40 @@ def test_missing_nodes_suggest_attaching_one() -> None:
     assert problem.message == "staging: no node is attached; run devopsellence node attach <node> --env staging"
 
 
-def test_dependency_on_another_node_is_a_warning() -> None:
-    web = Service(name="web", kind=Service.WEB, depends_on=[Dependency(service="redis")])
+NEEDS_REDIS = Service(name="web", kind=Service.WEB, depends_on=[Dependency(service="redis")])
+
+
+def test_dependency_on_another_node_is_refused() -> None:
     both, webs = Node(name="n1", labels=["web", "worker"]), Node(name="n2", labels=["web"])
-    assert dependency_warnings([web, REDIS], [both], {}) == []
-    (sentence,) = dependency_warnings([web, REDIS], [both, webs], {})
-    assert sentence.startswith('"web" depends on "redis", which does not run on n2')
+    assert dependency_error("production", [NEEDS_REDIS, REDIS], [both], {}) is None
+    problem = dependency_error("production", [NEEDS_REDIS, REDIS], [both, webs], {})
+    assert problem is not None
+    assert (problem.code, problem.exit_code) == ("dependency_unreachable", 2)
+    assert problem.message == (
+        'production: service "web" depends on "redis", which does not run on n2, and a service reaches only services '
+        "of its own node: let both run on the same nodes (labels, replicas), or remove the dependency"
+    )
+    assert dependency_warnings([NEEDS_REDIS, REDIS], [both, webs], {}) == []
+
+
+def test_all_unreachable_dependencies_are_listed() -> None:
+    web = Service(name="web", kind=Service.WEB, depends_on=[Dependency(service="redis"), Dependency(service="queue")])
+    nodes = [Node(name="n1", labels=["web"]), Node(name="n2", labels=["worker"])]
+    problem = dependency_error("production", [web, REDIS, QUEUE], nodes, {})
+    assert problem is not None
+    assert problem.message == "production: 2 dependencies cannot be reached from where they are needed"
+    assert ['"redis"' in problem.findings[0].message, '"queue"' in problem.findings[1].message] == [True, True]
+
+
+def test_completion_on_another_node_is_a_warning() -> None:
+    done = Dependency(service="redis", condition=Dependency.SERVICE_COMPLETED_SUCCESSFULLY)
+    web = Service(name="web", kind=Service.WEB, depends_on=[done])
+    nodes = [Node(name="n1", labels=["web", "worker"]), Node(name="n2", labels=["web"])]
+    assert dependency_error("production", [web, REDIS], nodes, {}) is None
+    (sentence,) = dependency_warnings([web, REDIS], nodes, {})
+    assert sentence == (
+        'service "web" depends on "redis", which does not run on n2: there its completion is not awaited'
+    )
 
 
 TWO = Service(name="queue", kind=Service.WORKER, replicas=2)
@@ -123,8 +151,8 @@ def test_unreachable_nodes_are_a_warning() -> None:
 
 
 def test_dependency_with_replicas_is_missing_on_other_nodes() -> None:
-    web = Service(name="web", kind=Service.WEB, depends_on=[Dependency(service="redis")])
     one = Service(name="redis", kind=Service.WORKER, replicas=1)
     nodes = [Node(name="n1", labels=["web", "worker"]), Node(name="n2", labels=["web", "worker"])]
-    (sentence,) = dependency_warnings([web, one], nodes, {"n2": Assignment(services=[one])})
-    assert sentence.startswith('"web" depends on "redis", which does not run on n1')
+    problem = dependency_error("production", [NEEDS_REDIS, one], nodes, {"n2": Assignment(services=[one])})
+    assert problem is not None
+    assert 'service "web" depends on "redis", which does not run on n1,' in problem.message

@@ -38,6 +38,9 @@ def test_status_as_json() -> None:
         "target": 2,
         "last_settled": None,
         "halted": "",
+        "provisional": False,
+        "first_failure": "",
+        "deadline_paused": False,
         "services_settled": 2,
         "services_total": 2,
         "counts": {

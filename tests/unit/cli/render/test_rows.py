@@ -92,6 +92,15 @@ def test_old_release_still_serving_is_shown() -> None:
     assert row(snapshot(statuses={"n1": status(starting)}), "web").reason == "release 1 keeps serving"
 
 
+def test_container_that_has_had_sigterm_is_stopping() -> None:
+    stopping = running("web", phase=ServiceStatus.STOPPING, release=1, stopping="0a1b2c", reason="its container stops")
+    web = row(snapshot(statuses={"n1": status(stopping)}), "web")
+    assert (web.phase, web.stopping, web.reason, web.settled) == ("stopping", "0a1b2c", "its container stops", False)
+    replaced = running("web", stopping="0a1b2c", reason="the older container stops")
+    web = row(snapshot(statuses={"n1": status(replaced)}), "web")
+    assert (web.phase, web.stopping, web.reason) == ("running", "0a1b2c", "the older container stops")
+
+
 def test_exit_code_zero_is_shown() -> None:
     ended = running("web", phase=ServiceStatus.BACKOFF, last_exit=Exit(code=0))
     assert row(snapshot(statuses={"n1": status(ended)}), "web").exit_code == 0

@@ -106,6 +106,12 @@ def test_release_rolling_back_when_superseded_has_failed() -> None:
         pytest.param(None, 4, {4}, id="no rollout"),
         pytest.param(Rollout(release=4, phase=Rollout.SETTLED, target=4, last_settled=3), 4, {4}, id="settled"),
         pytest.param(
+            Rollout(release=4, phase=Rollout.SETTLED, target=4, last_settled=3, provisional=True),
+            4,
+            {3, 4},
+            id="settled provisionally",
+        ),
+        pytest.param(
             Rollout(release=4, phase=Rollout.PROGRESSING, target=4, last_settled=2), 4, {2, 4}, id="progressing"
         ),
         pytest.param(

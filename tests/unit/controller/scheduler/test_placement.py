@@ -8,7 +8,7 @@ from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.controller.scheduler.placement import EnvironmentPlacement, place_services
 from devopsellence.store.record import message_of
-from tests.unit.controller.builders import KEYS, REF, Store, moment, service, service_status
+from tests.unit.controller.builders import KEYS, REF, Store, moment, node, service, service_status
 
 JOBS = "jobs"
 
@@ -102,6 +102,28 @@ def test_scaled(before: int, after: int, expected: list[str]) -> None:
     made.deploy(2, jobs(after))
     settle(made)
     assert homes(made) == expected
+
+
+def test_dependency_on_another_node_is_reason() -> None:
+    made = Store()
+    made.add_node("n1", "web")
+    made.add_node("n2", "worker")
+    made.set_environment("n1", "n2")
+    made.deploy(1, service("web", after=["redis"]), service("redis", "worker"))
+    made.converge()
+    problem = (
+        'service "web" depends on "redis", which does not run on n1, and a service reaches only services of its own'
+    )
+    assert problem in made.rollout().reason
+    for name in ("n1", "n2"):
+        made.report(name)
+    made.converge()
+    assert (made.phase(), made.rollout().reason.startswith(problem)) == ("SETTLED", True)
+    made.put(KEYS.node("n1"), node("n1", "web", "worker"))
+    made.converge()
+    made.report("n1")
+    made.converge()
+    assert (made.phase(), made.rollout().reason) == ("SETTLED", "")
 
 
 def test_replicas_use_all_nodes_and_shortage_is_reason() -> None:

@@ -49,6 +49,21 @@ def test_releases_beyond_the_limit_are_forgotten() -> None:
     assert removed(ledger, *(stored(letter) for letter in "abcdef0123456")) == ["a", "b", "c"]
 
 
+def test_release_to_return_to_is_never_forgotten() -> None:
+    ledger = after("a")
+    for number, letter in enumerate("bcdef01234567", 2):
+        ledger = ledger.with_release("e", number, [image(letter)], last_settled=1)
+    assert removed(ledger, *(stored(letter) for letter in "abcdef01234567")) == ["b", "c", "d"]
+    # Another release has settled.
+    ledger = ledger.with_release("e", 15, [image("8")], last_settled=14)
+    assert "a" in removed(ledger, stored("a"))
+
+
+def test_release_that_runs_again_is_never_forgotten() -> None:
+    ledger = after(*"abcdef0123456").with_release("e", 1, [image("a")])
+    assert removed(ledger, stored("a"), stored("b")) == ["b"]
+
+
 def test_image_of_a_kept_release_stays() -> None:
     ledger = after(*"abcdef01234a")
     assert removed(ledger, stored("a"), stored("b")) == ["b"]

@@ -11,7 +11,7 @@ from devopsellence.clock import Now
 from devopsellence.nodeagent.docker.model import Container, ContainerState, Health, Network, Observed, ProbeVerdict
 from devopsellence.nodeagent.plan.actions import RestartHistories
 from devopsellence.nodeagent.plan.environment import plan
-from devopsellence.nodeagent.plan.history import NO_HISTORY
+from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause
 from devopsellence.nodeagent.plan.spec import Desired
 from tests.unit.nodeagent.planning import (
     COMPLETED,
@@ -137,3 +137,46 @@ def test_serving_containers_and_allowed_actions(row: Row) -> None:
 def test_container_of_the_assigned_spec_has_its_hash() -> None:
     """Check the basis of the rows."""
     assert [running.hash for running in (A, B, C)] == [desired_service(spec).hash for spec in (OLD, NEW, NEWER)]
+
+
+APP_AFTER_DB = service("app", after={"db": STARTED})
+WAITS: list[tuple[str, Desired, Sequence[Container], dict[str, Health], dict[str, str], RestartHistories, set[str]]] = [
+    ("nothing old is left", desired_of(NEW), [B], {"b": HEALTHY}, {}, {}, set()),
+    ("the old container is to be stopped", desired_of(NEW), [A, B], {"b": HEALTHY}, {}, proved(A, B), {"web"}),
+    ("requests of the old container are under way", desired_of(NEW), [A, B], {"b": HEALTHY}, {"a": BUSY}, proved(A, B),
+        {"web"}),
+    ("the new container is not ready", desired_of(NEW), [A, B], {"b": CHECKING}, {}, proved(A), set()),
+    ("a version in between is stopped while the new one is not ready", desired_of(NEWER), [A, B, C], {"c": CHECKING},
+        {}, proved(A), set()),
+    ("a volume is in use by the old container", desired_of(NEW_DB), [A_DB, B_DB], {}, {}, {}, {"db"}),
+    ("the new container with the volume starts", desired_of(NEW_DB),
+        [replace(B_DB, state=ContainerState.RUNNING, running_since=999.9)], {}, {}, {}, set()),
+    ("a dependency waits for its old container", desired_of(NEW_DB, APP_AFTER_DB), [A_DB, B_DB], {}, {}, {},
+        {"app", "db"}),
+    ("a dependency starts", desired_of(NEW, service("app", after={"web": STARTED})), [A, B], {"b": CHECKING}, {},
+        proved(A), set()),
+    ("a service leaves", desired_of(), [A], {}, {}, {}, {"web"}),
+    ("a service that leaves has requests", desired_of(), [A], {}, {"a": BUSY}, {}, {"web"}),
+    ("a service that leaves cannot be stopped", desired_of(), [A], {}, {},
+        {("web", ""): NO_HISTORY.refused(FailureCause.REFUSED, "cannot be stopped", NOW, seed="x")}, set()),
+    ("the old container cannot be stopped", desired_of(NEW), [A, B], {"b": HEALTHY}, {},
+        {**proved(A, B), ("web", ""): NO_HISTORY.refused(FailureCause.REFUSED, "cannot be stopped", NOW, seed="x")},
+        set()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("goal", "there", "health", "held", "memories", "waiting"),
+    [row[1:] for row in WAITS],
+    ids=[row[0] for row in WAITS],
+)
+def test_service_waits_for_older_containers_only_if(
+    goal: Desired,
+    there: Sequence[Container],
+    health: dict[str, Health],
+    held: dict[str, str],
+    memories: RestartHistories,
+    waiting: set[str],
+) -> None:
+    planned = plan(goal, Observed(tuple(there), NETWORK, health, held), memories, NOW)
+    assert {item.service for item in planned.services if item.waits_for_older} == waiting

@@ -307,10 +307,11 @@ def test_crash_loop_backs_off_and_fails_after_three_exits() -> None:
     assert failed_after[0] == 3
     machine.ends.clear()
     machine.mono += 400
-    for _ in range(40):
+    for _ in range(140):
         machine.step(goal)
         machine.mono += 0.5
     assert machine.plan(goal).services[0].settled
+    assert machine.plan(goal).services[0].lasted
 
 
 def test_removal_follows_reverse_dependency_order() -> None:

@@ -7,6 +7,7 @@ import pytest
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.nodeagent.plan.dependencies import (
     DependencyState,
+    UnmetDependencies,
     dependency_cycles,
     start_order,
     stops_after,
@@ -14,19 +15,20 @@ from devopsellence.nodeagent.plan.dependencies import (
 )
 from tests.unit.nodeagent.planning import COMPLETED, HEALTHY, STARTED, service
 
-NOTHING = DependencyState(started=False, ready=False, completed=False, reason="pulling redis")
-UP = DependencyState(started=True, ready=False, completed=False, reason="not healthy yet: connection refused")
-READY = DependencyState(started=True, ready=True, completed=False)
-DONE = DependencyState(started=False, ready=False, completed=True)
+NOTHING = DependencyState(ready=False, completed=False, reason="pulling redis")
+UP = DependencyState(ready=False, completed=False, reason="not healthy yet: connection refused")
+READY = DependencyState(ready=True, completed=False)
+DONE = DependencyState(ready=False, completed=True)
 
 
 @pytest.mark.parametrize(
     ("condition", "standing", "expected"),
     [
-        (STARTED, NOTHING, "waits for redis to be started: pulling redis"),
-        (STARTED, UP, ""),
+        (STARTED, NOTHING, "waits for redis to be ready: pulling redis"),
+        (STARTED, UP, "waits for redis to be ready: not healthy yet: connection refused"),
+        (STARTED, READY, ""),
         (STARTED, DONE, ""),
-        (workload_pb2.Dependency.CONDITION_UNSPECIFIED, NOTHING, "waits for redis to be started: pulling redis"),
+        (workload_pb2.Dependency.CONDITION_UNSPECIFIED, NOTHING, "waits for redis to be ready: pulling redis"),
         (HEALTHY, NOTHING, "waits for redis to be healthy: pulling redis"),
         (HEALTHY, UP, "waits for redis to be healthy: not healthy yet: connection refused"),
         (HEALTHY, READY, ""),
@@ -38,17 +40,18 @@ DONE = DependencyState(started=False, ready=False, completed=True)
 def test_condition_decides_if_a_dependency_is_met(
     condition: workload_pb2.Dependency.Condition.ValueType, standing: DependencyState, expected: str
 ) -> None:
-    assert unmet_dependencies(service(after={"redis": condition}), {"redis": standing}) == expected
+    assert unmet_dependencies(service(after={"redis": condition}), {"redis": standing}).reason == expected
 
 
 def test_dependency_on_another_node_is_not_waited_for() -> None:
-    assert unmet_dependencies(service(after={"redis": HEALTHY}), {}) == ""
+    assert unmet_dependencies(service(after={"redis": HEALTHY}), {}) == UnmetDependencies()
 
 
 def test_every_unmet_dependency_is_named() -> None:
     spec = service(after={"redis": HEALTHY, "job": COMPLETED, "db": STARTED})
-    problem = unmet_dependencies(spec, {"redis": READY, "job": READY, "db": NOTHING})
-    assert problem == "waits for job to complete; for db to be started: pulling redis"
+    unmet = unmet_dependencies(spec, {"redis": READY, "job": READY, "db": NOTHING})
+    assert unmet.reason == "waits for job to complete; for db to be ready: pulling redis"
+    assert unmet.services == ("job", "db")
 
 
 def test_cycle_is_a_problem_of_its_members_only() -> None:

@@ -97,12 +97,18 @@ ROWS = [
         [container(WEB, ContainerState.EXITED, finished="t1"), container(REDIS)], [], S.PENDING,
         "waits for redis to be healthy",
         memories={("web", desired_service(WEB).hash): replace(NO_HISTORY, counted_exit=container(WEB).id + "@t1")}),
-    Row("service_started needs no probes", desired_of(service(after={"redis": STARTED}), REDIS),
-        [container(REDIS)], ["web:create", "web:start"], S.PENDING, health={container(REDIS).id: REFUSED}),
+    Row("service_started waits for probes, if there are any", desired_of(service(after={"redis": STARTED}), REDIS),
+        [container(REDIS)], ["web:create"], S.PENDING,
+        "waits for redis to be ready: not healthy yet: connection refused", health={container(REDIS).id: REFUSED}),
+    Row("service_started needs no probes", desired_of(service(after={"job": STARTED}), service("job")),
+        [container(service("job"))], ["web:create", "web:start"], S.PENDING),
+    Row("service_started waits for a container that has just started", desired_of(service(after={"job": STARTED}),
+        service("job")), [container(service("job"), since=999.9)], ["web:create"], S.PENDING,
+        "waits for job to be ready"),
     Row("dependency on another node is not waited for", desired_of(WEB), [], ["web:create", "web:start"], S.PENDING),
     Row("chain of dependencies is named to its end", desired_of(service(after={"mid": STARTED}), service("mid", after={
         "redis": HEALTHY}), REDIS), [container(REDIS)], ["mid:create", "web:create"], S.PENDING,
-        "waits for mid to be started: waits for redis to be healthy"),
+        "waits for mid to be ready: waits for redis to be healthy"),
     Row("cycle is reported and nothing of it starts", desired_of(service(after={"b": STARTED}), service("b", after={
         "web": STARTED})), [], [], S.PENDING, "it depends on itself: web → b → web", failed=True),
     Row("unhealthy container is not replaced while the new one would wait", desired_of(service(check=True, after={

@@ -12,6 +12,7 @@ from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.clock import Now
 from devopsellence.nodeagent.docker.model import (
     Container,
+    ContainerExit,
     ContainerState,
     Health,
     Network,
@@ -22,7 +23,16 @@ from devopsellence.nodeagent.docker.model import (
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause, RestartHistory
 from devopsellence.nodeagent.plan.spec import Desired
-from tests.unit.nodeagent.planning import ENV, REMOTE, action_kinds, container, desired_of, desired_service, service
+from tests.unit.nodeagent.planning import (
+    COMPLETED,
+    ENV,
+    REMOTE,
+    action_kinds,
+    container,
+    desired_of,
+    desired_service,
+    service,
+)
 
 S = stored_pb2.ServiceStatus
 OLD, NEW = service(version="1"), service(version="2")
@@ -56,6 +66,12 @@ def about(made: workload_pb2.Service, memory: RestartHistory) -> dict[tuple[str,
 
 def waiting(failure: FailureCause, **more: Any) -> RestartHistory:
     return replace(NO_HISTORY, failure=failure, reason="because", retry=1010.0, retry_wall=2010.0, **more)
+
+
+def ended_once(ran: float) -> RestartHistory:
+    """Return the history after one exit, ``ran`` seconds after the start."""
+    exited = container(OLD, ContainerState.EXITED, finished="t0")
+    return NO_HISTORY.ended(exited, ContainerExit(1, False, "t0", ran), Now(900.0, 1900.0), seed="x")
 
 
 EXAMINED = container(OLD, ContainerState.EXITED, finished="t1")
@@ -127,8 +143,18 @@ ROWS = [
         memories=about(OLD, replace(waiting(FailureCause.CRASHED), counted_exit=EXAMINED.end_key, unstable=3))),
     Row("service stays failed while it runs again", desired_of(OLD), [container(OLD, since=995.0)], [], failed=True,
         memories=about(OLD, replace(NO_HISTORY, unstable=3))),
-    Row("service recovers after ten seconds", desired_of(OLD), [container(OLD, since=989.0)], [], settled=True,
-        memories=about(OLD, replace(NO_HISTORY, unstable=3))),
+    Row("service that had lasted recovers after ten seconds", desired_of(OLD), [container(OLD, since=989.0)], [],
+        settled=True, memories=about(OLD, replace(NO_HISTORY, unstable=3, lasted=True))),
+    Row("service that has not lasted yet stays failed for a minute", desired_of(OLD), [container(OLD, since=941.0)],
+        [], failed=True, memories=about(OLD, replace(NO_HISTORY, unstable=3))),
+    Row("service that has not lasted yet recovers after a minute", desired_of(OLD), [container(OLD, since=939.0)], [],
+        settled=True, memories=about(OLD, replace(NO_HISTORY, unstable=3))),
+    Row("service settles after an exit once it has run for longer than before", desired_of(OLD),
+        [container(OLD, since=995.0)], [], settled=True, memories=about(OLD, ended_once(2.0))),
+    Row("service does not settle between two exits", desired_of(OLD), [container(OLD, since=995.0)], [],
+        memories=about(OLD, ended_once(3.0))),
+    Row("healthy service settles at once after an exit", desired_of(OLD_WEB), [container(OLD_WEB, since=999.0)], [],
+        settled=True, health={container(OLD_WEB).id: HEALTHY}, memories=about(OLD_WEB, ended_once(3.0))),
     Row("container removed by hand is recreated at once", desired_of(OLD), [], ["web:create", "web:start"], S.PENDING,
         memories=about(OLD, waiting(FailureCause.CRASHED, starts=1))),
     Row("container removed by hand is started at once",
@@ -201,7 +227,15 @@ def test_missing_secret_is_the_reason_in_the_plan() -> None:
 
 @pytest.mark.parametrize(
     ("since", "memory", "wake"),
-    [(999.9, NO_HISTORY, 1000.2), (995.0, replace(NO_HISTORY, unstable=3), 1005.0), (900.0, NO_HISTORY, None)],
+    [
+        (999.9, NO_HISTORY, 1000.2),
+        (995.0, replace(NO_HISTORY, unstable=3, lasted=True), 1005.0),
+        (995.0, NO_HISTORY, 1055.0),
+        (995.0, ended_once(4.0), 1003.0),
+        (995.0, ended_once(40.0), 1005.0),
+        (995.0, replace(NO_HISTORY, lasted=True), None),
+        (900.0, NO_HISTORY, None),
+    ],
 )
 def test_wake_is_the_time_at_which_the_plan_changes(since: float, memory: RestartHistory, wake: float | None) -> None:
     planned = plan(desired_of(OLD), Observed((container(OLD, since=since),), NETWORK), about(OLD, memory), NOW)
@@ -220,3 +254,44 @@ def test_failed_cleanup_has_a_backoff() -> None:
     assert planned.actions == ()
     assert planned.services[0].reason == "because"
     assert planned.wake == 1010.0
+
+
+@pytest.mark.parametrize(
+    ("memory", "reason"),
+    [
+        (NO_HISTORY, ""),
+        (ended_once(3.0), "runs again, but has ended once within 60 s of its start"),
+        (replace(NO_HISTORY, unstable=3), "runs again, but has ended 3 times within 60 s of its start"),
+        (replace(NO_HISTORY, unstable=3, lasted=True), "runs again, but has ended 3 times within 10 s of its start"),
+    ],
+)
+def test_reason_of_a_service_that_has_ended_soon_after_its_start(memory: RestartHistory, reason: str) -> None:
+    planned = plan(desired_of(OLD), Observed((container(OLD, since=995.0),), NETWORK), about(OLD, memory), NOW)
+    assert planned.services[0].reason == reason
+
+
+@pytest.mark.parametrize(
+    ("spec", "there", "memory", "lasted"),
+    [
+        (OLD, container(OLD, since=940.1), NO_HISTORY, False),
+        (OLD, container(OLD, since=940.0), NO_HISTORY, True),
+        (OLD, container(OLD, since=999.0), replace(NO_HISTORY, lasted=True), True),
+        (OLD, container(OLD, ContainerState.EXITED, finished="t1"), NO_HISTORY, False),
+        (OLD, container(NEW), NO_HISTORY, False),
+        # Up for long, but its probes do not pass.
+        (OLD_WEB, container(OLD_WEB), NO_HISTORY, False),
+    ],
+)
+def test_service_lasts_once_its_container_has_run_for_a_minute(
+    spec: workload_pb2.Service, there: Container, memory: RestartHistory, lasted: bool
+) -> None:
+    planned = plan(desired_of(spec), Observed((there,), NETWORK), about(spec, memory), NOW)
+    assert planned.services[0].lasted == lasted
+
+
+def test_service_that_has_completed_has_lasted() -> None:
+    job = service("job")
+    done = container(job, ContainerState.EXITED, code=0, finished="t1")
+    seen = {("job", desired_service(job).hash): replace(NO_HISTORY, counted_exit=done.end_key)}
+    planned = plan(desired_of(job, service(after={"job": COMPLETED})), Observed((done,), NETWORK), seen, NOW)
+    assert {item.service: item.lasted for item in planned.services} == {"job": True, "web": False}

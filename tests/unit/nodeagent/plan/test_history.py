@@ -50,9 +50,30 @@ def test_first_restart_is_immediate_then_backoff_grows(ends: list[float], least:
     assert memory.retry_wall - NOW.wall == pytest.approx(memory.retry - NOW.mono)
 
 
-@pytest.mark.parametrize(("ends", "unstable"), [([0.1] * 3, 3), ([0.1, 0.1, 10.0], 0), ([0.1, 10.0, 9.9], 1)])
-def test_only_early_exits_count_towards_failure(ends: list[float], unstable: int) -> None:
-    assert after(NO_HISTORY, ends).unstable == unstable
+@pytest.mark.parametrize(
+    ("ends", "lasted", "unstable"),
+    [
+        ([0.1] * 3, True, 3),
+        ([0.1, 0.1, 10.0], True, 0),
+        ([0.1, 10.0, 9.9], True, 1),
+        ([0.1] * 3, False, 3),
+        ([25.0] * 3, False, 3),
+        ([59.9, 59.9], False, 2),
+        ([59.9, 60.0], False, 0),
+        # Once a container has run for a minute, the spec has lasted.
+        ([60.0, 25.0, 9.9], False, 1),
+    ],
+)
+def test_only_early_exits_count_towards_failure(ends: list[float], lasted: bool, unstable: int) -> None:
+    assert after(replace(NO_HISTORY, lasted=lasted), ends).unstable == unstable
+
+
+@pytest.mark.parametrize(
+    ("ends", "lasted"), [([], False), ([59.9] * 5, False), ([1.0, 60.0], True), ([60.0, 1.0], True)]
+)
+def test_history_lasts_once_a_container_has_run_for_a_minute(ends: list[float], lasted: bool) -> None:
+    assert after(NO_HISTORY, ends).lasted == lasted
+    assert after(NO_HISTORY.has_lasted(), ends).lasted
 
 
 def test_exit_is_counted_once() -> None:

@@ -15,7 +15,7 @@ from devopsellence.nodeagent.docker.model import (
     Observed,
     ProbeVerdict,
 )
-from devopsellence.nodeagent.plan.actions import RestartHistories
+from devopsellence.nodeagent.plan.actions import Action, ActionKind, RestartHistories
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause
 from devopsellence.nodeagent.plan.spec import Desired
@@ -35,12 +35,15 @@ def status(
     memories: RestartHistories | None = None,
     network: Network | None = NETWORK,
     problem: str = "",
+    busy: Action | None = None,
 ) -> A:
     verdict = ProbeVerdict.HEALTHY if healthy else ProbeVerdict.CHECKING
     observed = Observed(containers, network, {item.id: Health(verdict) for item in containers})
     memories = memories or {}
     planned = plan(desired, observed, memories, Now(1000.0, 2000.0))
-    return build.status(desired, planned, memories, {"web": "3 of 7 layers"}, problem, None)
+    return build.status(
+        desired, planned, memories, {"web": "3 of 7 layers"}, problem, None, {busy.service: busy} if busy else {}
+    )
 
 
 def test_settled_status() -> None:
@@ -108,7 +111,7 @@ def test_unhealthy_since_is_reported() -> None:
     )
     memories = {("web", desired_service(OLD).hash): replace(NO_HISTORY, ready_container=running.id, lapses=1)}
     planned = plan(desired_of(OLD), observed, memories, Now(1000.0, 2000.0))
-    (web,) = build.status(desired_of(OLD), planned, memories, {}, "", None).services
+    (web,) = build.status(desired_of(OLD), planned, memories, {}, "", None, {}).services
     assert (web.health, web.unhealthy_since.ToMilliseconds()) == (S.UNHEALTHY, 1_990_500)
     assert not status(desired_of(OLD), running).services[0].HasField("unhealthy_since")
 
@@ -146,3 +149,37 @@ def test_unreadable_assignment_is_an_error_with_services() -> None:
 
 def test_empty_assignment_is_settled() -> None:
     assert status(desired_of(), network=None).phase == A.SETTLED
+
+
+def test_container_that_has_had_sigterm_is_stopping() -> None:
+    old, new = container(OLD, identity="a" * 64), container(NEW, identity="b" * 64)
+
+    def stop(stopped: Container) -> Action:
+        return Action(ActionKind.STOP, "because", "web", stopped.hash, stopped.id, stopped.name)
+
+    (leaving,) = status(desired_of(), old, busy=stop(old)).services
+    assert (leaving.phase, leaving.stopping) == (S.STOPPING, "a" * 12)
+    assert leaving.reason == "the assignment no longer holds this service"
+    (replaced,) = status(desired_of(NEW), old, new, busy=stop(old)).services
+    assert (replaced.phase, replaced.container, replaced.stopping) == (S.RUNNING, "b" * 12, "a" * 12)
+    assert replaced.reason.endswith(f"the older container {old.name} is stopping (it has had SIGTERM)")
+    assert replaced.waits_for_older
+    # After a rollback to the old one, before its stop has ended.
+    again = status(desired_of(OLD), old, busy=stop(old))
+    assert (again.phase, again.reason) == (A.CONVERGING, f"web: {again.services[0].reason}")
+    assert (again.services[0].phase, again.services[0].waits_for_older) == (S.STOPPING, True)
+    unhealthy = replace(stop(old), became_unhealthy=True)
+    assert not status(desired_of(OLD), old, busy=unhealthy).services[0].waits_for_older
+    (settled,) = status(desired_of(NEW), new).services
+    assert (settled.stopping, settled.reason, settled.waits_for_older) == ("", "", False)
+
+
+def test_status_says_which_services_have_lasted() -> None:
+    lasted = {("web", desired_service(OLD).hash): NO_HISTORY.has_lasted()}
+    (web,) = status(desired_of(OLD), replace(container(OLD), running_since=999.0), memories=lasted).services
+    assert web.lasted
+    (web,) = status(desired_of(OLD), replace(container(OLD), running_since=999.0)).services
+    assert web.HasField("lasted")
+    assert not web.lasted
+    (leaving,) = status(desired_of(), container(OLD)).services
+    assert not leaving.HasField("lasted")
