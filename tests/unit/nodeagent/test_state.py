@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from devopsellence.clock import Now
-from devopsellence.nodeagent.docker.model import ContainerExit
+from devopsellence.nodeagent.docker.model import ContainerExit, UnhealthyContainer
 from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause
 from devopsellence.nodeagent.state import StateFolder
 from tests.unit.nodeagent.planning import ENV
@@ -28,6 +28,8 @@ HISTORY = replace(
     lapses=2,
     replaced_container="c2",
     last_end=ContainerExit(3, False, "2026-01-01T00:00:00Z", 0.5, ("last line",)),
+    seen_unhealthy="c1@s1",
+    last_unhealthy=UnhealthyContainer("c1", "not healthy", 1_000_010.0, ("cannot answer",)),
 )
 STORED = {
     "starts": 4,
@@ -53,7 +55,15 @@ STORED = {
         "ran": 0.5,
         "log_lines": ["last line"],
     },
+    "seen_unhealthy": "c1@s1",
+    "last_unhealthy": {
+        "container": "c1",
+        "reason": "not healthy",
+        "at": 1_000_010.0,
+        "log_lines": ["cannot answer"],
+    },
 }
+ADDED_AFTER_0_1 = ("seen_unhealthy", "last_unhealthy")
 
 
 def test_restart_history_keeps_its_names_on_disk(tmp_path: Path) -> None:
@@ -62,6 +72,15 @@ def test_restart_history_keeps_its_names_on_disk(tmp_path: Path) -> None:
         (file,) = (tmp_path / "memory").iterdir()
         assert json.loads(file.read_bytes()) == [{"service": "web", "hash": "hash", "memory": STORED}]
         assert folder.restart_histories(ENV, NOW) == {("web", "hash"): HISTORY}
+
+
+def test_restart_history_of_version_0_1_is_read(tmp_path: Path) -> None:
+    with StateFolder(tmp_path) as folder:
+        written = {name: value for name, value in STORED.items() if name not in ADDED_AFTER_0_1}
+        stored = [{"service": "web", "hash": "hash", "memory": written}]
+        (tmp_path / "memory" / f"{str(ENV).replace('/', '+')}.json").write_text(json.dumps(stored))
+        expected = replace(HISTORY, seen_unhealthy="", last_unhealthy=None)
+        assert folder.restart_histories(ENV, NOW) == {("web", "hash"): expected}
 
 
 def test_restart_history_of_a_later_version_is_read(tmp_path: Path) -> None:

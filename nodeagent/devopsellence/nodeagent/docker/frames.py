@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import struct
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -58,6 +59,23 @@ class FrameParser:
                 yield stream > STDOUT, bytes(pending[position + _HEADER.size : end])
             position = end
         del pending[:position]
+
+
+def last_frames(chunks: Iterable[bytes], limit: int) -> bytes:
+    """Return the last whole frames of a stream, at most ``limit`` bytes.
+
+    Raises:
+        MalformedFrame: as :meth:`FrameParser.feed`.
+    """
+    parser, size = FrameParser(), 0
+    frames: deque[bytes] = deque()
+    for chunk in chunks:
+        for stderr, payload in parser.feed(chunk):
+            frames.append(_HEADER.pack(STDOUT + stderr, len(payload)) + payload)
+            size += len(frames[-1])
+            while size > limit:
+                size -= len(frames.popleft())
+    return b"".join(frames)
 
 
 def log_entry(payload: bytes) -> tuple[int, int, bytes]:

@@ -30,6 +30,8 @@ class ActionKind(enum.StrEnum):
     CONNECT = "connect"
     #: Inspect an exited container.
     EXAMINE = "examine"
+    #: Read the last output of a container that is not healthy.
+    READ_OUTPUT = "read_output"
     STOP = "stop"
     REMOVE = "remove"
     #: Record that the release task cannot be run.

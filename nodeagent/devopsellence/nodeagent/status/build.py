@@ -133,4 +133,9 @@ def _service(
         service.next_attempt_at.FromMilliseconds(round(planned.retry_wall * 1000))
     if history.last_end is not None:
         service.last_exit.CopyFrom(exit_of(history.last_end))
+    if (unhealthy := history.last_unhealthy) is not None:
+        service.last_unhealthy.container = unhealthy.container[:12]
+        service.last_unhealthy.reason = unhealthy.reason
+        service.last_unhealthy.at.FromMilliseconds(round(unhealthy.at * 1000))
+        service.last_unhealthy.log_lines.extend(unhealthy.log_lines)
     return service

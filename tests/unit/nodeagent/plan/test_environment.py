@@ -22,7 +22,16 @@ from devopsellence.nodeagent.docker.model import (
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause, RestartHistory
 from devopsellence.nodeagent.plan.spec import Desired
-from tests.unit.nodeagent.planning import ENV, REMOTE, action_kinds, container, desired_of, desired_service, service
+from tests.unit.nodeagent.planning import (
+    ENV,
+    REMOTE,
+    action_kinds,
+    container,
+    desired_of,
+    desired_service,
+    output_read,
+    service,
+)
 
 S = stored_pb2.ServiceStatus
 OLD, NEW = service(version="1"), service(version="2")
@@ -169,12 +178,64 @@ ROWS = [
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.says)
 def test_next_actions_and_status(row: Row) -> None:
-    planned = plan(row.goal, Observed(tuple(row.there), row.network, row.health), row.memories, NOW)
+    histories = output_read(row.there, row.memories)
+    planned = plan(row.goal, Observed(tuple(row.there), row.network, row.health), histories, NOW)
     assert action_kinds(planned.actions) == row.todo
     (service_plan,) = planned.services
     assert S.Phase.Name(service_plan.phase) == S.Phase.Name(row.phase)  # type: ignore[arg-type]
     assert (service_plan.settled, service_plan.failed) == (row.settled, row.failed)
     assert all(action.reason for action in planned.actions)
+
+
+READ = ["web:read_output"]
+HALTED = Health(ProbeVerdict.UNHEALTHY, past_start_deadline=True, message="answered 500")
+
+
+@pytest.mark.parametrize(
+    ("there", "health", "history", "todo", "status", "failed"),
+    [
+        pytest.param(
+            [container(OLD_WEB), container(NEW_WEB)], HALTED, NO_HISTORY, [*READ, "web:stop"], S.CHECKING, False,
+            id="past its start deadline beside an old container",
+        ),
+        pytest.param(
+            [container(NEW_WEB)], HALTED, NO_HISTORY, READ, S.CHECKING, False,
+            id="past its start deadline without an old container",
+        ),
+        pytest.param(
+            [container(NEW_WEB)], UNHEALTHY, replace(NO_HISTORY, ready_container=container(NEW_WEB).id),
+            [*READ, "web:stop", "web:remove", "web:create", "web:start"], S.HEALTHY, False, id="was healthy before",
+        ),
+        pytest.param(
+            [container(NEW_WEB, since=991.0)], UNHEALTHY, replace(NO_HISTORY, lapses=1), READ, S.HEALTHY, False,
+            id="is to be replaced later",
+        ),
+        pytest.param([container(NEW_WEB)], HEALTHY, NO_HISTORY, [], S.HEALTHY, False, id="is healthy"),
+        pytest.param(
+            [container(NEW_WEB)], Health(ProbeVerdict.CHECKING, message="refused"), NO_HISTORY, [], S.CHECKING, False,
+            id="has not missed its start deadline",
+        ),
+        pytest.param(
+            [container(NEW_WEB, ContainerState.PAUSED)], HALTED, NO_HISTORY, [], S.UNHEALTHY, True, id="is paused",
+        ),
+    ],
+)  # fmt: skip
+def test_output_of_an_unhealthy_container_is_read_before_anything_else(
+    there: list[Container],
+    health: Health,
+    history: RestartHistory,
+    todo: list[str],
+    status: int,
+    failed: bool,
+) -> None:
+    seen = Observed(tuple(there), NETWORK, {container(NEW_WEB).id: health})
+    before = plan(desired_of(NEW_WEB), seen, about(NEW_WEB, history), NOW)
+    assert action_kinds(before.actions) == todo
+    (service_plan,) = before.services
+    # Neither a failure nor bad health is reported without the output.
+    assert (service_plan.health, service_plan.failed) == (status, failed)
+    after = plan(desired_of(NEW_WEB), seen, output_read(there, about(NEW_WEB, history)), NOW)
+    assert action_kinds(after.actions) == [kind for kind in todo if kind not in READ]
 
 
 def test_tombstone_removes_the_network_last() -> None:

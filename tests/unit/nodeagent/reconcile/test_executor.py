@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from devopsellence.clock import Now
 from devopsellence.nodeagent.docker import errors
 from devopsellence.nodeagent.docker.cache import ContainerCache
 from devopsellence.nodeagent.docker.client import _errors
-from devopsellence.nodeagent.docker.model import ContainerState
+from devopsellence.nodeagent.docker.model import Container, ContainerState
 from devopsellence.nodeagent.plan.actions import TASK, Action, ActionKind
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause, RestartHistory
@@ -146,6 +147,73 @@ def test_new_peers_reset_failed_pulls() -> None:
     assert (memory.new_peers().refusals, memory.new_peers().waits(NOW.mono)) == (0, False)
     crashed = NO_HISTORY.refused(FailureCause.REFUSED, "no such command", NOW, seed="")
     assert crashed.new_peers() == crashed
+
+
+# Output, before it is gone
+
+
+@pytest.mark.parametrize(
+    ("answer", "lines"),
+    [
+        (("cannot answer",), ("cannot answer",)),
+        (
+            errors.EngineError("log driver does not support reading"),
+            ("(the Docker Engine does not return the output: log driver does not support reading)",),
+        ),
+    ],
+)
+async def test_output_of_an_unhealthy_container_is_noted(answer: Any, lines: tuple[str, ...]) -> None:
+    want, there = wants(service()), container(service())
+    engine = ScriptedEngine(last_lines=answer)
+    engine.cache.put(there)
+    action = replace(action_on_web(want, ActionKind.READ_OUTPUT, there.id), reason="not healthy: answered 500")
+    history = await history_after(engine, action, want)
+    assert history.last_unhealthy is not None
+    assert (history.last_unhealthy.reason, history.last_unhealthy.log_lines) == ("not healthy: answered 500", lines)
+    assert history.is_noted_unhealthy(there)
+    assert not history.waits(NOW.mono), "the next step follows at once"
+
+
+async def test_output_of_a_container_removed_meanwhile_is_not_noted() -> None:
+    want, there = wants(service()), container(service())
+    engine = ScriptedEngine(last_lines=errors.NotFound("No such container"))
+    engine.cache.put(there)
+    action = action_on_web(want, ActionKind.READ_OUTPUT, there.id)
+    assert await history_after(engine, action, want) == NO_HISTORY
+    assert engine.cache.of(str(ENV), want.network)[0] == ()
+
+
+@pytest.mark.parametrize("problem", [None, OSError("No space left on device"), errors.EngineError("no log")])
+async def test_removal_keeps_the_output_first_and_never_waits_for_it(problem: Exception | None) -> None:
+    want, there = wants(service()), container(service(), ContainerState.EXITED)
+    engine = ScriptedEngine(log_tail=problem if isinstance(problem, errors.EngineError) else b"frames")
+    engine.cache.put(there)
+    saved: list[tuple[str, bytes]] = []
+
+    async def keep_output(removed: Container, frames: bytes) -> None:
+        if problem is not None:
+            raise problem
+        saved.append((removed.id, frames))
+
+    decrypter = SecretDecrypter(AgeIdentity.generate())
+    executor = ActionExecutor(engine, lambda: NOW, decrypter, keep_output=keep_output)  # type: ignore[arg-type]
+    await executor.carry_out(action_on_web(want, ActionKind.REMOVE, there.id), want, lambda _: None, None)  # type: ignore[arg-type]
+    assert [name for name, _ in engine.calls] == ["log_tail", "remove"]
+    assert saved == ([] if problem is not None else [(there.id, b"frames")])
+
+
+async def test_container_that_never_started_has_no_output_to_keep() -> None:
+    want, there = wants(service()), container(service(), ContainerState.CREATED)
+    engine = ScriptedEngine()
+    engine.cache.put(there)
+
+    async def keep_output(_removed: Container, _frames: bytes) -> None:
+        raise AssertionError
+
+    decrypter = SecretDecrypter(AgeIdentity.generate())
+    executor = ActionExecutor(engine, lambda: NOW, decrypter, keep_output=keep_output)  # type: ignore[arg-type]
+    await executor.carry_out(action_on_web(want, ActionKind.REMOVE, there.id), want, lambda _: None, None)  # type: ignore[arg-type]
+    assert [name for name, _ in engine.calls] == ["remove"]
 
 
 # A start that was cut off by the engine's own end
