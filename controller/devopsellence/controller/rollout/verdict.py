@@ -79,6 +79,8 @@ class RolloutVerdict:
     task: pb.TaskStatus | None = None
     #: Names of the nodes that caused a rollback or halt.
     blamed: Sequence[str] = ()
+    #: Services that made the newest release fail; empty unless it fails with this verdict.
+    failures: Sequence[pb.ServiceFailure] = ()
     #: All reachable nodes run the older release again.
     is_rolled_back: bool = False
 
@@ -104,7 +106,7 @@ def judge(facts: RolloutFacts, before: pb.Rollout, stopwatch: ProgressStopwatch,
     if facts.target.last_settled and (facts.target.halted or failure.why):
         return _rolled_back_or_halted(facts, failure)
     if failure.why:
-        return RolloutVerdict(_Phase.FAILED, failure.why, facts.target, facts.task)
+        return RolloutVerdict(_Phase.FAILED, failure.why, facts.target, facts.task, failures=failure.services)
     if facts.unplaced:
         return RolloutVerdict(_Phase.FAILED, facts.unplaced, facts.target, facts.task)
     # Also while every node waits for its batch: the problem is gone.
@@ -112,16 +114,19 @@ def judge(facts: RolloutFacts, before: pb.Rollout, stopwatch: ProgressStopwatch,
     if before.phase == _Phase.FAILED and not facts.moved and not waits:
         return RolloutVerdict(_Phase.FAILED, before.reason, facts.target, facts.task)
     if late:
-        return RolloutVerdict(_Phase.FAILED, _too_late(facts), facts.target, facts.task)
+        failures = _failures(facts.nodes)
+        return RolloutVerdict(_Phase.FAILED, _too_late(facts), facts.target, facts.task, failures=failures)
     return RolloutVerdict(_Phase.PROGRESSING, _live(facts), facts.target, facts.task)
 
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """Reason for the failure of the newest release (empty: no failure), and the names of the nodes to blame."""
+    """Reason for the failure of the newest release (empty: no failure), the names of the nodes to blame, and the
+    services that failed there."""
 
     why: str = ""
     nodes: Sequence[str] = ()
+    services: Sequence[pb.ServiceFailure] = ()
 
 
 def _failure(facts: RolloutFacts, *, late: bool) -> _Failure:
@@ -132,12 +137,20 @@ def _failure(facts: RolloutFacts, *, late: bool) -> _Failure:
     given_up = [node for node in facts.nodes if node.given_up and node.waited_for]
     if given_up:
         why = _join(facts.problems, _sentences([node.given_up for node in given_up]))
-        return _Failure(why, [node.name for node in given_up])
+        return _Failure(why, [node.name for node in given_up], _failures(given_up))
     if late:
-        in_flight = [node.name for node in facts.nodes if is_in_flight(node, facts.target.release)]
+        in_flight = [node for node in facts.nodes if is_in_flight(node, facts.target.release)]
         if in_flight or (task is not None and task.node and stage_of(task) is TaskStage.PREPARING):
-            return _Failure(_too_late(facts), in_flight)
+            return _Failure(_too_late(facts), [node.name for node in in_flight], _failures(in_flight))
     return _Failure()
+
+
+def _failures(nodes: Sequence[NodeProgress]) -> list[pb.ServiceFailure]:
+    """Return the failures of services, those with output first; equal output of one service once."""
+    failures = [node.failure for node in nodes if node.failure is not None]
+    failures.sort(key=lambda failure: not failure.log_lines)
+    distinct = {(failure.service, failure.reason, tuple(failure.log_lines)): failure for failure in reversed(failures)}
+    return list(reversed(distinct.values()))[:_NAMED]
 
 
 def _rolled_back_or_halted(facts: RolloutFacts, failure: _Failure) -> RolloutVerdict:
@@ -146,9 +159,9 @@ def _rolled_back_or_halted(facts: RolloutFacts, failure: _Failure) -> RolloutVer
     task = ended_by_failure(facts.task)
     if facts.can_roll_back:
         target = facts.target.rolled_back(why)
-        return RolloutVerdict(_Phase.ROLLING_BACK, why, target, task, failure.nodes)
+        return RolloutVerdict(_Phase.ROLLING_BACK, why, target, task, failure.nodes, failure.services)
     reason = f"{why}; {facts.rollback_problem}" if facts.rollback_problem else why
-    return RolloutVerdict(_Phase.FAILED, reason, facts.target.halt(why), task, failure.nodes)
+    return RolloutVerdict(_Phase.FAILED, reason, facts.target.halt(why), task, failure.nodes, failure.services)
 
 
 def _rolling_back(facts: RolloutFacts, before: pb.Rollout, stopwatch: ProgressStopwatch, now: Now) -> RolloutVerdict:

@@ -27,6 +27,10 @@ from devopsellence.nodeagent.docker.model import Container, ContainerExit, Engin
 DEFAULT_HOST: Final = "unix:///var/run/docker.sock"
 #: Timeout of a call. Most answers take milliseconds, a start a third of a second, on a busy machine several seconds.
 CALL_SECONDS: Final = 60
+#: Refusals of another network: by the Docker Engine up to 26 (status 404), from 27, and where routes leave no room.
+_NO_ADDRESS_POOL: Final = re.compile(
+    r"non-overlapping IPv4 address pool|predefined address pools have been fully|an available predefined network"
+)
 #: End of the log of a removed container to keep.
 LOG_TAIL_ENTRIES: Final = 2000
 LOG_TAIL_BYTES: Final = 256 * 1024
@@ -111,7 +115,12 @@ class DockerClient:
         return parse_inspected(document, clock.now()) if is_own else None
 
     def create_network(self, name: str, labels: Mapping[str, str]) -> str:
-        """Create a bridge network and return its id. Conflict if the name exists."""
+        """Create a bridge network and return its id.
+
+        Raises:
+            Conflict: the name exists.
+            NoAddressPool: no subnet is left.
+        """
         with _errors():
             answer = self._client.create_network(name, driver="bridge", labels=dict(labels), check_duplicate=True)
         return str(answer["Id"])
@@ -286,6 +295,8 @@ def _errors(refusal: type[errors.EngineError] = errors.EngineError) -> Iterator[
         message = _message(error)
         if error.status_code == 404 and message.startswith("network "):
             raise errors.NetworkGone(message) from error
+        if _NO_ADDRESS_POOL.search(message):
+            raise errors.NoAddressPool(message) from error
         if error.status_code == 404:
             raise errors.NotFound(message) from error
         if _HALF_STARTED.search(message):

@@ -44,14 +44,18 @@ class FailureCause(enum.StrEnum):
     IMAGE = "image"
     PULL = "pull"
     NAME_TAKEN = "name_taken"
+    ADDRESS_POOL = "address_pool"
     DISK_FULL = "disk_full"
     UNHEALTHY = "unhealthy"
 
 
+#: Causes that only somebody else can remove, so that the first refusal of a network is told as a failure.
+NETWORK_PROBLEMS: Final = frozenset({FailureCause.NAME_TAKEN, FailureCause.ADDRESS_POOL})
 _FIRST: Final[Mapping[FailureCause, float]] = {
     FailureCause.REFUSED: REFUSAL_FIRST,
     FailureCause.IMAGE: REFUSAL_FIRST,
     FailureCause.NAME_TAKEN: REFUSAL_FIRST,
+    FailureCause.ADDRESS_POOL: REFUSAL_FIRST,
     FailureCause.PULL: COSTLY_FIRST,
     FailureCause.DISK_FULL: COSTLY_FIRST,
 }

@@ -26,6 +26,10 @@ from devopsellence.nodeagent.reconcile.task_store import TaskStore
 from devopsellence.nodeagent.secrets import SecretDecrypter, SecretError
 from devopsellence.nodeagent.state import StateError
 
+_NO_ADDRESS_POOL: Final = (
+    "Docker has no addresses left for another network, and every environment needs one: remove networks that nobody "
+    "uses (docker network prune), or give Docker more (default-address-pools in /etc/docker/daemon.json)"
+)
 _log = structlog.get_logger()
 #: Function from a restart history to the next one.
 HistoryChange: TypeAlias = Callable[[RestartHistory], RestartHistory]
@@ -99,8 +103,13 @@ class ActionExecutor:
         except errors.Conflict:
             await self._engine.relist()
             if self._engine.cache.of(str(desired.ref), action.name)[1] is None:
-                reason = f"a network called {action.name} that is not this agent's is in the way"
+                reason = (
+                    f"a network called {action.name} that is not this agent's is in the way "
+                    f"(docker network rm {action.name})"
+                )
                 return self._refused(action, desired, FailureCause.NAME_TAKEN, reason)
+        except errors.NoAddressPool:
+            return self._refused(action, desired, FailureCause.ADDRESS_POOL, _NO_ADDRESS_POOL)
         else:
             self._engine.cache.put(Network(network, action.name, str(desired.ref)))
         return _forget

@@ -129,6 +129,12 @@ class Reconciler:
             if state.histories.image_arrived():
                 self.enqueue(ref)
 
+    def networks_changed(self) -> None:
+        """Let environments that could not get their network try again at once."""
+        for ref, state in self._environments.items():
+            if state.histories.networks_changed():
+                self.enqueue(ref)
+
     async def run(self) -> None:
         """Reconcile until cancelled."""
         self.everything()
@@ -195,6 +201,7 @@ class Reconciler:
         if not assignment.foreign_uid:
             urgent = (
                 build.is_stable(state.plan)
+                or bool(state.plan.problem)
                 or build.task_phase_changed(plan_before, state.plan)
                 or must_report_now(ingress_before, state.ingress)
             )

@@ -45,6 +45,7 @@ def status(
         node_uid=desired.node_uid,
         task=_task(planned.task.status, progress.get(TASK, "")),
         ingress=ingress,
+        problem=planned.problem,
     )
 
 
@@ -84,6 +85,8 @@ def task_phase_changed(before: EnvironmentPlan, after: EnvironmentPlan) -> bool:
 def _phase(desired: Desired, planned: EnvironmentPlan) -> tuple[stored_pb2.AssignmentStatus.Phase.ValueType, str]:
     if desired.removed:
         return (_Status.REMOVED, "") if planned.removed else (_Status.CONVERGING, _why(planned))
+    if planned.problem:
+        return _Status.FAILED, planned.problem
     if failed := [service for service in planned.services if service.failed]:
         return _Status.FAILED, _sentence(failed[0])
     if planned.reason or any(not service.settled for service in planned.services):

@@ -22,6 +22,7 @@ from devopsellence.nodeagent.docker.model import (
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause, RestartHistory
 from devopsellence.nodeagent.plan.spec import Desired
+from devopsellence.nodeagent.status import build
 from tests.unit.nodeagent.planning import (
     ENV,
     REMOTE,
@@ -247,6 +248,45 @@ def test_tombstone_removes_the_network_last() -> None:
 
 def test_assignment_without_services_needs_no_network() -> None:
     assert plan(desired_of(), Observed(), {}, NOW).actions == ()
+
+
+IN_THE_WAY = "a network called x is in the way"
+
+
+@pytest.mark.parametrize(
+    ("failure", "refusals", "network", "problem"),
+    [
+        pytest.param(FailureCause.NAME_TAKEN, 1, None, IN_THE_WAY, id="name taken, at once"),
+        pytest.param(FailureCause.ADDRESS_POOL, 1, None, IN_THE_WAY, id="no addresses left, at once"),
+        pytest.param(FailureCause.REFUSED, 1, None, "", id="another refusal may pass"),
+        pytest.param(FailureCause.REFUSED, 3, None, IN_THE_WAY, id="another refusal three times"),
+        pytest.param(FailureCause.DISK_FULL, 2, None, "", id="disk full may pass"),
+        pytest.param(FailureCause.NAME_TAKEN, 1, NETWORK, "", id="the network is there after all"),
+    ],
+)
+@pytest.mark.parametrize("before", [None, 900.0])
+def test_environment_without_a_network_says_why(
+    failure: FailureCause, refusals: int, network: Network | None, problem: str, before: float | None
+) -> None:
+    history = replace(
+        NO_HISTORY, failure=failure, refusals=refusals, reason=IN_THE_WAY, retry=before or 1010.0, retry_wall=1.0
+    )
+    planned = plan(desired_of(OLD), Observed((), network), {("", ""): history}, NOW)
+    assert planned.problem == problem
+    (service_plan,) = planned.services
+    assert service_plan.reason == ("" if network else f"waits for the environment's network: {IN_THE_WAY}")
+    # It is tried again all the same.
+    assert (planned.network_wake is not None) == (before is None)
+    status = build.status(desired_of(OLD), planned, {}, {}, "", None)
+    assert status.problem == problem
+    assert (status.phase == stored_pb2.AssignmentStatus.FAILED) == bool(problem)
+    if problem:
+        assert status.reason == problem
+
+
+def test_tombstone_is_not_blocked_by_a_network_that_is_not_needed() -> None:
+    history = {("", ""): waiting(FailureCause.NAME_TAKEN, refusals=1)}
+    assert plan(desired_of(removed=True), Observed(), history, NOW).problem == ""
 
 
 def test_missing_secret_is_the_reason_in_the_plan() -> None:

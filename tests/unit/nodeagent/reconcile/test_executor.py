@@ -61,6 +61,19 @@ class ScriptedEngine:
         return answer
 
 
+class NetworkEngine(ScriptedEngine):
+    """The same, with a listing that shows no network."""
+
+    async def relist(self) -> None:
+        self.calls.append(("relist", ()))
+
+
+def refusal(sentence: str, status: int) -> docker.errors.APIError:
+    response = requests.Response()
+    response.status_code = status
+    return docker.errors.APIError(sentence, response=response, explanation=sentence)
+
+
 async def history_after(
     engine: ScriptedEngine,
     action: Action,
@@ -147,6 +160,38 @@ def test_new_peers_reset_failed_pulls() -> None:
     assert (memory.new_peers().refusals, memory.new_peers().waits(NOW.mono)) == (0, False)
     crashed = NO_HISTORY.refused(FailureCause.REFUSED, "no such command", NOW, seed="")
     assert crashed.new_peers() == crashed
+
+
+# A network that somebody else is in the way of
+
+
+@pytest.mark.parametrize(
+    ("refused", "cause", "fix"),
+    [
+        (refusal("network with name x already exists", 409), FailureCause.NAME_TAKEN, "docker network rm x"),
+        (
+            refusal("could not find an available, non-overlapping IPv4 address pool among the defaults", 404),
+            FailureCause.ADDRESS_POOL,
+            "default-address-pools",
+        ),
+        (
+            refusal("all predefined address pools have been fully subnetted", 500),
+            FailureCause.ADDRESS_POOL,
+            "default-address-pools",
+        ),
+        (refusal("iptables failed", 500), FailureCause.REFUSED, "iptables failed"),
+    ],
+)
+async def test_refused_network_names_cause_and_fix(
+    refused: docker.errors.APIError, cause: FailureCause, fix: str
+) -> None:
+    with pytest.raises(errors.EngineError) as raised, _errors():
+        raise refused
+    engine = NetworkEngine(create_network=raised.value)
+    history = await history_after(engine, Action(ActionKind.CREATE_NETWORK, "", name="x"), wants(service()))
+    assert history.failure is cause
+    assert fix in history.reason
+    assert history.retry > NOW.mono
 
 
 # Output, before it is gone
@@ -268,9 +313,3 @@ async def test_broken_start_of_a_task_fails_the_task(tmp_path: Path) -> None:
     assert run.ended
     assert run.reason.endswith("its outcome is not known")
     assert [name for name, _ in scripted.calls] == ["start"], "nothing of it is taken away or started again"
-
-
-def refusal(sentence: str, status: int) -> docker.errors.APIError:
-    response = requests.Response()
-    response.status_code = status
-    return docker.errors.APIError(sentence, response=response, explanation=sentence)
