@@ -11,6 +11,7 @@ from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.render.node_state import NodeSummary, node_summaries
 from devopsellence.cli.store.snapshot import Snapshot
 from devopsellence.cli.util.text import anonymous, safe, seconds_between, word
+from devopsellence.exits import is_last_failure_an_exit, last_output
 from devopsellence.placement import may_run, why_not
 
 
@@ -18,10 +19,11 @@ from devopsellence.placement import may_run, why_not
 class ServiceRow:
     """State of a service on a node; ``service`` is "" for a node without services.
 
-    ``age`` is the seconds since the start of the serving container, None without such a container. ``unhealthy`` is
-    the seconds since the last healthy probe, None while healthy. ``exit_code`` is None unless the container exited by
-    itself. ``current``: the status of the node is about the rollout target. ``waiting``: the node stays at another
-    release for now, so not being settled is expected.
+    ``log_lines`` are the last output of the last container that failed; ``unhealthy_output``: it was found unhealthy
+    rather than that it ended. ``age`` is the seconds since the start of the serving container, None without such a
+    container. ``unhealthy`` is the seconds since the last healthy probe, None while healthy. ``exit_code`` is None
+    unless the container exited by itself. ``current``: the status of the node is about the rollout target. ``waiting``:
+    the node stays at another release for now, so not being settled is expected.
     """
 
     node: str
@@ -42,6 +44,7 @@ class ServiceRow:
     exit_code: int | None = None
     oom_killed: bool = False
     log_lines: tuple[str, ...] = ()
+    unhealthy_output: bool = False
 
 
 def rows(snapshot: Snapshot, now: datetime) -> list[ServiceRow]:
@@ -125,7 +128,8 @@ def _reported(
         waiting=waits,
         exit_code=last_exit.code if last_exit is not None and last_exit.HasField("code") else None,
         oom_killed=last_exit is not None and last_exit.oom_killed,
-        log_lines=tuple(safe(line) for line in last_exit.log_lines) if last_exit is not None else (),
+        log_lines=tuple(safe(line) for line in last_output(service)),
+        unhealthy_output=not is_last_failure_an_exit(service),
     )
 
 

@@ -14,6 +14,7 @@ from devopsellence.cli.render.node_state import node_names
 from devopsellence.cli.render.rows import ServiceRow, rows
 from devopsellence.cli.store.snapshot import ReleaseVerdict, RolloutState, Snapshot, release_verdict
 from devopsellence.cli.util.text import age, collapse_ranges, columns, plural, safe, seconds_between, since, span
+from devopsellence.exits import describe_exit
 
 HEADER = ("NODE", "SERVICE", "PHASE", "HEALTH", "AGE", "RESTARTS", "ADDRESS", "REASON")
 _SPANS = {RolloutState.SETTLED: "in", RolloutState.FAILED: "after"}
@@ -44,6 +45,7 @@ def status(snapshot: Snapshot, now: datetime, *, everything: bool = False) -> st
     else:
         node_groups = groups(snapshot, now)
         lines += ["", *[f"{head}{tail}" for _, head, tail in group_lines(node_groups)], *failure_output(node_groups)]
+    lines += release_failure_lines(snapshot)
     lines += tasks.last_lines(task) if task else []
     lines += notes(snapshot, now)
     return "\n".join(lines)
@@ -172,13 +174,32 @@ def _health(row: ServiceRow) -> str:
 
 
 def failure_lines(row: ServiceRow) -> list[str]:
-    """Return the exit code and the last log lines of a failed service; an empty list for a settled service."""
+    """Return the exit code (or bad health) and the last log lines of a failed service; an empty list for a settled
+    service."""
     if row.settled or (row.exit_code is None and not row.log_lines):
         return []
-    code = "exited" if row.exit_code is None else f"exit code {row.exit_code}"
-    memory = ", out of memory" if row.oom_killed else ""
+    if row.unhealthy_output:
+        end = "not healthy"
+    elif row.exit_code is None:
+        end = "exited"
+    else:
+        end = describe_exit(row.exit_code, oom_killed=row.oom_killed)
     last = "; last lines:" if row.log_lines else ""
-    return ["", f"{row.node}/{row.service}: {code}{memory}{last}", *[f"    {line}" for line in row.log_lines]]
+    return ["", f"{row.node}/{row.service}: {end}{last}", *[f"    {line}" for line in row.log_lines]]
+
+
+def release_failure_lines(snapshot: Snapshot) -> list[str]:
+    """Return the last output of what made the newest release fail, once an older release runs again."""
+    rollout = snapshot.current
+    if rollout is None or snapshot.target == snapshot.number:
+        return []
+    lines = []
+    for failure in rollout.failures:
+        reason = f": {safe(failure.reason)}" if failure.reason else ""
+        last = "; last lines:" if failure.log_lines else ""
+        lines += ["", f"Release {failure.release} on {failure.node}/{failure.service}{reason}{last}"]
+        lines += [f"    {safe(line)}" for line in failure.log_lines]
+    return lines
 
 
 def notes(snapshot: Snapshot, now: datetime) -> list[str]:

@@ -54,6 +54,7 @@ def test_status_as_json() -> None:
         "finished_at": "2026-05-01T11:59:02.500Z",
         "seconds_left": None,
         "task": None,
+        "failures": [],
     }
     assert shown["nodes"][0] == {
         "node": "n1",
@@ -61,6 +62,7 @@ def test_status_as_json() -> None:
         "heartbeat": True,
         "phase": "settled",
         "reason": "",
+        "problem": "",
         "since": None,
         "release": 2,
         "services_settled": 2,
