@@ -183,10 +183,13 @@ async def _release(etcd: Etcd, ref: EnvironmentRef, number: int) -> Release | No
 
 def _nothing_kept(options: _Options) -> str:
     """Return why nothing was printed, as far as can be told."""
-    of = f"task {options.task}" if options.task else " or ".join(options.services) or "any service"
-    by = f" by release {options.release}" if options.release else ""
-    what = "a container that is gone" if options.previous else f"a container started{by}"
-    return f"no output of {what} of {of} is kept; nodes keep the last five per service and task"
+    by = f" of release {options.release}" if options.release else ""
+    if options.task:
+        what = f"task {options.task}{by}"
+    else:
+        services = f" of {' or '.join(options.services)}" if options.services else ""
+        what = f"{'removed' if options.previous else 'any'} containers{services}{by}"
+    return f"no output of {what} is kept; a node keeps the last five containers of each service and task"
 
 
 def _renderer(output: Output, options: _Options, sources: list[LogSource]) -> LineRenderer:
