@@ -165,7 +165,8 @@ def _rolled_back_or_halted(facts: RolloutFacts, failure: _Failure) -> RolloutVer
 
 
 def _rolling_back(facts: RolloutFacts, before: pb.Rollout, stopwatch: ProgressStopwatch, now: Now) -> RolloutVerdict:
-    """Return FAILED once all reachable nodes are back, or after the deadline; the rollback goes on even then."""
+    """Return FAILED once all reachable nodes are back, once the others have given up, or after the deadline; the
+    rollback goes on even then."""
     target = facts.target
     waited_for = [node for node in facts.nodes if node.waited_for]
     live = _live(facts)
@@ -174,7 +175,8 @@ def _rolling_back(facts: RolloutFacts, before: pb.Rollout, stopwatch: ProgressSt
         return RolloutVerdict(_Phase.FAILED, reason, target, facts.task, is_rolled_back=True)
     on_its_way = before.target == target.release
     late = now.mono - stopwatch.since >= facts.deadline
-    if on_its_way and (late or before.phase == _Phase.FAILED):
+    given_up = bool(waited_for) and all(node.done or node.given_up for node in waited_for)
+    if on_its_way and (late or given_up or before.phase == _Phase.FAILED):
         reason = f"{target.halted}; release {target.release} is to run again, but {live}"
         return RolloutVerdict(_Phase.FAILED, reason, target, facts.task)
     return RolloutVerdict(
