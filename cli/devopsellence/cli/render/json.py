@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from devopsellence.api.v1.stored_pb2 import NodeProgress, Release, Rollout, ServiceFailure
+from devopsellence.api.v1.stored_pb2 import AssignmentStatus, NodeProgress, Release, Rollout, ServiceFailure
 from devopsellence.cli.render import ingress, progress
 from devopsellence.cli.render import task as tasks
 from devopsellence.cli.render.node_state import NodeSummary, node_summaries
@@ -144,8 +144,19 @@ def release_outcomes(rollout: Rollout | None) -> dict[int, ReleaseOutcome]:
     return {**outcomes, rollout.release: newest}
 
 
+def _reported(status: AssignmentStatus) -> dict[str, Any]:
+    """Return what the agent itself says, about the release that it has, which may be another one."""
+    return {
+        "release": status.release,
+        "phase": word(AssignmentStatus.Phase, status.phase),
+        "reason": safe(status.reason),
+        "problem": safe(status.problem),
+        "services": {service.name: safe(service.reason) for service in status.services if service.reason},
+    }
+
+
 def _node(snapshot: Snapshot, summary: NodeSummary) -> dict[str, Any]:
-    record = snapshot.nodes.get(summary.node)
+    record, status = snapshot.nodes.get(summary.node), snapshot.statuses.get(summary.node)
     heartbeats = snapshot.heartbeats
     return {
         "node": summary.node,
@@ -154,6 +165,7 @@ def _node(snapshot: Snapshot, summary: NodeSummary) -> dict[str, Any]:
         "phase": word(NodeProgress.Phase, summary.phase),
         "reason": summary.reason,
         "problem": summary.problem,
+        "reported": _reported(status) if status is not None else None,
         "since": iso(summary.since) if summary.since is not None else None,
         "release": summary.release or None,
         "services_settled": summary.services_settled,

@@ -19,8 +19,8 @@ from devopsellence.placement import may_run, why_not
 class ServiceRow:
     """State of a service on a node; ``service`` is "" for a node without services.
 
-    ``log_lines`` are the last output of the last container that failed; ``unhealthy_output``: it was found unhealthy
-    rather than that it ended. ``age`` is the seconds since the start of the serving container, None without such a
+    ``log_lines`` are the last output of the last container that failed; ``last_unhealthy``: why it was found unhealthy,
+    "" if it ended by itself. ``age`` is the seconds since the start of the serving container, None without such a
     container. ``unhealthy`` is the seconds since the last healthy probe, None while healthy. ``exit_code`` is None
     unless the container exited by itself. ``current``: the status of the node is about the rollout target. ``waiting``:
     the node stays at another release for now, so not being settled is expected.
@@ -44,7 +44,7 @@ class ServiceRow:
     exit_code: int | None = None
     oom_killed: bool = False
     log_lines: tuple[str, ...] = ()
-    unhealthy_output: bool = False
+    last_unhealthy: str = ""
 
 
 def rows(snapshot: Snapshot, now: datetime) -> list[ServiceRow]:
@@ -103,7 +103,7 @@ def _reported(
         # The status is about another release.
         reason = f"not yet at release {snapshot.target}" + (f": {summary.problem}" if summary.problem else "")
     elif not settled:
-        reason = reason or summary.problem
+        reason = reason or summary.problem or safe(service.last_unhealthy.reason)
         if service.address and 0 < service.release < status.release:
             # The old version serves requests until the new version is ready.
             reason += f"{'; ' if reason else ''}release {service.release} keeps serving"
@@ -129,7 +129,7 @@ def _reported(
         exit_code=last_exit.code if last_exit is not None and last_exit.HasField("code") else None,
         oom_killed=last_exit is not None and last_exit.oom_killed,
         log_lines=tuple(safe(line) for line in last_output(service)),
-        unhealthy_output=not is_last_failure_an_exit(service),
+        last_unhealthy="" if is_last_failure_an_exit(service) else safe(service.last_unhealthy.reason) or "not healthy",
     )
 
 

@@ -11,6 +11,7 @@ from devopsellence.cli.render import ingress, progress
 from devopsellence.cli.render import task as tasks
 from devopsellence.cli.render.groups import NodeGroup, are_few, groups, line_limits
 from devopsellence.cli.render.node_state import node_names
+from devopsellence.cli.render.reasons import unexplained
 from devopsellence.cli.render.rows import ServiceRow, rows
 from devopsellence.cli.store.snapshot import ReleaseVerdict, RolloutState, Snapshot, release_verdict
 from devopsellence.cli.util.text import age, collapse_ranges, columns, plural, safe, seconds_between, since, span
@@ -27,6 +28,11 @@ _ENDS: Final = 3
 
 def status(snapshot: Snapshot, now: datetime, *, everything: bool = False) -> str:
     """Return the whole snapshot as text; many nodes in groups unless ``everything`` is True."""
+    return "\n".join([*_body(snapshot, now, everything=everything), *notes(snapshot, now)])
+
+
+def _body(snapshot: Snapshot, now: datetime, *, everything: bool = False) -> list[str]:
+    """Return the lines of a snapshot above its notes."""
     lines = [f"Environment  {snapshot.ref}", f"Release      {release_line(snapshot, now)}"]
     if snapshot.number:
         lines.append(f"Rollout      {rollout_line(snapshot, now)}")
@@ -46,9 +52,7 @@ def status(snapshot: Snapshot, now: datetime, *, everything: bool = False) -> st
         node_groups = groups(snapshot, now)
         lines += ["", *[f"{head}{tail}" for _, head, tail in group_lines(node_groups)], *failure_output(node_groups)]
     lines += release_failure_lines(snapshot)
-    lines += tasks.last_lines(task) if task else []
-    lines += notes(snapshot, now)
-    return "\n".join(lines)
+    return lines + (tasks.last_lines(task) if task else [])
 
 
 def group_lines(
@@ -178,8 +182,8 @@ def failure_lines(row: ServiceRow) -> list[str]:
     service."""
     if row.settled or (row.exit_code is None and not row.log_lines):
         return []
-    if row.unhealthy_output:
-        end = "not healthy"
+    if row.last_unhealthy:
+        end = row.last_unhealthy
     elif row.exit_code is None:
         end = "exited"
     else:
@@ -203,12 +207,14 @@ def release_failure_lines(snapshot: Snapshot) -> list[str]:
 
 
 def notes(snapshot: Snapshot, now: datetime) -> list[str]:
-    """Return notes below the table: ingress problems, unreadable keys, cluster warnings, a lost connection."""
+    """Return notes below the table: ingress problems, unreadable keys, cluster warnings, a lost connection, and every
+    reason in a record that nothing else shows."""
     lines = ingress.problem_lines(ingress.ingress_problems(snapshot, now))
     lines += [f"Cannot read {problem.key}: {safe(problem.reason)}" for problem in snapshot.problems]
     lines += [safe(warning) for warning in snapshot.warnings]
     if snapshot.stale:
         lines.append(f"This may be out of date: {safe(snapshot.stale)}")
+    lines += unexplained(snapshot, "\n".join([*_body(snapshot, now), *lines]))
     return ["", *lines] if lines else []
 
 

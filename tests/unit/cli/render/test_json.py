@@ -63,6 +63,7 @@ def test_status_as_json() -> None:
         "phase": "settled",
         "reason": "",
         "problem": "",
+        "reported": {"release": 2, "phase": "settled", "reason": "", "problem": "", "services": {}},
         "since": None,
         "release": 2,
         "services_settled": 2,
