@@ -164,9 +164,11 @@ def rollout_error(end: RolloutEnd, *, live: bool) -> CliError | None:
     table = end.failed if verdict.rolled_back_to else [] if live else rows(snapshot, datetime.now(UTC))
     on_screen = live and not verdict.rolled_back_to
     findings = _task_findings(snapshot) or ([] if on_screen else _with_recorded(snapshot, number, table))
-    gone = NextAction("see the whole output of the release", f"devopsellence logs --release {number}")
+    evidence = any(finding.evidence for finding in findings)
+    whole = [NextAction("see the whole output of the release", f"devopsellence logs --release {number}")]
+    look = [STATUS, *(whole if evidence else [])]
     if verdict.outcome is RolloutState.FAILED and verdict.rolled_back_to:
-        return CliError("rollout_failed", f"{name} failed{because}", findings=findings, next_actions=[STATUS, gone])
+        return CliError("rollout_failed", f"{name} failed{because}", findings=findings, next_actions=look)
     if verdict.outcome is RolloutState.FAILED:
         halted = snapshot.rollout is not None and snapshot.rollout.release == number and snapshot.rollout.halted
         fix = [STATUS, *_HALTED] if halted else [STATUS]
@@ -180,7 +182,7 @@ def rollout_error(end: RolloutEnd, *, live: bool) -> CliError | None:
         message = (
             f"{name} failed, and rolling back to release {verdict.rolled_back_to} takes longer than expected{because}"
         )
-        return CliError("rollout_failed", message, findings=findings, next_actions=[STATUS, gone])
+        return CliError("rollout_failed", message, findings=findings, next_actions=look)
     message = f"{name} has not settled in time{because}"
     return CliError("rollout_timeout", message, findings=findings, next_actions=[STATUS])
 

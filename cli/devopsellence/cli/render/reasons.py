@@ -48,7 +48,8 @@ def _is_shown(text: str, shown: str) -> bool:
 def _reasons(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     """Yield the reasons of all records as (node or "", sentence)."""
     if (rollout := snapshot.current) is not None:
-        yield "", rollout.reason
+        # A rollback's reason begins with that of the failure.
+        yield "", rollout.reason.removeprefix(rollout.halted).removeprefix("; ")
         yield "", f"no further node is updated: {rollout.halted}" if rollout.halted else ""
         yield from ((node.node, node.reason) for node in rollout.nodes if node.phase not in _SUMMARIES)
     for node, status in sorted(snapshot.statuses.items()):

@@ -177,7 +177,10 @@ def _rolling_back(facts: RolloutFacts, before: pb.Rollout, stopwatch: ProgressSt
     late = now.mono - stopwatch.since >= facts.deadline
     given_up = bool(waited_for) and all(node.done or node.given_up for node in waited_for)
     if on_its_way and (late or given_up or before.phase == _Phase.FAILED):
-        reason = f"{target.halted}; release {target.release} is to run again, but {live}"
+        but = f"release {target.release} is to run again, but {live}"
+        if live == target.halted:
+            but = f"release {target.release} cannot run again for the same reason"
+        reason = f"{target.halted}; {but}"
         return RolloutVerdict(_Phase.FAILED, reason, target, facts.task)
     return RolloutVerdict(
         _Phase.ROLLING_BACK, f"{target.halted}; back to release {target.release}: {live}", target, facts.task
