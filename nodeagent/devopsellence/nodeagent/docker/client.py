@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import requests
@@ -221,7 +222,8 @@ class DockerClient:
         return self._last_lines(container, document)
 
     def log_tail(self, container: str) -> bytes:
-        """Return the end of a container's log with timestamps, as whole frames of the engine (``docker.frames``).
+        """Return the end of a container's log with timestamps and without the container's secrets, as whole frames of
+        the engine (``docker.frames``).
 
         Raises:
             NotFound: no such container.
@@ -229,6 +231,7 @@ class DockerClient:
         """
         params = {"stdout": 1, "stderr": 1, "timestamps": 1, "tail": LOG_TAIL_ENTRIES}
         with _errors():
+            secrets = output.secret_values(self._client.inspect_container(container))
             url = f"{self._client.base_url}/v{self._client.api_version}/containers/{container}/logs"
             response = self._client.get(url, params=params, stream=True, timeout=CALL_SECONDS)
             try:
@@ -237,7 +240,8 @@ class DockerClient:
                 create_api_error_from_http_exception(error)
             try:
                 with response:
-                    return last_frames(response.raw.stream(_CHUNK, decode_content=False), LOG_TAIL_BYTES)
+                    chunks = response.raw.stream(_CHUNK, decode_content=False)
+                    return last_frames(chunks, LOG_TAIL_BYTES, partial(output.redacted, secrets=secrets))
             except MalformedFrame as error:
                 raise errors.EngineError(f"the Docker Engine does not return the output: {error}") from error
 

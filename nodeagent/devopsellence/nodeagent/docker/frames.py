@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import struct
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -61,8 +61,8 @@ class FrameParser:
         del pending[:position]
 
 
-def last_frames(chunks: Iterable[bytes], limit: int) -> bytes:
-    """Return the last whole frames of a stream, at most ``limit`` bytes.
+def last_frames(chunks: Iterable[bytes], limit: int, edit: Callable[[bytes], bytes] = bytes) -> bytes:
+    """Return the last whole frames of a stream, at most ``limit`` bytes; ``edit`` returns the payload to keep of each.
 
     Raises:
         MalformedFrame: as :meth:`FrameParser.feed`.
@@ -70,7 +70,8 @@ def last_frames(chunks: Iterable[bytes], limit: int) -> bytes:
     parser, size = FrameParser(), 0
     frames: deque[bytes] = deque()
     for chunk in chunks:
-        for stderr, payload in parser.feed(chunk):
+        for stderr, whole in parser.feed(chunk):
+            payload = edit(whole)
             frames.append(_HEADER.pack(STDOUT + stderr, len(payload)) + payload)
             size += len(frames[-1])
             while size > limit:

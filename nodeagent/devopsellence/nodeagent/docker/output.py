@@ -29,7 +29,7 @@ _CUT: Final = "…"
 
 def last_lines(output: bytes, secrets: Iterable[str] = ()) -> tuple[str, ...]:
     """Return the last lines of ``output``, oldest first, without the values of ``secrets``."""
-    text = _redacted(output.decode(errors="replace"), secrets)
+    text = redacted(output, secrets).decode(errors="replace")
     lines = [_harmless(line) for line in _ESCAPES.sub("", text).splitlines()[-MAX_LINES:]]
     kept: list[str] = []
     room = MAX_BYTES
@@ -49,13 +49,13 @@ def secret_values(document: Mapping[str, Any]) -> Sequence[str]:
     return [variables[name] for name in label.split(",") if variables.get(name)]
 
 
-def _redacted(text: str, secrets: Iterable[str]) -> str:
-    """Return ``text`` without the secrets; of one with several lines also without each of its lines."""
+def redacted(output: bytes, secrets: Iterable[str]) -> bytes:
+    """Return ``output`` without the secrets; of one with several lines also without each of its lines."""
     values = {part.strip() for secret in secrets for part in (secret, *secret.splitlines())}
     for value in sorted(values, key=len, reverse=True):
         if len(value) >= MIN_SECRET_CHARACTERS:
-            text = text.replace(value, REDACTED)
-    return text
+            output = output.replace(value.encode(), REDACTED.encode())
+    return output
 
 
 def _harmless(line: str) -> str:

@@ -138,6 +138,12 @@ def test_binary_line_beyond_the_limit_is_cut_at_the_limit() -> None:
     assert [len(text) for text in lines] == [20_000, 20_000, 10_000]
 
 
+def test_last_frames_are_edited_before_they_count() -> None:
+    frames = frame(1, b"a secret") + frame(2, b"b secret")
+    edited = frame(1, b"a x") + frame(2, b"b x")
+    assert last_frames([frames], len(edited), lambda payload: payload.replace(b"secret", b"x")) == edited
+
+
 @pytest.mark.parametrize("limit", [0, 9, 10, 19, 20, 25, 100])
 def test_last_frames_are_whole_and_bounded(limit: int) -> None:
     frames = [struct.pack(">BxxxL", 1 + number % 2, 2) + f"{number:02}".encode() for number in range(7)]
