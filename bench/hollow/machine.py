@@ -233,6 +233,14 @@ class HollowMachine:
             return existing, None
         return existing, ContainerExit(existing.exit_code or 0, False, existing.finished_at, 0.1, ("it is hollow",))
 
+    def last_lines(self, container: str) -> tuple[str, ...]:
+        self._known(container)
+        return ("it is hollow",)
+
+    def log_tail(self, container: str) -> bytes:
+        self._known(container)
+        return b""
+
     def _find(self, container: str) -> Container | None:
         """Find a container by id or name."""
         existing = self.containers.get(container)

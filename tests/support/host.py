@@ -46,11 +46,13 @@ def host_problem() -> str:
 class Host:
     """Host as a context manager: all processes are gone at the end; the caller removes the folder.
 
-    ``folder`` holds the Docker Engine's files and the local cluster's state (``folder / "home"``).
+    ``folder`` holds the Docker Engine's files and the local cluster's state (``folder / "home"``). ``options``: further
+    options of dockerd.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
+        self._options = options
         # A socket's path may have 107 characters at most; pytest's folders come close.
         self._sockets = Path("/tmp") / f"dvo-{uuid.uuid4().hex[:8]}"
         self.socket = f"unix://{self._sockets}/docker.sock"
@@ -138,6 +140,7 @@ class Host:
             *self._inside("--net", "--mount"),
             "dockerd", "--host", self.socket, "--data-root", str(root / "data"),
             "--exec-root", str(self._sockets / "exec"), "--pidfile", str(self._sockets / "pid"),
+            *self._options,
         ]  # fmt: skip
         with (self.folder / "dockerd.log").open("ab") as log:
             self._dockerd = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)

@@ -106,13 +106,14 @@ def _with_environment(
     survey = _survey(snapshot, attached, target, releases, decision.task, now, keys)
     stopwatch = advance_stopwatch(survey.facts, snapshot.stopwatch, now)
     verdict = judge(survey.facts, before, stopwatch, now)
-    blamed = verdict.blamed
+    blamed, failures = verdict.blamed, verdict.failures
     if verdict.target != target:
         # The rollout rolls back or halts: work out the assignments again for the new target.
         survey = _survey(snapshot, attached, verdict.target, releases, verdict.task, now, keys)
         stopwatch = advance_stopwatch(survey.facts, snapshot.stopwatch, now)
         verdict = judge(survey.facts, before, stopwatch, now)
-    update = update_rollout(survey.facts, verdict, before, message_of(snapshot.rollout), stopwatch, now)
+    stored = message_of(snapshot.rollout)
+    update = update_rollout(survey.facts, verdict, before, stored, stopwatch, now, failures=failures)
     node_events = _node_events(survey.assigned.actions, now, release=verdict.target.release)
     decided_from = [*_preconditions_of_verdict(blamed, snapshot, keys), *decision.rests_on]
     actions = _in_order(snapshot, update.rollout, survey, decided_from, keys)

@@ -38,6 +38,7 @@ from devopsellence.nodeagent.secrets import SecretDecrypter
 from devopsellence.nodeagent.state import StateFolder
 from devopsellence.nodeagent.status.disk import DiskMonitor
 from devopsellence.nodeagent.status.heartbeat import HeartbeatWriter
+from devopsellence.nodeagent.status.networks import NetworkMonitor
 from devopsellence.nodeagent.status.writer import StatusWriter
 from devopsellence.nodeagent.tls import CertificateFiles
 from devopsellence.nodeagent.util.memory import MemoryTrimmer
@@ -90,6 +91,8 @@ async def run(options: AgentOptions, folder: StateFolder, stop: asyncio.Event) -
         machine = _docker_machine(options, disk, events)
         agent = Agent(options, folder, ProcessResources(etcd, keeper, disk, MemoryTrimmer()), machine, events)
         agent.monitor_disk(DiskMonitor(partial(agent.engine.ask, streams.data_root), disk, agent.heartbeat.set_disk))
+        count = partial(agent.engine.ask, streams.networks_left)
+        agent.monitor_networks(NetworkMonitor(count, agent.heartbeat.set_networks_left))
         if options.listen is not None:
             images = ImageService(agent.engine, LayerStaging(options.state_dir / "staging"), agent.images)
             agent.serve(
@@ -129,8 +132,8 @@ def _docker_machine(options: AgentOptions, disk: ThreadPool, events: EventBus) -
 class Agent(Generic[R]):
     """The agent of one node on one machine.
 
-    ``events`` is the bus of ``machine``. Call :meth:`serve` and :meth:`monitor_disk`, both optional, before
-    :meth:`run`.
+    ``events`` is the bus of ``machine``. Call :meth:`serve`, :meth:`monitor_disk` and :meth:`monitor_networks`, all
+    optional, before :meth:`run`.
     """
 
     def __init__(
@@ -161,6 +164,7 @@ class Agent(Generic[R]):
         self._foreign_uid = ""
         self._api: ApiServer | None = None
         self._disk: DiskMonitor | None = None
+        self._networks: NetworkMonitor | None = None
         self._subscribe(events)
 
     def _subscribe(self, events: EventBus) -> None:
@@ -168,6 +172,7 @@ class Agent(Generic[R]):
         events.environment_changed.subscribe(self._reconciler.changed)
         events.image_arrived.subscribe(self._reconciler.image_arrived)
         events.connection_changed.subscribe(self._connection_changed)
+        events.networks_changed.subscribe(self._networks_changed)
         events.router_address_changed.subscribe(self.heartbeat.set_router_address)
         events.assignment_changed.subscribe(self._reconciler.enqueue)
         events.assignment_changed.subscribe(lambda _ref: self._report_problem())
@@ -181,6 +186,10 @@ class Agent(Generic[R]):
     def monitor_disk(self, disk: DiskMonitor) -> None:
         """Run ``disk`` with the agent, to report free disk space in the heartbeat."""
         self._disk = disk
+
+    def monitor_networks(self, networks: NetworkMonitor) -> None:
+        """Run ``networks`` with the agent, to report in the heartbeat how many networks can still be created."""
+        self._networks = networks
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until ``stop`` is set or until cancelled. Nothing of the agent goes on afterwards."""
@@ -213,6 +222,8 @@ class Agent(Generic[R]):
             ]
             if self._disk is not None:
                 tasks.append(group.create_task(self._disk.run()))
+            if self._networks is not None:
+                tasks.append(group.create_task(self._networks.run()))
             await self.assignments.first_list()
             reconciling = group.create_task(self._reconciler.run())
             self._trimmer.start()
@@ -234,9 +245,16 @@ class Agent(Generic[R]):
         if self.engine.connected:
             if self._disk is not None:
                 self._disk.engine_connected()
+            if self._networks is not None:
+                self._networks.changed()
             self._reconciler.everything()
             if self._api is not None:
                 self._api.engine_connected()
+
+    def _networks_changed(self) -> None:
+        self._reconciler.networks_changed()
+        if self._networks is not None:
+            self._networks.changed()
 
     def _report_problem(self) -> None:
         """Put the reason why this agent cannot work into the heartbeat; empty if it can."""

@@ -42,6 +42,8 @@ class EventBus:
         self.connection_changed: Signal[[]] = Signal()
         #: The container of the router changed.
         self.router_container_changed: Signal[[]] = Signal()
+        #: A network of the engine, of this agent or not, was created or removed.
+        self.networks_changed: Signal[[]] = Signal()
         #: The address for requests from the routers of other nodes; empty while there is none.
         self.router_address_changed: Signal[[str]] = Signal()
         #: The assignment of an environment changed.
@@ -56,4 +58,5 @@ class EventBus:
             image=self.image_arrived.emit,
             connection=self.connection_changed.emit,
             router=self.router_container_changed.emit,
+            networks=self.networks_changed.emit,
         )

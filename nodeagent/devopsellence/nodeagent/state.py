@@ -2,9 +2,10 @@
 
 ``assignments/`` has the last assignment of each environment, ``memory/`` the restart histories, ``status/`` the last
 reported status (for people, while etcd is away), ``tasks/`` the records of release tasks, ``ingress/`` the ingress
-parts. There is a file per environment, in ``ingress/`` per environment and part. Files are written to a temporary file,
-synced and renamed. Assignments can contain confidential values, so only the agent's user can read the folder. Secrets
-are encrypted; the identity to decrypt them is in ``identity``.
+parts, ``logs/`` the output of removed containers (``log_archive``). There is a file per environment, in ``ingress/``
+per environment and part. Files are written to a temporary file, synced and renamed. Assignments can contain
+confidential values, so only the agent's user can read the folder. Secrets are encrypted; the identity to decrypt them
+is in ``identity``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import structlog
 
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.clock import Now
-from devopsellence.nodeagent.docker.model import ContainerExit
+from devopsellence.nodeagent.docker.model import ContainerExit, UnhealthyContainer
 from devopsellence.nodeagent.plan.actions import RestartHistories
 from devopsellence.nodeagent.plan.history import BACKOFF_CAP, SPREAD, FailureCause, RestartHistory
 from devopsellence.nodeagent.plan.task_run import TaskRun, task_run_from_json, task_run_to_json
@@ -76,6 +77,11 @@ class StateFolder:
                 f"the state folder {folder} cannot be used: {error.strerror}; "
                 "give a folder that this user can write with --state-dir"
             ) from error
+
+    @property
+    def logs(self) -> Path:
+        """Folder for the output of removed containers (``log_archive``)."""
+        return self._folder / "logs"
 
     def close(self) -> None:
         """Unlock the folder."""
@@ -249,11 +255,14 @@ def _history_from_json(stored: Mapping[str, Any], now: Now) -> RestartHistory:
     """
     names = {_STORED_NAMES.get(field.name, field.name): field.name for field in dataclasses.fields(RestartHistory)}
     values = {names[key]: value for key, value in stored.items() if key in names}
-    end = values.get("last_end")
+    end, unhealthy = values.get("last_end"), values.get("last_unhealthy")
     wait = min(max(0.0, float(values.get("retry_wall", 0.0)) - now.wall), BACKOFF_CAP * (1 + SPREAD))
     values |= {
         "failure": FailureCause(values.get("failure", "")),
         "retry": now.mono + wait,
         "last_end": ContainerExit(**{**end, "log_lines": tuple(end["log_lines"])}) if end else None,
+        "last_unhealthy": UnhealthyContainer(**{**unhealthy, "log_lines": tuple(unhealthy["log_lines"])})
+        if unhealthy
+        else None,
     }
     return RestartHistory(**values)

@@ -126,6 +126,20 @@ def container(
     )
 
 
+def output_read(
+    containers: Iterable[Container], histories: Mapping[tuple[str, str], RestartHistory]
+) -> dict[tuple[str, str], RestartHistory]:
+    """Return the histories as they are once the output of each running container has been read."""
+    read = {
+        (running.service, running.hash): replace(
+            histories.get((running.service, running.hash), NO_HISTORY), seen_unhealthy=running.start_key or running.id
+        )
+        for running in containers
+        if running.up
+    }
+    return {**histories, **read}
+
+
 @dataclass
 class DrainingRouter:
     """Router that holds containers with requests, and drains for ``lasts`` seconds afterwards.
@@ -253,6 +267,8 @@ class FakeEngine:
                 self.memories[key] = memory.ended(
                     ended, ContainerExit(code, False, ended.finished_at, 0.1), self.now, seed="x"
                 )
+            case ActionKind.READ_OUTPUT:
+                self.memories[key] = memory.found_unhealthy(container, action.reason, self.now, ("cannot answer",))
             case ActionKind.STOP:
                 self.memories[key] = change_before(action, container, goal, self.now)(memory)
                 self._put(_down(container))

@@ -27,8 +27,10 @@ def test_engine_callbacks_emit_the_signals() -> None:
     events.image_arrived.subscribe(lambda: calls.append("image"))
     events.connection_changed.subscribe(lambda: calls.append("connection"))
     events.router_container_changed.subscribe(lambda: calls.append("router"))
+    events.networks_changed.subscribe(lambda: calls.append("networks"))
     callbacks.changed("path")
     callbacks.image()
     callbacks.connection()
     callbacks.router()
-    assert calls == ["path", "image", "connection", "router"]
+    callbacks.networks()
+    assert calls == ["path", "image", "connection", "router", "networks"]

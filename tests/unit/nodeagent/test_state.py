@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from devopsellence.clock import Now
-from devopsellence.nodeagent.docker.model import ContainerExit
+from devopsellence.nodeagent.docker.model import ContainerExit, UnhealthyContainer
 from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause
 from devopsellence.nodeagent.state import StateFolder
 from tests.unit.nodeagent.planning import ENV
@@ -29,6 +29,8 @@ HISTORY = replace(
     replaced_container="c2",
     last_end=ContainerExit(3, False, "2026-01-01T00:00:00Z", 0.5, ("last line",)),
     lasted=True,
+    seen_unhealthy="c1@s1",
+    last_unhealthy=UnhealthyContainer("c1", "not healthy", 1_000_010.0, ("cannot answer",)),
 )
 STORED = {
     "starts": 4,
@@ -55,7 +57,15 @@ STORED = {
         "log_lines": ["last line"],
     },
     "lasted": True,
+    "seen_unhealthy": "c1@s1",
+    "last_unhealthy": {
+        "container": "c1",
+        "reason": "not healthy",
+        "at": 1_000_010.0,
+        "log_lines": ["cannot answer"],
+    },
 }
+ADDED_AFTER_0_1 = {"seen_unhealthy", "last_unhealthy", "lasted"}
 
 
 def test_restart_history_keeps_its_names_on_disk(tmp_path: Path) -> None:
@@ -66,13 +76,13 @@ def test_restart_history_keeps_its_names_on_disk(tmp_path: Path) -> None:
         assert folder.restart_histories(ENV, NOW) == {("web", "hash"): HISTORY}
 
 
-def test_restart_history_of_an_earlier_version_is_read(tmp_path: Path) -> None:
-    stored = {name: value for name, value in STORED.items() if name != "lasted"}
+def test_restart_history_of_version_0_1_is_read(tmp_path: Path) -> None:
     with StateFolder(tmp_path) as folder:
-        folder.save_restart_histories(ENV, {("web", "hash"): HISTORY})
-        (file,) = (tmp_path / "memory").iterdir()
-        file.write_text(json.dumps([{"service": "web", "hash": "hash", "memory": stored}]))
-        assert folder.restart_histories(ENV, NOW) == {("web", "hash"): replace(HISTORY, lasted=False)}
+        written = {name: value for name, value in STORED.items() if name not in ADDED_AFTER_0_1}
+        stored = [{"service": "web", "hash": "hash", "memory": written}]
+        (tmp_path / "memory" / f"{str(ENV).replace('/', '+')}.json").write_text(json.dumps(stored))
+        expected = replace(HISTORY, seen_unhealthy="", last_unhealthy=None, lasted=False)
+        assert folder.restart_histories(ENV, NOW) == {("web", "hash"): expected}
 
 
 def test_restart_history_of_a_later_version_is_read(tmp_path: Path) -> None:

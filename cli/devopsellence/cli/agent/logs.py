@@ -23,12 +23,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LogQuery:
-    """Selection of log lines: at most ``lines`` per container (negative: all), none before ``since`` (nanoseconds)."""
+    """Selection of log lines: at most ``lines`` per container (negative: all), none before ``since`` (nanoseconds).
+
+    ``previous``: the newest container of each service that is gone. ``release``: containers created by this release,
+    0 for any. ``task``: the release task of this name instead of services.
+    """
 
     environment: str
     follow: bool
     lines: int
     since: int | None
+    previous: bool = False
+    release: int = 0
+    task: str = ""
 
 
 class LogPrinter:
@@ -38,6 +45,8 @@ class LogPrinter:
         self._output = output
         self._writer = writer
         self._render = render
+        #: Number of lines printed.
+        self.lines = 0
         self.problems: list[CliError] = []
 
     async def show(self, settings: Settings, sources: list[LogSource], query: LogQuery, *, services: list[str]) -> None:
@@ -76,6 +85,7 @@ class LogPrinter:
         self.problems.append(error)
 
     async def _write(self, lines: list[OutputLine]) -> None:
+        self.lines += len(lines)
         await self._writer.write(b"".join(map(self._render, lines)))
         # Let the streams run even if writing never waits.
         await asyncio.sleep(0)
@@ -88,10 +98,21 @@ def _requests(source: LogSource, query: LogQuery, services: list[str]) -> list[L
     without buffering. A followed stream has all services, including future ones.
     """
     groups = [[name] for name in source.services]
+    if query.task:
+        groups = [[]]
     if query.follow:
         groups = [list(source.services) if services else []]
     since = timestamp(query.since) if query.since is not None else None
     return [
-        LogsRequest(environment=query.environment, services=group, follow=query.follow, lines=query.lines, since=since)
+        LogsRequest(
+            environment=query.environment,
+            services=group,
+            follow=query.follow,
+            lines=query.lines,
+            since=since,
+            previous=query.previous,
+            release=query.release,
+            task=query.task,
+        )
         for group in groups
     ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from devopsellence.api.v1.stored_pb2 import Release
 from devopsellence.api.v1.workload_pb2 import Service, Task
 from devopsellence.cli.agent.client import AgentEndpoint
 from devopsellence.cli.agent.locate import EnvironmentAgents
@@ -42,6 +43,18 @@ def log_sources(survey: EnvironmentAgents, services: Sequence[str]) -> list[LogS
         message = f"service {' or '.join(services)}" if services else "anything"
         raise CliError("not_running", f"no node of {survey.ref} runs {message}", next_actions=[_STATUS])
     return sources
+
+
+def past_log_sources(survey: EnvironmentAgents, services: Sequence[str], release: Release | None) -> list[LogSource]:
+    """Return all nodes of ``survey``, to ask for the output of containers that are gone.
+
+    A container may be gone from a node that no longer runs its service. Without ``services``, those of ``release``
+    (None: of the running release) and those that nodes report.
+    """
+    known = {service.name for service in (release.services if release is not None else _released(survey))}
+    known |= {service.name for status in survey.statuses.values() for service in status.services}
+    names = tuple(sorted(set(services) or known))
+    return [LogSource(agent, names) for agent in survey.agents.values()]
 
 
 def agent_for_exec(survey: EnvironmentAgents, service: str, *, node_given: bool) -> tuple[AgentEndpoint, str]:

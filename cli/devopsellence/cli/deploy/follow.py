@@ -20,6 +20,7 @@ from devopsellence.cli.render.text import failure_lines, rollout_line, row_line
 from devopsellence.cli.store import reader
 from devopsellence.cli.store.snapshot import ReleaseVerdict, RolloutState, Snapshot, release_verdict
 from devopsellence.cli.store.watcher import EnvironmentWatcher
+from devopsellence.cli.util.text import safe
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
@@ -36,7 +37,6 @@ _FINDINGS: Final = 20
 # URLs listed after a deploy; ``ingress show`` lists all.
 _URLS: Final = 10
 STATUS: Final = NextAction("see the current state", "devopsellence status")
-LOGS: Final = NextAction("see the logs of the services", "devopsellence logs")
 _HALTED: Final = (
     NextAction("fix the problem and deploy again", "devopsellence deploy"),
     NextAction("or roll back to the last release that settled", "devopsellence release rollback"),
@@ -158,13 +158,17 @@ def next_steps(snapshot: Snapshot, now: datetime) -> list[NextAction]:
     if not snapshot.number:
         return [NextAction("deploy the app", "devopsellence deploy")]
     verdict = release_verdict(snapshot, snapshot.number)
-    steps = [LOGS] if verdict.outcome is RolloutState.FAILED else []
+    steps = [_whole_output(snapshot.number)] if verdict.outcome is RolloutState.FAILED else []
     steps += _HALTED if verdict.outcome is RolloutState.FAILED and not verdict.rolled_back_to else []
     if not verdict.final:
         steps.append(NextAction("follow the rollout", "devopsellence status --watch"))
         if snapshot.controllers == 0:
             steps.insert(0, NextAction("see what is missing", "devopsellence doctor"))
     return steps + [action for problem in ingress.ingress_problems(snapshot, now) for action in problem.next_actions]
+
+
+def _whole_output(number: int) -> NextAction:
+    return NextAction("see the whole output of the release", f"devopsellence logs --release {number}")
 
 
 async def _final_snapshot(etcd: Etcd, ref: EnvironmentRef, seen: Snapshot) -> Snapshot:
@@ -186,9 +190,12 @@ def rollout_error(end: RolloutEnd, *, live: bool) -> CliError | None:
     because = f": {verdict.reason}" if verdict.reason else ""
     # After a rollback, the screen no longer shows the failed services.
     table = end.failed if verdict.rolled_back_to else [] if live else rows(snapshot, datetime.now(UTC))
-    findings = _task_findings(snapshot) or _findings(table)
+    on_screen = live and not verdict.rolled_back_to
+    findings = _task_findings(snapshot) or ([] if on_screen else _with_recorded(snapshot, number, table))
+    evidence = any(finding.evidence for finding in findings)
+    look = [STATUS, *([_whole_output(number)] if evidence else [])]
     if verdict.outcome is RolloutState.FAILED and verdict.rolled_back_to:
-        return CliError("rollout_failed", f"{name} failed{because}", findings=findings, next_actions=[STATUS, LOGS])
+        return CliError("rollout_failed", f"{name} failed{because}", findings=findings, next_actions=look)
     if verdict.outcome is RolloutState.FAILED:
         halted = snapshot.rollout is not None and snapshot.rollout.release == number and snapshot.rollout.halted
         fix = [STATUS, *_HALTED] if halted else [STATUS]
@@ -202,7 +209,7 @@ def rollout_error(end: RolloutEnd, *, live: bool) -> CliError | None:
         message = (
             f"{name} failed, and rolling back to release {verdict.rolled_back_to} takes longer than expected{because}"
         )
-        return CliError("rollout_failed", message, findings=findings, next_actions=[STATUS, LOGS])
+        return CliError("rollout_failed", message, findings=findings, next_actions=look)
     message = f"{name} has not settled in time{because}"
     return CliError("rollout_timeout", message, findings=findings, next_actions=[STATUS])
 
@@ -220,6 +227,26 @@ def _task_findings(snapshot: Snapshot) -> list[Finding]:
         return []
     evidence = "\n".join(line.strip() for line in tasks.last_lines(task)[2:])
     return [Finding("release_task_failed", f"task {tasks.headline(task)}", evidence=evidence)]
+
+
+def _with_recorded(snapshot: Snapshot, number: int, table: Sequence[ServiceRow]) -> list[Finding]:
+    """Return the failures that the controller recorded with their output, and the other findings of ``table``.
+
+    The status that had the output may have been replaced before it was seen here.
+    """
+    rollout = snapshot.rollout
+    recorded = rollout.failures if rollout is not None and rollout.release == number else ()
+    known = {(failure.node, failure.service) for failure in recorded}
+    findings = [
+        Finding(
+            "service_failed",
+            f"{failure.node} {failure.service}: failed" + (f" ({safe(failure.reason)})" if failure.reason else ""),
+            evidence="\n".join(["last lines:", *map(safe, failure.log_lines)] if failure.log_lines else []),
+        )
+        for failure in recorded
+    ]
+    failed = [row for row in table if row.failed and (row.node, row.service) not in known]
+    return findings + _findings(failed) if findings else _findings(table)
 
 
 def _findings(table: Sequence[ServiceRow]) -> list[Finding]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from devopsellence.cli.output import CheckResult, NextAction
 from devopsellence.store.errors import StoreError
 
 if TYPE_CHECKING:
+    from devopsellence.api.v1.stored_pb2 import Heartbeat
     from devopsellence.store.etcd import Etcd
+
+# Networks left from which on a warning is due.
+FEW_NETWORKS: Final = 3
 
 
 async def controller(etcd: Etcd) -> list[CheckResult]:
@@ -48,6 +52,7 @@ async def nodes(etcd: Etcd) -> list[CheckResult]:
         CheckResult(f"node {node.name}", "error" if node.note else "ok", node.note or _healthy_text(node), *_fix(node))
         for node in nodes
     ]
+    results += [result for node in nodes if (result := few_networks(node.name, node.heartbeat)) is not None]
     for problem in problems:
         action = NextAction("show the record", f"etcdctl get {problem.key}")
         results.append(CheckResult(problem.key, "error", problem.reason, "record_unreadable", (action,)))
@@ -76,6 +81,21 @@ async def ingress(etcd: Etcd) -> list[CheckResult]:
                 CheckResult(name, "ok", f"{plural(ingress.hosts, 'host')} on {plural(len(ingress.nodes), 'node')}")
             )
     return results
+
+
+def few_networks(name: str, heartbeat: Heartbeat | None) -> CheckResult | None:
+    """Return a warning if a node has room for a few more environments only; each takes a network. Pure."""
+    from devopsellence.cli.util.text import plural
+
+    if heartbeat is None or not heartbeat.HasField("networks_left") or heartbeat.networks_left > FEW_NETWORKS:
+        return None
+    left = heartbeat.networks_left
+    message = f"Docker has addresses for {plural(left, 'more network') if left else 'no more networks'}"
+    actions = (
+        NextAction(f"on {name}, remove networks that nobody uses", "docker network prune"),
+        NextAction("or give Docker more", "default-address-pools in /etc/docker/daemon.json"),
+    )
+    return CheckResult(f"networks of node {name}", "warning", message, "networks_few", actions)
 
 
 def _healthy_text(node: Any) -> str:

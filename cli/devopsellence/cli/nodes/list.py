@@ -61,6 +61,9 @@ class ListedNode:
         if self.state in (NodeState.UNREACHABLE, NodeState.REPLACED) and node is not None and node.cordoned:
             clauses.append("draining" if node.HasField("drain") else "cordoned")
         clauses.append(self.ingress)
+        beat = self.base.heartbeat
+        if beat is not None and beat.HasField("networks_left") and not beat.networks_left:
+            clauses.append("no network is left for another environment")
         return "; ".join(filter(None, clauses))
 
     def cells(self, now: datetime) -> list[str]:
@@ -95,6 +98,7 @@ class ListedNode:
             "hostname": beat.hostname if beat else "",
             "api_address": beat.api_address if beat else "",
             "disk": {"total_mib": room.total_mib, "free_mib": room.free_mib} if room is not None else None,
+            "networks_left": beat.networks_left if beat is not None and beat.HasField("networks_left") else None,
             "environments": list(base.environments),
             "stays": list(self.stays),
             "note": self.note,

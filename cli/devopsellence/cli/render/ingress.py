@@ -172,7 +172,8 @@ def certificate_problem(
         message = "no certificate is installed, so plain HTTP"
         if not manual:
             step = _STEPS.get(issuance.phase) if issuance is not None else None
-            message = f"no certificate yet, so plain HTTP: {step or 'not ordered yet'}"
+            because = f" ({safe(issuance.reason)})" if step and issuance is not None and issuance.reason else ""
+            message = f"no certificate yet, so plain HTTP: {step or 'not ordered yet'}{because}"
         return IngressProblem("ingress_certificate_missing", message, hosts=(host,), next_actions=fix)
     left = (certificate.not_after.seconds - now.timestamp()) / _DAY
     renewal = f"; {failed_attempt(failing)}" if failing is not None else ""

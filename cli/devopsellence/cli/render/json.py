@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from devopsellence.api.v1.stored_pb2 import NodeProgress, Release, Rollout
+from devopsellence.api.v1.stored_pb2 import AssignmentStatus, NodeProgress, Release, Rollout, ServiceFailure
 from devopsellence.cli.render import ingress, progress
 from devopsellence.cli.render import task as tasks
 from devopsellence.cli.render.node_state import NodeSummary, node_summaries
 from devopsellence.cli.render.rows import ServiceRow, rows
 from devopsellence.cli.store.snapshot import Snapshot, release_verdict, target_of
-from devopsellence.cli.util.text import iso, word
+from devopsellence.cli.util.text import iso, safe, word
 
 
 def status(snapshot: Snapshot, now: datetime) -> dict[str, Any]:
@@ -87,6 +87,17 @@ def rollout(snapshot: Snapshot, now: datetime) -> dict[str, Any] | None:
         "finished_at": iso(current.finished_at) if current else None,
         "seconds_left": None if left is None else round(left),
         "task": tasks.document(task) if task else None,
+        "failures": [_failure(failure) for failure in current.failures] if current else [],
+    }
+
+
+def _failure(failure: ServiceFailure) -> dict[str, Any]:
+    return {
+        "node": failure.node,
+        "service": failure.service,
+        "release": failure.release,
+        "reason": safe(failure.reason),
+        "log_lines": [safe(line) for line in failure.log_lines],
     }
 
 
@@ -136,8 +147,19 @@ def release_outcomes(rollout: Rollout | None) -> dict[int, ReleaseOutcome]:
     return {**outcomes, rollout.release: newest}
 
 
+def _reported(status: AssignmentStatus) -> dict[str, Any]:
+    """Return what the agent itself says, about the release that it has, which may be another one."""
+    return {
+        "release": status.release,
+        "phase": word(AssignmentStatus.Phase, status.phase),
+        "reason": safe(status.reason),
+        "problem": safe(status.problem),
+        "services": {service.name: safe(service.reason) for service in status.services if service.reason},
+    }
+
+
 def _node(snapshot: Snapshot, summary: NodeSummary) -> dict[str, Any]:
-    record = snapshot.nodes.get(summary.node)
+    record, status = snapshot.nodes.get(summary.node), snapshot.statuses.get(summary.node)
     heartbeats = snapshot.heartbeats
     return {
         "node": summary.node,
@@ -145,6 +167,8 @@ def _node(snapshot: Snapshot, summary: NodeSummary) -> dict[str, Any]:
         "heartbeat": None if heartbeats is None else summary.node in heartbeats,
         "phase": word(NodeProgress.Phase, summary.phase),
         "reason": summary.reason,
+        "problem": summary.problem,
+        "reported": _reported(status) if status is not None else None,
         "since": iso(summary.since) if summary.since is not None else None,
         "release": summary.release or None,
         "services_settled": summary.services_settled,

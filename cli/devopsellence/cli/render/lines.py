@@ -51,7 +51,7 @@ class LineReporter:
             lines += [task] if task and task != self._task else []
             left = text.time_left(snapshot, now)
             lines += [f"{line}, {left}" if left else line] if line != self._headline else []
-            lines += notes if notes != self._notes else []
+            lines += [note for note in notes if note not in self._notes]
             for text_line in lines:
                 self._output.line(text_line)
         self._rows, self._headline, self._task, self._notes = current, line, task, notes

@@ -92,6 +92,8 @@ def _problem(snapshot: Snapshot, node: str) -> str:
     status = snapshot.statuses.get(node)
     if status is not None and status.phase == AssignmentStatus.ERROR:
         return safe(status.reason) or "its assignment is unreadable"
+    if status is not None and status.problem:
+        return f"no service can be started: {safe(status.problem)}"
     progress = snapshot.progress.get(node)
     if progress is not None and progress.phase == NodeProgress.ERROR and progress.reason:
         return safe(progress.reason)

@@ -11,6 +11,7 @@ from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.render.node_state import NodeSummary, node_summaries
 from devopsellence.cli.store.snapshot import Snapshot
 from devopsellence.cli.util.text import anonymous, safe, seconds_between, word
+from devopsellence.exits import is_last_failure_an_exit, last_output
 from devopsellence.placement import may_run, why_not
 
 
@@ -18,11 +19,13 @@ from devopsellence.placement import may_run, why_not
 class ServiceRow:
     """State of a service on a node; ``service`` is "" for a node without services.
 
-    ``age`` is the seconds since the start of the serving container, None without such a container. ``unhealthy`` is
-    the seconds since the last healthy probe, None while healthy. ``exit_code`` is None unless the container exited by
-    itself. ``current``: the status of the node is about the rollout target. ``waiting``: the node stays at another
-    release for now, so not being settled is expected. ``reported`` is False for a service that is expected, and that
-    the agent has not reported yet. ``stopping``: id of a container that has had SIGTERM, or "".
+    ``log_lines`` are the last output of the last container that failed; ``last_unhealthy``: why it was found unhealthy,
+    "" if it ended by itself. ``age`` is the seconds since the start of the serving container, None without such a
+    container. ``unhealthy`` is the seconds since the last healthy probe, None while healthy. ``exit_code`` is None
+    unless the container exited by itself. ``current``: the status of the node is about the rollout target. ``waiting``:
+    the node stays at another release for now, so not being settled is expected. ``reported`` is False for a service
+    that is expected, and that the agent has not reported yet. ``stopping``: id of a container that has had SIGTERM, or
+    "".
     """
 
     node: str
@@ -45,6 +48,7 @@ class ServiceRow:
     oom_killed: bool = False
     log_lines: tuple[str, ...] = ()
     stopping: str = ""
+    last_unhealthy: str = ""
 
 
 def rows(snapshot: Snapshot, now: datetime) -> list[ServiceRow]:
@@ -104,7 +108,7 @@ def _reported(
         # The status is about another release.
         reason = f"not yet at release {snapshot.target}" + (f": {summary.problem}" if summary.problem else "")
     elif not settled:
-        reason = reason or summary.problem
+        reason = reason or summary.problem or safe(service.last_unhealthy.reason)
         stopping = service.phase == ServiceStatus.STOPPING
         if service.address and 0 < service.release < status.release and not stopping:
             # The old version serves requests until the new version is ready.
@@ -130,8 +134,9 @@ def _reported(
         waiting=waits,
         exit_code=last_exit.code if last_exit is not None and last_exit.HasField("code") else None,
         oom_killed=last_exit is not None and last_exit.oom_killed,
-        log_lines=tuple(safe(line) for line in last_exit.log_lines) if last_exit is not None else (),
+        log_lines=tuple(safe(line) for line in last_output(service)),
         stopping=service.stopping,
+        last_unhealthy="" if is_last_failure_an_exit(service) else safe(service.last_unhealthy.reason) or "not healthy",
     )
 
 

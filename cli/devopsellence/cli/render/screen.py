@@ -50,6 +50,7 @@ def status(snapshot: Snapshot, now: datetime, width: int, *, everything: bool = 
         parts += [_failure_text(line) for row in table for line in text.failure_lines(row)]
     else:
         parts.append(_groups(snapshot, now, width))
+    parts += [_failure_text(line) for line in text.release_failure_lines(snapshot)]
     return Group(*parts, *_foot(snapshot, now))
 
 

@@ -11,9 +11,11 @@ from devopsellence.cli.render import ingress, progress
 from devopsellence.cli.render import task as tasks
 from devopsellence.cli.render.groups import NodeGroup, are_few, groups, line_limits
 from devopsellence.cli.render.node_state import node_names
+from devopsellence.cli.render.reasons import unexplained
 from devopsellence.cli.render.rows import ServiceRow, rows
 from devopsellence.cli.store.snapshot import ReleaseVerdict, RolloutState, Snapshot, release_verdict
 from devopsellence.cli.util.text import age, collapse_ranges, columns, plural, safe, seconds_between, since, span
+from devopsellence.exits import describe_exit
 
 HEADER = ("NODE", "SERVICE", "PHASE", "HEALTH", "AGE", "RESTARTS", "ADDRESS", "REASON")
 _SPANS = {RolloutState.SETTLED: "in", RolloutState.FAILED: "after"}
@@ -26,6 +28,11 @@ _ENDS: Final = 3
 
 def status(snapshot: Snapshot, now: datetime, *, everything: bool = False) -> str:
     """Return the whole snapshot as text; many nodes in groups unless ``everything`` is True."""
+    return "\n".join([*_body(snapshot, now, everything=everything), *notes(snapshot, now)])
+
+
+def _body(snapshot: Snapshot, now: datetime, *, everything: bool = False) -> list[str]:
+    """Return the lines of a snapshot above its notes."""
     lines = [f"Environment  {snapshot.ref}", f"Release      {release_line(snapshot, now)}"]
     if snapshot.number:
         lines.append(f"Rollout      {rollout_line(snapshot, now)}")
@@ -44,9 +51,8 @@ def status(snapshot: Snapshot, now: datetime, *, everything: bool = False) -> st
     else:
         node_groups = groups(snapshot, now)
         lines += ["", *[f"{head}{tail}" for _, head, tail in group_lines(node_groups)], *failure_output(node_groups)]
-    lines += tasks.last_lines(task) if task else []
-    lines += notes(snapshot, now)
-    return "\n".join(lines)
+    lines += release_failure_lines(snapshot)
+    return lines + (tasks.last_lines(task) if task else [])
 
 
 def group_lines(
@@ -176,22 +182,43 @@ def _health(row: ServiceRow) -> str:
 
 
 def failure_lines(row: ServiceRow) -> list[str]:
-    """Return the exit code and the last log lines of a failed service; an empty list for a settled service."""
+    """Return the exit code (or bad health) and the last log lines of a failed service; an empty list for a settled
+    service."""
     if row.settled or (row.exit_code is None and not row.log_lines):
         return []
-    code = "exited" if row.exit_code is None else f"exit code {row.exit_code}"
-    memory = ", out of memory" if row.oom_killed else ""
+    if row.last_unhealthy:
+        end = row.last_unhealthy
+    elif row.exit_code is None:
+        end = "exited"
+    else:
+        end = describe_exit(row.exit_code, oom_killed=row.oom_killed)
     last = "; last lines:" if row.log_lines else ""
-    return ["", f"{row.node}/{row.service}: {code}{memory}{last}", *[f"    {line}" for line in row.log_lines]]
+    return ["", f"{row.node}/{row.service}: {end}{last}", *[f"    {line}" for line in row.log_lines]]
+
+
+def release_failure_lines(snapshot: Snapshot) -> list[str]:
+    """Return the last output of what made the newest release fail, once an older release runs again."""
+    rollout = snapshot.current
+    if rollout is None or snapshot.target == snapshot.number:
+        return []
+    lines = []
+    for failure in rollout.failures:
+        reason = f": {safe(failure.reason)}" if failure.reason else ""
+        last = "; last lines:" if failure.log_lines else ""
+        lines += ["", f"Release {failure.release} on {failure.node}/{failure.service}{reason}{last}"]
+        lines += [f"    {safe(line)}" for line in failure.log_lines]
+    return lines
 
 
 def notes(snapshot: Snapshot, now: datetime) -> list[str]:
-    """Return notes below the table: ingress problems, unreadable keys, cluster warnings, a lost connection."""
+    """Return notes below the table: ingress problems, unreadable keys, cluster warnings, a lost connection, and every
+    reason in a record that nothing else shows."""
     lines = ingress.problem_lines(ingress.ingress_problems(snapshot, now))
     lines += [f"Cannot read {problem.key}: {safe(problem.reason)}" for problem in snapshot.problems]
     lines += [safe(warning) for warning in snapshot.warnings]
     if snapshot.stale:
         lines.append(f"This may be out of date: {safe(snapshot.stale)}")
+    lines += unexplained(snapshot, "\n".join([*_body(snapshot, now), *lines]))
     return ["", *lines] if lines else []
 
 

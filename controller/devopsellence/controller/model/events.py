@@ -25,6 +25,9 @@ ASSIGNMENT_WRITTEN: Final = "assignment_written"
 ASSIGNMENT_WITHDRAWN: Final = "assignment_withdrawn"
 # The node has carried out the tombstone, or the machine is gone for good.
 ASSIGNMENT_DELETED: Final = "assignment_deleted"
+# A node is unreachable, or a record of it cannot be read.
+NODE_LOST: Final = "node_lost"
+NODE_BACK: Final = "node_back"
 _NAMED: Final = 5
 
 

@@ -19,6 +19,7 @@ _TASK_EVENTS: Final[dict[int, str]] = {
 }
 _Phase = pb.Rollout
 _ERROR = pb.Event.ERROR
+_LOST: Final = (pb.NodeProgress.UNREACHABLE, pb.NodeProgress.ERROR)
 
 
 def rollout_events(
@@ -31,6 +32,7 @@ def rollout_events(
     known = previous if previous is not None and previous.release == rollout.release else None
     result = [_started(previous, rollout, now)] if known is None else []
     result += _task_events(known, rollout, now)
+    result += _node_events(previous, rollout, now)
     result += _direction_events(known, rollout, now)
     before = known.phase if known is not None else _Phase.PROGRESSING
     if rollout.phase != before:
@@ -61,10 +63,10 @@ def _direction_events(known: pb.Rollout | None, rollout: pb.Rollout, now: Now) -
     before = known.target or number if known is not None else number
     if target not in (number, before):
         message = f"release {number} rolls back to release {target}: {rollout.halted}"
-        return [_event(rollout, now, events.ROLLOUT_ROLLING_BACK, message, _ERROR)]
+        return [_with_output(_event(rollout, now, events.ROLLOUT_ROLLING_BACK, message, _ERROR), rollout)]
     if rollout.halted and target == number and not (known is not None and known.halted):
         message = f"release {number} is not rolled out any further: {rollout.halted}"
-        return [_event(rollout, now, events.ROLLOUT_HALTED, message, _ERROR)]
+        return [_with_output(_event(rollout, now, events.ROLLOUT_HALTED, message, _ERROR), rollout)]
     return []
 
 
@@ -77,11 +79,31 @@ def _phase_events(rollout: pb.Rollout, now: Now, *, is_rolled_back: bool) -> lis
         back = f"release {rollout.target} runs again, after release {number} has failed"
         rolled_back = [_event(rollout, now, events.ROLLOUT_ROLLED_BACK, back)] if is_rolled_back else []
         message = f"release {number} has failed: {rollout.reason}"
-        return [*rolled_back, _event(rollout, now, events.ROLLOUT_FAILED, message, _ERROR)]
+        return [*rolled_back, _with_output(_event(rollout, now, events.ROLLOUT_FAILED, message, _ERROR), rollout)]
     if rollout.phase == _Phase.PROGRESSING:
         message = f"release {number} is rolled out again, because what the nodes should run has changed"
         return [_event(rollout, now, events.ROLLOUT_STARTED, message)]
     return []
+
+
+def _node_events(previous: pb.Rollout | None, rollout: pb.Rollout, now: Now) -> list[pb.Event]:
+    """Return the events about nodes that cannot be reached or read, or can again. A node that is no longer listed, of
+    more than a hundred, is not known to be well again."""
+    before = {node.node: node.phase for node in previous.nodes} if previous is not None else {}
+    lost = [node for node in rollout.nodes if node.phase in _LOST and before.get(node.node) not in _LOST]
+    back = [node for node in rollout.nodes if node.phase not in _LOST and before.get(node.node) in _LOST]
+    decisions = [(events.NODE_LOST, node.reason, node.node) for node in lost]
+    decisions += [(events.NODE_BACK, "takes part again", node.node) for node in back]
+    return events.about_nodes(now.utc, decisions, release=rollout.release, warn=[node.reason for node in lost])
+
+
+def _with_output(event: pb.Event, rollout: pb.Rollout) -> pb.Event:
+    """Return the event with the last output of the first service that made the release fail."""
+    if rollout.failures:
+        failure = rollout.failures[0]
+        event.node, event.service = failure.node, failure.service
+        event.log_lines.extend(failure.log_lines)
+    return event
 
 
 def _event(

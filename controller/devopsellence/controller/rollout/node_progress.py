@@ -9,6 +9,7 @@ from typing import Final
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.model.snapshot import NodeView
 from devopsellence.controller.rollout.task import describe_task
+from devopsellence.exits import describe_exit, last_output
 from devopsellence.store.record import message_of
 
 _Phase = pb.NodeProgress
@@ -72,6 +73,8 @@ class NodeProgress:
     #: Why the agent gave up a service at this generation of the assignment; empty: no service was given up.
     given_up: str = ""
     hold: Hold | None = None
+    #: The service that ``reason`` is about, with its last output; None if it is about something else.
+    failure: pb.ServiceFailure | None = None
     #: Nothing is left to do on the node but to wait for older containers: for their requests to end, or for their stop.
     waits_for_older: bool = False
 
@@ -142,23 +145,37 @@ def _status_progress(planned: PlannedNode, assignment: pb.Assignment, status: pb
         reason = f"{name} cannot read its assignment: {status.reason or 'no reason given'}"
         return _progress(planned, _Phase.ERROR, reason, status)
     if given_up := _given_up(planned, status):
-        return _progress(planned, _Phase.FAILED, given_up, status, given_up=given_up)
+        failure = failure_of(_given_up_service(planned, status), status, name)
+        return _progress(planned, _Phase.FAILED, given_up, status, given_up=given_up, failure=failure)
     if problem := _problem(planned.view):
         return _progress(planned, _Phase.CONVERGING, problem, status)
     if status.phase == pb.AssignmentStatus.SETTLED:
         return _progress(planned, _Phase.SETTLED, _why_not_routed(assignment, status, name), status)
     phase = _Phase.FAILED if status.phase == pb.AssignmentStatus.FAILED else _Phase.CONVERGING
-    return _progress(planned, phase, _why_unsettled(assignment, status, name), status)
+    failure = failure_of(_unsettled_service(status), status, name)
+    return _progress(planned, phase, _why_unsettled(assignment, status, name), status, failure=failure)
+
+
+def failure_of(service: pb.ServiceStatus | None, status: pb.AssignmentStatus, node: str) -> pb.ServiceFailure | None:
+    """Return what is known of the failure of a service, for the record of a failed rollout; None for no service."""
+    if service is None:
+        return None
+    return pb.ServiceFailure(
+        node=node,
+        service=service.name,
+        release=status.release,
+        reason=service.reason,
+        log_lines=last_output(service),
+    )
 
 
 def describe_service(service: pb.ServiceStatus, node: str) -> str:
     """Return a sentence about an unsettled service, with its name, node and last exit code."""
     reason = service.reason or _PHASE_WORDS.get(service.phase, "is in a phase that this version does not know")
     describe_task = f'service "{service.name}" on {node}: {reason}'
-    if service.HasField("last_exit") and service.last_exit.HasField("code"):
-        exit_code = f"exit code {service.last_exit.code}"
-        if exit_code not in reason:
-            describe_task += f" ({exit_code}{', out of memory' if service.last_exit.oom_killed else ''})"
+    end = service.last_exit
+    if service.HasField("last_exit") and end.HasField("code") and f"exit code {end.code}" not in reason:
+        describe_task += f" ({describe_exit(end.code, oom_killed=end.oom_killed)})"
     return describe_task
 
 
@@ -188,17 +205,18 @@ def _progress(
     reachable: bool = True,
     given_up: str = "",
     hold: Hold | None = None,
+    failure: pb.ServiceFailure | None = None,
 ) -> NodeProgress:
     """Return the progress of ``planned``; settled services are counted in ``status``."""
     assignment = planned.assignment
     if assignment is None:
-        return NodeProgress(planned.view.name, phase, reason, 0, 0, 0, waited_for, reachable, given_up, hold)
+        return NodeProgress(planned.view.name, phase, reason, 0, 0, 0, waited_for, reachable, given_up, hold, failure)
     settled = _count_settled(assignment, status) if status is not None else 0
     total = len(assignment.services)
     name = planned.view.name
     waits = status is not None and _only_waits_for_older(planned, status)
     return NodeProgress(
-        name, phase, reason, assignment.release, settled, total, waited_for, reachable, given_up, hold, waits
+        name, phase, reason, assignment.release, settled, total, waited_for, reachable, given_up, hold, failure, waits
     )
 
 
@@ -213,11 +231,19 @@ def _only_waits_for_older(planned: PlannedNode, status: pb.AssignmentStatus) -> 
 
 
 def _given_up(planned: PlannedNode, status: pb.AssignmentStatus | None) -> str:
-    """Return a sentence about a service given up by the agent, kept services aside; empty if there is none."""
-    for service in status.services if status is not None else ():
+    """Return a sentence about what the agent gave up: the environment, or a service, kept services aside; empty if
+    there is none."""
+    if status is not None and status.problem:
+        return f"no service can be started on {planned.view.name}: {status.problem}"
+    service = _given_up_service(planned, status)
+    return describe_service(service, planned.view.name) if service is not None else ""
+
+
+def _given_up_service(planned: PlannedNode, status: pb.AssignmentStatus | None) -> pb.ServiceStatus | None:
+    for service in status.services if status is not None and not status.problem else ():
         if service.failed and service.name not in planned.kept:
-            return describe_service(service, planned.view.name)
-    return ""
+            return service
+    return None
 
 
 def _problem(view: NodeView) -> str:
@@ -269,14 +295,19 @@ def _count_settled(assignment: pb.Assignment, status: pb.AssignmentStatus) -> in
 
 def _why_unsettled(assignment: pb.Assignment, status: pb.AssignmentStatus, node: str) -> str:
     reported = {service.name: service for service in status.services}
-    unsettled = [service for service in status.services if not is_settled(service)]
-    # Most telling first: ended services, then starting services, then services that wait for others.
-    unsettled.sort(key=lambda service: (service.phase != _Service.BACKOFF, service.phase == _Service.PENDING))
-    if unsettled:
-        return describe_service(unsettled[0], node)
+    unsettled = _unsettled_service(status)
+    if unsettled is not None:
+        return describe_service(unsettled, node)
     if waiting := next((service for service in status.services if service.waits_for_older), None):
         return f'service "{waiting.name}" on {node}: {waiting.reason or "waits for an older container to stop"}'
     for service in assignment.services:
         if service.name not in reported:
             return f'service "{service.name}" on {node} has not been started yet'
     return f"{node}: {status.reason or 'is being converged'}"
+
+
+def _unsettled_service(status: pb.AssignmentStatus) -> pb.ServiceStatus | None:
+    """Return the most telling unsettled service: one that ended, then one that starts, then one that waits."""
+    unsettled = [service for service in status.services if not is_settled(service)]
+    unsettled.sort(key=lambda service: (service.phase != _Service.BACKOFF, service.phase == _Service.PENDING))
+    return unsettled[0] if unsettled else None

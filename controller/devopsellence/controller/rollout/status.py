@@ -65,10 +65,13 @@ def update_rollout(
     previous: pb.Rollout | None,
     stopwatch: ProgressStopwatch,
     now: Now,
+    *,
+    failures: Sequence[pb.ServiceFailure] = (),
 ) -> RolloutUpdate:
     """Return the Rollout of the newest release; equal to ``previous``, the stored Rollout, if nothing has changed.
 
-    ``before`` is the Rollout that history.begin_rollout() made from ``previous``.
+    ``before`` is the Rollout that history.begin_rollout() made from ``previous``. ``failures``: services because of
+    which the release fails now.
     """
     rollout = pb.Rollout()
     rollout.CopyFrom(before)
@@ -80,6 +83,7 @@ def update_rollout(
         rollout.ClearField("task")
     else:
         rollout.task.CopyFrom(verdict.task)
+    _record_failures(rollout, failures)
     summarize(rollout, facts.nodes, facts.target.release, now)
     if verdict.phase in _RUNNING:
         rollout.ClearField("finished_at")
@@ -90,6 +94,19 @@ def update_rollout(
         return RolloutUpdate(rollout, events)
     recheck_after = None if is_paused(facts) else max(0.0, stopwatch.since + facts.deadline - now.mono)
     return RolloutUpdate(rollout, events, stopwatch, recheck_after)
+
+
+def _record_failures(rollout: pb.Rollout, failures: Sequence[pb.ServiceFailure]) -> None:
+    """Keep what made the release fail, as first seen: a crash loop has new output again and again."""
+    if rollout.phase in (pb.Rollout.PROGRESSING, pb.Rollout.SETTLED):
+        del rollout.failures[:]
+        return
+    known = [(failure.node, failure.service) for failure in rollout.failures]
+    seen = [(failure.node, failure.service) for failure in failures]
+    with_output = [any(failure.log_lines for failure in some) for some in (rollout.failures, failures)]
+    if failures and (known != seen or with_output == [False, True]):
+        del rollout.failures[:]
+        rollout.failures.extend(failures)
 
 
 def summarize(rollout: pb.Rollout, nodes: Sequence[NodeProgress], target: int, now: Now) -> None:

@@ -15,6 +15,7 @@ from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.controller.model.actions import Precondition
 from devopsellence.controller.model.snapshot import EnvironmentSnapshot, NodeView, is_partial
+from devopsellence.exits import describe_exit
 from devopsellence.placement import may_run, unplaced_services, why_nowhere
 from devopsellence.store.keys import Keys
 from devopsellence.store.record import message_of, revision_of
@@ -88,7 +89,7 @@ def describe_task(task: pb.TaskStatus) -> str:
     text = f'the release task "{task.name}" failed{where}: {task.reason or "no reason given"}'
     exit_code = f"exit code {task.exit.code}"
     if task.HasField("exit") and task.exit.HasField("code") and exit_code not in task.reason:
-        text += f" ({exit_code}{', out of memory' if task.exit.oom_killed else ''})"
+        text += f" ({describe_exit(task.exit.code, oom_killed=task.exit.oom_killed)})"
     lines = [line.strip() for line in task.exit.log_lines if line.strip()][-_LINES_SHOWN:]
     return f"{text}; its last lines: {' | '.join(lines)}" if lines else text
 

@@ -83,6 +83,8 @@ class RolloutVerdict:
     task: pb.TaskStatus | None = None
     #: Names of the nodes that caused a rollback or halt.
     blamed: Sequence[str] = ()
+    #: Services that made the newest release fail; empty unless it fails with this verdict.
+    failures: Sequence[pb.ServiceFailure] = ()
     #: All reachable nodes run the older release again.
     is_rolled_back: bool = False
     #: SETTLED for now: not all services have lasted. With the first failure of one meanwhile, a sentence; empty: none.
@@ -113,7 +115,7 @@ def judge(facts: RolloutFacts, before: pb.Rollout, stopwatch: ProgressStopwatch,
     if facts.target.last_settled and (facts.target.halted or failure.why):
         return _rolled_back_or_halted(facts, failure)
     if failure.why:
-        return RolloutVerdict(_Phase.FAILED, failure.why, facts.target, facts.task)
+        return RolloutVerdict(_Phase.FAILED, failure.why, facts.target, facts.task, failures=failure.services)
     if facts.unplaced:
         return RolloutVerdict(_Phase.FAILED, facts.unplaced, facts.target, facts.task)
     # Also while every node waits for its batch: the problem is gone.
@@ -121,7 +123,8 @@ def judge(facts: RolloutFacts, before: pb.Rollout, stopwatch: ProgressStopwatch,
     if before.phase == _Phase.FAILED and not facts.moved and not waits:
         return RolloutVerdict(_Phase.FAILED, before.reason, facts.target, facts.task)
     if late:
-        return RolloutVerdict(_Phase.FAILED, _too_late(facts), facts.target, facts.task)
+        failures = _failures(facts.nodes)
+        return RolloutVerdict(_Phase.FAILED, _too_late(facts), facts.target, facts.task, failures=failures)
     return RolloutVerdict(_Phase.PROGRESSING, _live(facts), facts.target, facts.task)
 
 
@@ -138,18 +141,21 @@ def _settled(facts: RolloutFacts, before: pb.Rollout, reason: str, target: Rollo
 def _failed_after_all(facts: RolloutFacts) -> RolloutVerdict:
     """Return the verdict on a release that had settled, and whose service has ended again and again since."""
     why = f"it had settled, but {_sentences([sentence for _, sentence in facts.trial.given_up])}"
-    failure = _Failure(why, [name for name, _ in facts.trial.given_up])
+    names = [name for name, _ in facts.trial.given_up]
+    failure = _Failure(why, names, _failures([node for node in facts.nodes if node.name in names]))
     if facts.target.last_settled:
         return _rolled_back_or_halted(facts, failure)
-    return RolloutVerdict(_Phase.FAILED, why, facts.target, facts.task, failure.nodes)
+    return RolloutVerdict(_Phase.FAILED, why, facts.target, facts.task, failure.nodes, failure.services)
 
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """Reason for the failure of the newest release (empty: no failure), and the names of the nodes to blame."""
+    """Reason for the failure of the newest release (empty: no failure), the names of the nodes to blame, and the
+    services that failed there."""
 
     why: str = ""
     nodes: Sequence[str] = ()
+    services: Sequence[pb.ServiceFailure] = ()
 
 
 def _failure(facts: RolloutFacts, *, late: bool) -> _Failure:
@@ -160,12 +166,20 @@ def _failure(facts: RolloutFacts, *, late: bool) -> _Failure:
     given_up = [node for node in facts.nodes if node.given_up and node.waited_for]
     if given_up:
         why = _join(facts.problems, _sentences([node.given_up for node in given_up]))
-        return _Failure(why, [node.name for node in given_up])
+        return _Failure(why, [node.name for node in given_up], _failures(given_up))
     if late:
-        in_flight = [node.name for node in _in_flight(facts) if not node.waits_for_older]
+        in_flight = [node for node in _in_flight(facts) if not node.waits_for_older]
         if in_flight or (task is not None and task.node and stage_of(task) is TaskStage.PREPARING):
-            return _Failure(_too_late(facts), in_flight)
+            return _Failure(_too_late(facts), [node.name for node in in_flight], _failures(in_flight))
     return _Failure()
+
+
+def _failures(nodes: Sequence[NodeProgress]) -> list[pb.ServiceFailure]:
+    """Return the failures of services, those with output first; equal output of one service once."""
+    failures = [node.failure for node in nodes if node.failure is not None]
+    failures.sort(key=lambda failure: not failure.log_lines)
+    distinct = {(failure.service, failure.reason, tuple(failure.log_lines)): failure for failure in reversed(failures)}
+    return list(reversed(distinct.values()))[:_NAMED]
 
 
 def _rolled_back_or_halted(facts: RolloutFacts, failure: _Failure) -> RolloutVerdict:
@@ -174,13 +188,14 @@ def _rolled_back_or_halted(facts: RolloutFacts, failure: _Failure) -> RolloutVer
     task = ended_by_failure(facts.task)
     if facts.can_roll_back:
         target = facts.target.rolled_back(why)
-        return RolloutVerdict(_Phase.ROLLING_BACK, why, target, task, failure.nodes)
+        return RolloutVerdict(_Phase.ROLLING_BACK, why, target, task, failure.nodes, failure.services)
     reason = f"{why}; {facts.rollback_problem}" if facts.rollback_problem else why
-    return RolloutVerdict(_Phase.FAILED, reason, facts.target.halt(why), task, failure.nodes)
+    return RolloutVerdict(_Phase.FAILED, reason, facts.target.halt(why), task, failure.nodes, failure.services)
 
 
 def _rolling_back(facts: RolloutFacts, before: pb.Rollout, stopwatch: ProgressStopwatch, now: Now) -> RolloutVerdict:
-    """Return FAILED once all reachable nodes are back, or after the deadline; the rollback goes on even then."""
+    """Return FAILED once all reachable nodes are back, once the others have given up, or after the deadline; the
+    rollback goes on even then."""
     target = facts.target
     waited_for = [node for node in facts.nodes if node.waited_for]
     live = _live(facts)
@@ -189,8 +204,12 @@ def _rolling_back(facts: RolloutFacts, before: pb.Rollout, stopwatch: ProgressSt
         return RolloutVerdict(_Phase.FAILED, reason, target, facts.task, is_rolled_back=True)
     on_its_way = before.target == target.release
     late = now.mono - stopwatch.since >= facts.deadline
-    if on_its_way and (late or before.phase == _Phase.FAILED):
-        reason = f"{target.halted}; release {target.release} is to run again, but {live}"
+    given_up = bool(waited_for) and all(node.done or node.given_up for node in waited_for)
+    if on_its_way and (late or given_up or before.phase == _Phase.FAILED):
+        but = f"release {target.release} is to run again, but {live}"
+        if live == target.halted:
+            but = f"release {target.release} cannot run again for the same reason"
+        reason = f"{target.halted}; {but}"
         return RolloutVerdict(_Phase.FAILED, reason, target, facts.task)
     return RolloutVerdict(
         _Phase.ROLLING_BACK, f"{target.halted}; back to release {target.release}: {live}", target, facts.task

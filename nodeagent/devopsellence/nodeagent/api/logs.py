@@ -57,6 +57,8 @@ class LogTail:
     environment: str
     request: LogsRequest
     answer: Callable[[LogsAnswer], Awaitable[None]]
+    #: Containers (ids) to read; None: all of the requested services.
+    only: frozenset[str] | None = None
     _readers: dict[str, _Reader] = field(default_factory=dict)
     #: Set when lines are available or containers have changed.
     _ready: asyncio.Event = field(default_factory=asyncio.Event)
@@ -112,7 +114,9 @@ class LogTail:
     async def _open(self, queue: BoundedQueue[LogLine]) -> None:
         """Start reading each log with news, unless already being read."""
         containers, _ = self.engine.cache.of(self.environment, "")
-        chosen = targets.with_output(containers, self.request.services)
+        if self.only is not None:
+            containers = tuple(container for container in containers if container.id in self.only)
+        chosen = targets.with_output(containers, self.request.services, self.request.task)
         for container_id in set(self._readers) - {container.id for container in containers}:
             if self._readers[container_id].stream is None:
                 del self._readers[container_id]

@@ -26,6 +26,7 @@ from devopsellence.nodeagent.api.service import AgentService
 from devopsellence.nodeagent.assignments import Assignments
 from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.docker.errors import EngineError
+from devopsellence.nodeagent.log_archive import LogArchive
 from devopsellence.nodeagent.secrets import SecretDecrypter
 from devopsellence.nodeagent.tls import CertificateFiles, CertificateProblem, ReloadingCertificate, certificate_expiry
 from devopsellence.nodeagent.util.threads import ThreadPool
@@ -89,7 +90,8 @@ class ApiServer:
         self._engine = engine
         self._threads = ThreadPool(2, "api")
         diagnosis = Diagnosis(beat, engine, assignments, listen.files, state_dir, self._threads)
-        self._service = AgentService(beat.node, engine, assignments, decrypter, images, diagnosis)
+        archive = LogArchive(state_dir / "logs")
+        self._service = AgentService(beat.node, engine, assignments, decrypter, images, diagnosis, archive)
         self._peers = PeerService(beat.node, engine, assignments)
         self._cleanup: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
@@ -26,7 +26,7 @@ from devopsellence.api.v1.agent_pb2 import (
     SendLayerAnswer,
     SendLayerRequest,
 )
-from devopsellence.nodeagent.api import auth, targets
+from devopsellence.nodeagent.api import auth, past_logs, targets
 from devopsellence.nodeagent.api.auth import CallRefused
 from devopsellence.nodeagent.api.diagnose import Diagnosis
 from devopsellence.nodeagent.api.exec import ContainerExec
@@ -37,6 +37,7 @@ from devopsellence.nodeagent.api.session import Answer, Requests, first_request
 from devopsellence.nodeagent.assignments import Assignments
 from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.docker.model import Container
+from devopsellence.nodeagent.log_archive import LogArchive
 from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.nodeagent.secrets import SecretDecrypter
 from devopsellence.nodeagent.util.threads import ThreadPool
@@ -61,6 +62,7 @@ class AgentService:
         decrypter: SecretDecrypter,
         images: ImageService,
         diagnosis: Diagnosis,
+        archive: LogArchive,
     ) -> None:
         self._node = node
         self._engine = engine
@@ -68,6 +70,8 @@ class AgentService:
         self._decrypter = decrypter
         self._images = images
         self._diagnosis = diagnosis
+        self._archive = archive
+        self._archive_threads = ThreadPool(1, "log-archive")
         self._decrypt_threads = ThreadPool(1, "decrypt")
         #: Tasks that end abandoned commands.
         self._ending: set[asyncio.Task[None]] = set()
@@ -127,8 +131,32 @@ class AgentService:
 
     async def _logs(self, request: LogsRequest, answer: Callable[[LogsAnswer], Awaitable[None]]) -> None:
         ref, desired, containers = self._environment(request.environment)
+        if past_logs.is_about_past(request):
+            await self._past_logs(ref, containers, request, answer)
+            return
         targets.check_services(ref, self._node, request.services, targets.services(desired, containers))
         await LogTail(self._engine, str(ref), request, answer).run()
+
+    async def _past_logs(
+        self,
+        ref: EnvironmentRef,
+        containers: Sequence[Container],
+        request: LogsRequest,
+        answer: Callable[[LogsAnswer], Awaitable[None]],
+    ) -> None:
+        """Send the output of containers chosen by release or task, first of those that are gone.
+
+        Unlike without such a choice, a service without output is no error: another node may have it.
+        """
+        kept = await self._archive_threads.run(lambda: self._archive.of(ref))
+        if request.task and not request.release:
+            request.release = past_logs.newest_run(kept, containers, request.task)
+        present = past_logs.choose_present(containers, request)
+        gone = [log for log in past_logs.choose_archived(kept, request) if not _is_present(log.container, present)]
+        await past_logs.send_archived(gone, request, answer, self._archive_threads)
+        if present:
+            ids = frozenset(container.id for container in present)
+            await LogTail(self._engine, str(ref), request, answer, only=ids).run()
 
     async def _exec(self, requests: Requests, answer: Answer) -> None:
         start = await first_request(requests, "command")
@@ -174,3 +202,8 @@ class AgentService:
         task = asyncio.create_task(ending)
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
+
+
+def _is_present(short_id: str, containers: Iterable[Container]) -> bool:
+    """Return True for the output of a container whose removal has not happened after all."""
+    return any(container.id.startswith(short_id) for container in containers)

@@ -49,13 +49,13 @@ def services(desired: Desired | None, containers: Iterable[Container]) -> set[st
     return assigned | {container.service for container in containers if not container.task}
 
 
-def with_output(containers: Iterable[Container], chosen: Sequence[str]) -> list[Container]:
+def with_output(containers: Iterable[Container], chosen: Sequence[str], task: str = "") -> list[Container]:
     """Return the containers of ``chosen`` services (empty: all) with output, sorted by service, oldest release first. A
-    service during replacement has two."""
+    service during replacement has two. ``task``: those of this task instead of the services' own."""
     result = [
         container
         for container in containers
-        if not container.task
+        if container.task == task
         and container.state is not ContainerState.CREATED
         and (not chosen or container.service in chosen)
     ]

@@ -10,24 +10,32 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import requests
 import urllib3.exceptions
 from docker.api.client import APIClient
-from docker.errors import APIError, DockerException, ImageNotFound
+from docker.errors import APIError, DockerException, ImageNotFound, create_api_error_from_http_exception
 
 from devopsellence import clock
-from devopsellence.nodeagent.docker import errors, names
+from devopsellence.nodeagent.docker import errors, names, output
 from devopsellence.nodeagent.docker.cache import epoch, parse_inspected, parse_listed
+from devopsellence.nodeagent.docker.frames import MalformedFrame, last_frames
 from devopsellence.nodeagent.docker.images import ImageStore
 from devopsellence.nodeagent.docker.model import Container, ContainerExit, EngineEvent, EngineListing, Network
 
 DEFAULT_HOST: Final = "unix:///var/run/docker.sock"
 #: Timeout of a call. Most answers take milliseconds, a start a third of a second, on a busy machine several seconds.
 CALL_SECONDS: Final = 60
-LOG_LINES: Final = 20
-LOG_LINE_LENGTH: Final = 500
+#: Refusals of another network: by the Docker Engine up to 26 (status 404), from 27, and where routes leave no room.
+_NO_ADDRESS_POOL: Final = re.compile(
+    r"non-overlapping IPv4 address pool|predefined address pools have been fully|an available predefined network"
+)
+#: End of the log of a removed container to keep.
+LOG_TAIL_ENTRIES: Final = 2000
+LOG_TAIL_BYTES: Final = 256 * 1024
+_CHUNK: Final = 64 * 1024
 #: Subscribed events. Left out on purpose: exec_* (an exec probe causes two) and top.
 _EVENTS: Final = {
     "type": ["container", "network", "image"],
@@ -38,7 +46,6 @@ _EVENTS: Final = {
 }  # fmt: skip
 #: Error of a container whose start was cut off by an engine restart: containerd still has a task of the same id.
 _HALF_STARTED: Final = re.compile(r"\btask [0-9a-f]{64}:? already exists")
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 class DockerClient:
@@ -109,7 +116,12 @@ class DockerClient:
         return parse_inspected(document, clock.now()) if is_own else None
 
     def create_network(self, name: str, labels: Mapping[str, str]) -> str:
-        """Create a bridge network and return its id. Conflict if the name exists."""
+        """Create a bridge network and return its id.
+
+        Raises:
+            Conflict: the name exists.
+            NoAddressPool: no subnet is left.
+        """
         with _errors():
             answer = self._client.create_network(name, driver="bridge", labels=dict(labels), check_duplicate=True)
         return str(answer["Id"])
@@ -200,19 +212,48 @@ class DockerClient:
         exited = replace(exited, finished_at=exited.finished_at or exited.started_at or "1970-01-01T00:00:00Z")
         ran = max(0.0, epoch(exited.finished_at) - epoch(exited.started_at))
         oom = bool(state.get("OOMKilled"))
-        return exited, ContainerExit(int(state.get("ExitCode", 0)), oom, exited.finished_at, ran, self._logs(container))
+        lines = self._last_lines(container, document)
+        return exited, ContainerExit(int(state.get("ExitCode", 0)), oom, exited.finished_at, ran, lines)
 
-    def _logs(self, container: str) -> tuple[str, ...]:
-        """Return the last lines of a container's output, oldest first, shortened, without control characters."""
+    def last_lines(self, container: str) -> tuple[str, ...]:
+        """Return the last lines of a container's output so far, as for an exit. NotFound if missing."""
+        with _errors():
+            document = self._client.inspect_container(container)
+        return self._last_lines(container, document)
+
+    def log_tail(self, container: str) -> bytes:
+        """Return the end of a container's log with timestamps and without the container's secrets, as whole frames of
+        the engine (``docker.frames``).
+
+        Raises:
+            NotFound: no such container.
+            EngineError: the log cannot be read.
+        """
+        params = {"stdout": 1, "stderr": 1, "timestamps": 1, "tail": LOG_TAIL_ENTRIES}
+        with _errors():
+            secrets = output.secret_values(self._client.inspect_container(container))
+            url = f"{self._client.base_url}/v{self._client.api_version}/containers/{container}/logs"
+            response = self._client.get(url, params=params, stream=True, timeout=CALL_SECONDS)
+            try:
+                response.raise_for_status()
+            except requests.HTTPError as error:
+                create_api_error_from_http_exception(error)
+            try:
+                with response:
+                    chunks = response.raw.stream(_CHUNK, decode_content=False)
+                    return last_frames(chunks, LOG_TAIL_BYTES, partial(output.redacted, secrets=secrets))
+            except MalformedFrame as error:
+                raise errors.EngineError(f"the Docker Engine does not return the output: {error}") from error
+
+    def _last_lines(self, container: str, document: Mapping[str, Any]) -> tuple[str, ...]:
         try:
             with _errors():
-                raw = self._client.logs(container, tail=LOG_LINES)
+                raw = self._client.logs(container, tail=output.MAX_LINES)
         except errors.EngineUnavailable:
             raise
         except errors.EngineError as error:
             return (f"(the Docker Engine does not return the output: {error})",)
-        lines = bytes(raw).decode(errors="replace").splitlines()[-LOG_LINES:]
-        return tuple(_CONTROL.sub("", line)[:LOG_LINE_LENGTH] for line in lines)
+        return output.last_lines(bytes(raw), output.secret_values(document))
 
     def events(self) -> EventStream:
         """Subscribe to events; the engine records from the moment of return."""
@@ -258,6 +299,8 @@ def _errors(refusal: type[errors.EngineError] = errors.EngineError) -> Iterator[
         message = _message(error)
         if error.status_code == 404 and message.startswith("network "):
             raise errors.NetworkGone(message) from error
+        if _NO_ADDRESS_POOL.search(message):
+            raise errors.NoAddressPool(message) from error
         if error.status_code == 404:
             raise errors.NotFound(message) from error
         if _HALF_STARTED.search(message):

@@ -54,13 +54,15 @@ class EngineCallbacks:
     """Callbacks of the engine, called on the event loop.
 
     ``changed(environment)``: reconcile an environment. ``image``: an image has arrived. ``connection``: ``connected``
-    or ``problem`` has changed. ``router``: the router's container has changed.
+    or ``problem`` has changed. ``router``: the router's container has changed. ``networks``: any network, not only of
+    this agent, was created or removed.
     """
 
     changed: Callable[[str], None]
     image: Callable[[], None]
     connection: Callable[[], None]
     router: Callable[[], None] = lambda: None
+    networks: Callable[[], None] = lambda: None
 
 
 class DockerEngine:
@@ -221,6 +223,8 @@ class DockerEngine:
             if event.attributes.get(names.LABEL_NODE_UID) == self._node_uid:
                 self._callbacks.router()
             return
+        if event.kind == "network" and event.action in ("create", "destroy"):
+            self._callbacks.networks()
         effect = self.cache.apply(event)
         if effect.image:
             self._callbacks.image()

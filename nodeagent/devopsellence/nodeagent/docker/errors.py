@@ -38,5 +38,9 @@ class HalfStarted(EngineError):
     """The engine restarted while starting this container: the container has no process and can never be started."""
 
 
+class NoAddressPool(EngineError):
+    """No subnet is left for another network."""
+
+
 class DiskFull(EngineError):
     """No space left in the engine's data root."""

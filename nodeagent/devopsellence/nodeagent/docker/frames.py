@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import datetime
 import struct
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -58,6 +59,24 @@ class FrameParser:
                 yield stream > STDOUT, bytes(pending[position + _HEADER.size : end])
             position = end
         del pending[:position]
+
+
+def last_frames(chunks: Iterable[bytes], limit: int, edit: Callable[[bytes], bytes] = bytes) -> bytes:
+    """Return the last whole frames of a stream, at most ``limit`` bytes; ``edit`` returns the payload to keep of each.
+
+    Raises:
+        MalformedFrame: as :meth:`FrameParser.feed`.
+    """
+    parser, size = FrameParser(), 0
+    frames: deque[bytes] = deque()
+    for chunk in chunks:
+        for stderr, whole in parser.feed(chunk):
+            payload = edit(whole)
+            frames.append(_HEADER.pack(STDOUT + stderr, len(payload)) + payload)
+            size += len(frames[-1])
+            while size > limit:
+                size -= len(frames.popleft())
+    return b"".join(frames)
 
 
 def log_entry(payload: bytes) -> tuple[int, int, bytes]:

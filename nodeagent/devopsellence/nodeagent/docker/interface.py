@@ -55,6 +55,10 @@ class DockerApi(Protocol):
 
     def inspect_exited(self, container: str) -> tuple[Container, ContainerExit | None]: ...
 
+    def last_lines(self, container: str) -> tuple[str, ...]: ...
+
+    def log_tail(self, container: str) -> bytes: ...
+
 
 class ContainerEngine(Protocol):
     """Async container engine: calls on threads, the cache of containers and networks, and the state of the

@@ -123,6 +123,17 @@ class ContainerExit:
     log_lines: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class UnhealthyContainer:
+    """A container found unhealthy, with its output at that moment. ``container``: id. ``at``: seconds since the epoch.
+    ``log_lines``: as in :class:`ContainerExit`."""
+
+    container: str
+    reason: str
+    at: float
+    log_lines: tuple[str, ...] = ()
+
+
 NEVER: Final = Now(0.0, 0.0)
 
 

@@ -29,6 +29,8 @@ LABEL_DEPENDS_ON: Final = "devopsellence.depends_on"
 LABEL_PORTS: Final = "devopsellence.ports"
 #: Name of the release task; absent on a service's container.
 LABEL_TASK: Final = "devopsellence.task"
+#: Variables of the container whose values are secrets, separated by commas.
+LABEL_SECRETS: Final = "devopsellence.secrets"
 #: On the container of a one-off task: managed by the operator's call, not by the plan.
 LABEL_ONE_OFF: Final = "devopsellence.one_off"
 #: On the node's Envoy container, with the hash of its configuration: belongs to the router, not to an environment.

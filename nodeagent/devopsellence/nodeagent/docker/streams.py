@@ -18,7 +18,7 @@ import urllib3.exceptions
 from docker.errors import DockerException, create_api_error_from_http_exception
 from docker.types import CancellableStream
 
-from devopsellence.nodeagent.docker import errors, names
+from devopsellence.nodeagent.docker import address_pools, errors, names
 from devopsellence.nodeagent.docker.client import CALL_SECONDS, DockerClient
 from devopsellence.nodeagent.docker.frames import FrameParser, MalformedFrame, count_lines
 
@@ -250,6 +250,12 @@ def data_root(docker: DockerClient) -> str:
     """Return the engine's data root, on the engine's machine."""
     with docker.client() as client:
         return str(client.info().get("DockerRootDir") or "")
+
+
+def networks_left(docker: DockerClient) -> int:
+    """Return the number of networks that the engine can still create, if it runs on this machine."""
+    with docker.client() as client:
+        return address_pools.networks_left(client.info(), client.networks(), address_pools.read_routes())
 
 
 def bridges(docker: DockerClient, node_uid: str) -> list[BridgeNetwork]:

@@ -30,6 +30,8 @@ class ActionKind(enum.StrEnum):
     CONNECT = "connect"
     #: Inspect an exited container.
     EXAMINE = "examine"
+    #: Read the last output of a container that is not healthy.
+    READ_OUTPUT = "read_output"
     STOP = "stop"
     REMOVE = "remove"
     #: Record that the release task cannot be run.
@@ -107,12 +109,14 @@ class TaskPlan:
 class EnvironmentPlan:
     """Plan of one environment.
 
-    ``reason`` and ``network_wake`` are about the network. ``removed``: a tombstone is carried out.
+    ``reason`` and ``network_wake`` are about the network. ``problem``: reason why nothing here can start, empty for
+    none. ``removed``: a tombstone is carried out.
     """
 
     network: tuple[Action, ...] = ()
     services: tuple[ServicePlan, ...] = ()
     reason: str = ""
+    problem: str = ""
     removed: bool = False
     network_wake: float | None = None
     task: TaskPlan = field(default_factory=TaskPlan)

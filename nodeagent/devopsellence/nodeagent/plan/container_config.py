@@ -24,6 +24,7 @@ def container_labels(assigned: DesiredService, desired: Desired) -> dict[str, st
         names.LABEL_REVISION: desired.revision,
         names.LABEL_RELEASE: str(desired.release),
         names.LABEL_PORTS: names.ports_label({port.name: port.port for port in assigned.spec.ports}),
+        names.LABEL_SECRETS: _secrets_label(assigned.spec),
         **({names.LABEL_DEPENDS_ON: dependencies} if dependencies else {}),
     }
 
@@ -66,6 +67,7 @@ def task_container_config(
         names.LABEL_SERVICE: service.name,
         names.LABEL_TASK: task.name,
         names.LABEL_HASH: task_hash(task, service),
+        names.LABEL_SECRETS: _secrets_label(service),
         names.LABEL_REVISION: desired.revision,
         names.LABEL_RELEASE: str(desired.release),
     }
@@ -81,6 +83,10 @@ def task_container_config(
         "AttachStdin": interactive,
         "Tty": tty,
     }
+
+
+def _secrets_label(service: workload_pb2.Service) -> str:
+    return ",".join(sorted(ref.name for ref in service.secret_refs))
 
 
 def _base_config(service: workload_pb2.Service, desired: Desired, environ: Mapping[str, str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ Services are planned after their dependencies; services leaving the node stop in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.clock import Now
@@ -18,7 +19,7 @@ from devopsellence.nodeagent.docker.model import Container, Observed
 from devopsellence.nodeagent.plan.actions import Action, ActionKind, EnvironmentPlan, RestartHistories, ServicePlan
 from devopsellence.nodeagent.plan.cutover import hold_back
 from devopsellence.nodeagent.plan.dependencies import DependencyState, start_order, stops_after, unmet_dependencies
-from devopsellence.nodeagent.plan.history import NO_HISTORY
+from devopsellence.nodeagent.plan.history import GIVE_UP, NETWORK_PROBLEMS, NO_HISTORY
 from devopsellence.nodeagent.plan.service import plan_service
 from devopsellence.nodeagent.plan.service_state import Cleanup, ServiceState, rank, service_state
 from devopsellence.nodeagent.plan.spec import Desired
@@ -35,13 +36,15 @@ def plan(desired: Desired, observed: Observed, histories: RestartHistories, now:
         for name, assigned in desired.services.items()
     }
     planned = _plan_assigned(states) | _plan_leaving(desired, by_service, observed, histories, now)
-    services = tuple(planned[name] for name in sorted(planned))
     history = histories.get(("", ""), NO_HISTORY)
     waiting = history.waits(now.mono)
+    blocked = history.reason if _needs_network(desired) and observed.network is None else ""
+    services = tuple(_waiting_for_network(planned[name], blocked) for name in sorted(planned))
     return EnvironmentPlan(
         network=() if waiting else _plan_network(desired, observed),
         services=services,
         reason=history.reason,
+        problem=blocked if history.failure in NETWORK_PROBLEMS or history.refusals >= GIVE_UP else "",
         removed=desired.removed and not observed.containers and observed.network is None,
         network_wake=history.retry if waiting else None,
     )
@@ -52,9 +55,20 @@ def _plan_network(desired: Desired, observed: Observed) -> tuple[Action, ...]:
     if desired.removed and network is not None and not observed.containers:
         reason = "the environment left this node"
         return (Action(ActionKind.REMOVE_NETWORK, reason, container=network.id, name=network.name),)
-    if (desired.services or desired.task is not None) and network is None:
+    if _needs_network(desired) and network is None:
         return (Action(ActionKind.CREATE_NETWORK, "the environment has no network here", name=desired.network),)
     return ()
+
+
+def _needs_network(desired: Desired) -> bool:
+    return bool(desired.services) or desired.task is not None
+
+
+def _waiting_for_network(service: ServicePlan, blocked: str) -> ServicePlan:
+    """Return the plan with the reason why there is no network, unless the service has a reason of its own."""
+    if not blocked or service.settled or service.reason or service.phase == stored_pb2.ServiceStatus.STOPPING:
+        return service
+    return replace(service, reason=f"waits for the environment's network: {blocked}")
 
 
 def _plan_assigned(states: Mapping[str, ServiceState]) -> dict[str, ServicePlan]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from devopsellence.clock import Now
-from devopsellence.nodeagent.docker.model import Container, ContainerExit
+from devopsellence.exits import describe_end
+from devopsellence.nodeagent.docker.model import Container, ContainerExit, UnhealthyContainer
 
 #: Backoff after crashes, doubling; the first restart is immediate.
 CRASH_FIRST: Final = 1.0
@@ -46,14 +47,18 @@ class FailureCause(enum.StrEnum):
     IMAGE = "image"
     PULL = "pull"
     NAME_TAKEN = "name_taken"
+    ADDRESS_POOL = "address_pool"
     DISK_FULL = "disk_full"
     UNHEALTHY = "unhealthy"
 
 
+#: Causes that only somebody else can remove, so that the first refusal of a network is told as a failure.
+NETWORK_PROBLEMS: Final = frozenset({FailureCause.NAME_TAKEN, FailureCause.ADDRESS_POOL})
 _FIRST: Final[Mapping[FailureCause, float]] = {
     FailureCause.REFUSED: REFUSAL_FIRST,
     FailureCause.IMAGE: REFUSAL_FIRST,
     FailureCause.NAME_TAKEN: REFUSAL_FIRST,
+    FailureCause.ADDRESS_POOL: REFUSAL_FIRST,
     FailureCause.PULL: COSTLY_FIRST,
     FailureCause.DISK_FULL: COSTLY_FIRST,
 }
@@ -67,8 +72,9 @@ class RestartHistory:
     killed is counted later, when the running or exited container is seen. ``ready_container``: container (id) that was
     last ready. ``stopped_container``: container stopped by the agent, so its exit is no crash. ``counted_exit``: exit
     already counted. ``lapses``: replacements in a row of a container that became unhealthy; ``replaced_container``: the
-    container being replaced. ``retry``/``retry_wall``: earliest next attempt, monotonic and in seconds since the epoch;
-    0 is at once. ``lasted``: a container of the spec has once run for :data:`TRIAL_SECONDS`.
+    container being replaced. ``seen_unhealthy``: start of a container noted in ``last_unhealthy``.
+    ``retry``/``retry_wall``: earliest next attempt, monotonic and in seconds since the epoch; 0 is at once. ``lasted``:
+    a container of the spec has once run for :data:`TRIAL_SECONDS`.
     """
 
     starts: int = 0
@@ -88,6 +94,8 @@ class RestartHistory:
     lapses: int = 0
     replaced_container: str = ""
     last_end: ContainerExit | None = None
+    seen_unhealthy: str = ""
+    last_unhealthy: UnhealthyContainer | None = None
     lasted: bool = False
 
     @property
@@ -112,7 +120,14 @@ class RestartHistory:
 
     def running(self, container: Container) -> RestartHistory:
         """Note a ready container: healthy, or up for long enough."""
-        history = replace(self.cleared(), ready_container=container.id, unhealthy=0, refusals=0, replaced_container="")
+        history = replace(
+            self.cleared(),
+            ready_container=container.id,
+            unhealthy=0,
+            refusals=0,
+            replaced_container="",
+            seen_unhealthy="",
+        )
         return history._counted(container)
 
     def cleared(self) -> RestartHistory:
@@ -156,6 +171,18 @@ class RestartHistory:
         """Note a stop about to happen, of a container that did not become healthy in time."""
         history = replace(self, unhealthy=self.unhealthy + 1, stopped_container=container.id)
         return history._wait(FailureCause.UNHEALTHY, reason, _backoff(COSTLY_FIRST, self.unhealthy + 1, seed), now)
+
+    def found_unhealthy(self, container: Container, reason: str, now: Now, lines: tuple[str, ...]) -> RestartHistory:
+        """Note the output of a container whose probes fail, before it is stopped."""
+        return replace(
+            self,
+            seen_unhealthy=container.start_key or container.id,
+            last_unhealthy=UnhealthyContainer(container.id, reason, now.wall, lines),
+        )
+
+    def is_noted_unhealthy(self, container: Container) -> bool:
+        """Return True if the output of this run of the container is in ``last_unhealthy``."""
+        return self.seen_unhealthy == (container.start_key or container.id)
 
     def became_unhealthy(self, container: Container, reason: str) -> RestartHistory:
         """Note a replacement about to start, of a container that was healthy before."""
@@ -209,7 +236,7 @@ def _backoff(first: float, attempt: int, seed: str) -> float:
 
 
 def _exit_sentence(end: ContainerExit, times: int) -> str:
-    how = "ran out of memory" if end.oom_killed else f"ended with exit code {end.code}"
+    how = describe_end(end.code, oom_killed=end.oom_killed)
     again = f", {times} times in a row" if times > 1 else ""
     return f"{how} after running for {_span(end.ran)}{again}"
 

@@ -55,7 +55,8 @@ def plan_service(state: ServiceState, waits: str, *, dependencies_wait_for_older
     else:
         leftover = cleanup.of(state.surplus, "neither assigned nor needed until the new container serves")
     lapses_expire_at = state.lapses_expire_at
-    allowed = hold_back(_upkeep(state, waits) or step.actions + leftover, state.held)
+    read = (_read_output(state),) if state.is_output_unread else ()
+    allowed = hold_back(read + (_upkeep(state, waits) or step.actions + leftover), state.held)
     return ServicePlan(
         service=state.assigned.spec.name,
         phase=step.phase,
@@ -247,6 +248,10 @@ def _create(state: ServiceState) -> Action:
     )
 
 
+def _read_output(state: ServiceState) -> Action:
+    return state.action(ActionKind.READ_OUTPUT, f"not healthy: {state.health.message}")
+
+
 def _start(state: ServiceState) -> Action:
     return state.action(ActionKind.START, state.history.reason or "it does not run")
 
@@ -276,6 +281,8 @@ def _health(state: ServiceState) -> HealthPhase:
         return _Status.NONE
     if state.container is None or not state.container.up:
         return _Status.HEALTH_UNSPECIFIED
+    if state.is_output_unread:
+        return _Status.HEALTHY if state.became_unhealthy else _Status.CHECKING
     return _HEALTH[state.health.verdict]
 
 

@@ -126,6 +126,17 @@ class ServiceState:
         return container is not None and container.up and bool(self.assigned.probes) and self.health.past_start_deadline
 
     @property
+    def is_output_unread(self) -> bool:
+        """Return True if probes fail and the output of the container is not noted yet.
+
+        It is read first of all: it says why, and is gone with the container. Until then the failure is not reported.
+        """
+        container = self.container
+        if container is None or container.state is not ContainerState.RUNNING:
+            return False
+        return self.health.verdict is ProbeVerdict.UNHEALTHY and not self.history.is_noted_unhealthy(container)
+
+    @property
     def stable_at(self) -> float:
         """Time (monotonic) from which the running container counts as stable."""
         return self.container.running_since + self.history.stable_seconds if self.container else 0.0
@@ -169,7 +180,8 @@ class ServiceState:
             return True
         if not self.running and history.lapses >= GIVE_UP:
             return True
-        if not self.running and (history.unhealthy > 0 or (self.past_start_deadline and not history.ready_container)):
+        never_healthy = self.past_start_deadline and not history.ready_container and not self.is_output_unread
+        if not self.running and (history.unhealthy > 0 or never_healthy):
             return True
         return history.unstable >= GIVE_UP and not (self.running and self.now.mono >= self.stable_at)
 

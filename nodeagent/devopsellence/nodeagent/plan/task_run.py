@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 from devopsellence.api.v1 import stored_pb2
+from devopsellence.exits import describe_end
 from devopsellence.nodeagent.docker.model import Container, ContainerExit
 
 #: Number of runs kept per environment.
@@ -109,4 +110,4 @@ def exit_of(end: ContainerExit) -> stored_pb2.Exit:
 def _why(end: ContainerExit) -> str:
     if end.code == 0:
         return ""
-    return "ran out of memory" if end.oom_killed else f"ended with exit code {end.code}"
+    return describe_end(end.code, oom_killed=end.oom_killed)

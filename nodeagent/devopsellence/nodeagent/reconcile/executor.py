@@ -26,9 +26,15 @@ from devopsellence.nodeagent.reconcile.task_store import TaskStore
 from devopsellence.nodeagent.secrets import SecretDecrypter, SecretError
 from devopsellence.nodeagent.state import StateError
 
+_NO_ADDRESS_POOL: Final = (
+    "Docker has no addresses left for another network, and every environment needs one: remove networks that nobody "
+    "uses (docker network prune), or give Docker more (default-address-pools in /etc/docker/daemon.json)"
+)
 _log = structlog.get_logger()
 #: Function from a restart history to the next one.
 HistoryChange: TypeAlias = Callable[[RestartHistory], RestartHistory]
+#: Function that keeps the output (the engine's frames) of a container about to be removed; raises OSError.
+KeepOutput: TypeAlias = Callable[[Container, bytes], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +54,13 @@ class ActionExecutor:
         clock: Callable[[], Now],
         decrypter: SecretDecrypter,
         pull_from_peers: PullFromPeers | None = None,
+        keep_output: KeepOutput | None = None,
     ) -> None:
         self._engine = engine
         self._clock = clock
         self._decrypter = decrypter
         self._pull_from_peers = pull_from_peers
+        self._keep_output = keep_output
 
     async def carry_out(
         self, action: Action, desired: Desired, progress: Callable[[str], None], tasks: TaskStore
@@ -95,8 +103,13 @@ class ActionExecutor:
         except errors.Conflict:
             await self._engine.relist()
             if self._engine.cache.of(str(desired.ref), action.name)[1] is None:
-                reason = f"a network called {action.name} that is not this agent's is in the way"
+                reason = (
+                    f"a network called {action.name} that is not this agent's is in the way "
+                    f"(docker network rm {action.name})"
+                )
                 return self._refused(action, desired, FailureCause.NAME_TAKEN, reason)
+        except errors.NoAddressPool:
+            return self._refused(action, desired, FailureCause.ADDRESS_POOL, _NO_ADDRESS_POOL)
         else:
             self._engine.cache.put(Network(network, action.name, str(desired.ref)))
         return _forget
@@ -219,6 +232,23 @@ class ActionExecutor:
         now, seed = self._clock(), f"{desired.ref}/{action.service}"
         return lambda history: history.ended(container, end, now, seed=seed)
 
+    async def _read_output(self, action: Action, desired: Desired) -> HistoryChange:
+        container = self._engine.cache.containers.get(action.container)
+        try:
+            lines = await self._engine.call(lambda docker: docker.last_lines(action.container))
+        except errors.NotFound:
+            self._engine.cache.remove(action.container)
+            return _keep
+        except errors.EngineUnavailable:
+            raise
+        except errors.EngineError as error:
+            # Whatever its output is, the container is not healthy.
+            lines = (f"(the Docker Engine does not return the output: {error})",)
+        if container is None:
+            return _keep
+        now = self._clock()
+        return lambda history: history.found_unhealthy(container, action.reason, now, lines)
+
     async def _stop(self, action: Action, desired: Desired) -> HistoryChange:
         try:
             await self._engine.stop(lambda docker: docker.stop(action.container))
@@ -229,6 +259,7 @@ class ActionExecutor:
         return _forget
 
     async def _remove(self, action: Action, desired: Desired) -> HistoryChange:
+        await self._save_output(action)
         try:
             await self._engine.call(lambda docker: docker.remove(action.container))
         except errors.NotFound:
@@ -239,6 +270,20 @@ class ActionExecutor:
             raise
         self._engine.cache.remove(action.container)
         return _forget
+
+    async def _save_output(self, action: Action) -> None:
+        """Keep the output of a container about to be removed. A failure is logged, and does not stop the removal."""
+        container = self._engine.cache.containers.get(action.container)
+        if self._keep_output is None or container is None or container.state is ContainerState.CREATED:
+            return
+        try:
+            frames = await self._engine.call(lambda docker: docker.log_tail(action.container))
+            if frames:
+                await self._keep_output(container, frames)
+        except errors.EngineUnavailable:
+            raise
+        except (errors.EngineError, OSError) as error:
+            _log.warning("the output of a removed container is not kept", name=action.name, error=str(error))
 
     async def _start_task(self, action: Action, desired: Desired, tasks: TaskStore) -> None:
         """Start the container of a release task, once.
@@ -369,6 +414,7 @@ _METHODS: Final[dict[ActionKind, Callable[[ActionExecutor, Action, Desired], Awa
     ActionKind.START: ActionExecutor._start,
     ActionKind.CONNECT: ActionExecutor._connect,
     ActionKind.EXAMINE: ActionExecutor._examine,
+    ActionKind.READ_OUTPUT: ActionExecutor._read_output,
     ActionKind.STOP: ActionExecutor._stop,
     ActionKind.REMOVE: ActionExecutor._remove,
 }
@@ -385,6 +431,7 @@ _FAILURES: Final = {
     ActionKind.START: "its container cannot be started",
     ActionKind.CONNECT: "its container cannot be put on the environment's network",
     ActionKind.EXAMINE: "its container cannot be inspected",
+    ActionKind.READ_OUTPUT: "the output of its container cannot be read",
     ActionKind.STOP: "its container cannot be stopped",
     ActionKind.REMOVE: "its container cannot be removed",
     ActionKind.GIVE_UP: "it cannot be given up",

@@ -11,7 +11,7 @@ import structlog
 
 from devopsellence.nodeagent.docker import model
 from devopsellence.nodeagent.plan.actions import TASK, RestartHistories, ServicePlan
-from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause, RestartHistory
+from devopsellence.nodeagent.plan.history import NETWORK_PROBLEMS, NO_HISTORY, FailureCause, RestartHistory
 from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.nodeagent.state import StateFolder
 from devopsellence.nodeagent.util.threads import ThreadPool
@@ -71,6 +71,15 @@ class RestartHistoryStore:
         for key in waiting:
             self.change(key, RestartHistory.retry_now)
         return bool(waiting)
+
+    def networks_changed(self) -> bool:
+        """Let the environment's network be tried again at once if it could not be created; True if so."""
+        key = ("", _NO_HASH)
+        history = self._histories.get(key, NO_HISTORY)
+        if history.failure not in NETWORK_PROBLEMS:
+            return False
+        self.change(key, RestartHistory.retry_now)
+        return True
 
     def prune(self, desired: Desired, containers: Sequence[model.Container], busy: Container[str]) -> None:
         """Drop histories of specs neither assigned nor present, except of services with an action in progress."""

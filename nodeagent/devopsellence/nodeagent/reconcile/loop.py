@@ -12,6 +12,7 @@ import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -21,11 +22,12 @@ from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.assignments import Assignments
 from devopsellence.nodeagent.docker.errors import EngineUnavailable
 from devopsellence.nodeagent.docker.interface import ContainerEngine
-from devopsellence.nodeagent.docker.model import ContainerState, Observed
+from devopsellence.nodeagent.docker.model import Container, ContainerState, Observed
 from devopsellence.nodeagent.health.monitor import HealthMonitor
 from devopsellence.nodeagent.images.gc import ImageCollector
 from devopsellence.nodeagent.ingress.facade import IngressFacade
 from devopsellence.nodeagent.ingress.routing import must_report_now
+from devopsellence.nodeagent.log_archive import LogArchive
 from devopsellence.nodeagent.mirror import NodeContext
 from devopsellence.nodeagent.plan.actions import NEEDS_NETWORK, TASK, Action, ActionKind, EnvironmentPlan
 from devopsellence.nodeagent.plan.environment import plan
@@ -90,7 +92,10 @@ class Reconciler:
         self._statuses = statuses
         self._images = images
         self._ingress = ingress
-        self._executor = ActionExecutor(machine.engine, clock.now, decrypter, machine.pull_from_peers)
+        self._archive = LogArchive(context.folder.logs)
+        self._executor = ActionExecutor(
+            machine.engine, clock.now, decrypter, machine.pull_from_peers, self._keep_output
+        )
         self._monitor = HealthMonitor(machine.probe_call, self.changed, clock.now)
         self._environments: dict[EnvironmentRef, _Environment] = {}
         self._queue: dict[EnvironmentRef, None] = {}
@@ -122,6 +127,12 @@ class Reconciler:
         """Let services that wait for an image try again at once."""
         for ref, state in self._environments.items():
             if state.histories.image_arrived():
+                self.enqueue(ref)
+
+    def networks_changed(self) -> None:
+        """Let environments that could not get their network try again at once."""
+        for ref, state in self._environments.items():
+            if state.histories.networks_changed():
                 self.enqueue(ref)
 
     async def run(self) -> None:
@@ -190,6 +201,7 @@ class Reconciler:
         if not assignment.foreign_uid:
             urgent = (
                 build.is_stable(state.plan)
+                or bool(state.plan.problem)
                 or build.task_phase_changed(plan_before, state.plan)
                 or must_report_now(ingress_before, state.ingress)
             )
@@ -341,7 +353,13 @@ class Reconciler:
         self._ingress.forget(ref)
         self._environments.pop(ref, None)
         self._images.environment_removed(str(ref))
+        await self._context.disk.run(partial(self._archive.forget, ref))
         await self._assignments.forget(ref)
+
+    async def _keep_output(self, container: Container, frames: bytes) -> None:
+        """Keep the output of a container about to be removed; OSError if the folder cannot be written."""
+        removed_at = round(clock.now().wall * 1e9)
+        await self._context.disk.run(partial(self._archive.save, container, frames, removed_at))
 
     def _spawn(self, work: Coroutine[Any, Any, None], action: Action | None) -> None:
         task = asyncio.create_task(work)

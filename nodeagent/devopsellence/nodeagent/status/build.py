@@ -57,6 +57,7 @@ def status(
         node_uid=desired.node_uid,
         task=_task(planned.task.status, progress.get(TASK, "")),
         ingress=ingress,
+        problem=planned.problem,
     )
 
 
@@ -101,6 +102,8 @@ def task_phase_changed(before: EnvironmentPlan, after: EnvironmentPlan) -> bool:
 def _phase(desired: Desired, planned: EnvironmentPlan) -> tuple[stored_pb2.AssignmentStatus.Phase.ValueType, str]:
     if desired.removed:
         return (_Status.REMOVED, "") if planned.removed else (_Status.CONVERGING, _why(planned))
+    if planned.problem:
+        return _Status.FAILED, planned.problem
     if failed := [service for service in planned.services if service.failed]:
         return _Status.FAILED, _sentence(failed[0])
     if planned.reason or any(not service.settled for service in planned.services):
@@ -160,6 +163,11 @@ def _service(
         service.next_attempt_at.FromMilliseconds(round(planned.retry_wall * 1000))
     if history.last_end is not None:
         service.last_exit.CopyFrom(exit_of(history.last_end))
+    if (unhealthy := history.last_unhealthy) is not None:
+        service.last_unhealthy.container = unhealthy.container[:12]
+        service.last_unhealthy.reason = unhealthy.reason
+        service.last_unhealthy.at.FromMilliseconds(round(unhealthy.at * 1000))
+        service.last_unhealthy.log_lines.extend(unhealthy.log_lines)
     return service
 
 

@@ -54,6 +54,12 @@ class HeartbeatWriter:
             self._beat.disk.CopyFrom(disk)
             self._changed.set()
 
+    def set_networks_left(self, networks: int) -> None:
+        """Set the number of networks that the engine can still create; written if changed."""
+        if not self._beat.HasField("networks_left") or networks != self._beat.networks_left:
+            self._beat.networks_left = networks
+            self._changed.set()
+
     def set_router_address(self, address: str) -> None:
         """Set the router's address for peers, "" for none; written if changed."""
         if address != self._beat.router_address:

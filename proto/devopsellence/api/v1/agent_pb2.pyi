@@ -35,11 +35,20 @@ class LogsRequest(_message.Message):
     FOLLOW_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
+    PREVIOUS_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
     environment: _builtins.str
     """organization/project/environment"""
     follow: _builtins.bool
     lines: _builtins.int
     """Number of last whole lines per container; negative: all."""
+    previous: _builtins.bool
+    """Per service only the newest container that is gone, from the output kept on the node. Not with follow."""
+    release: _builtins.int
+    """Only containers created by this release, also those that are gone; 0: the containers present. Not with follow."""
+    task: _builtins.str
+    """The release task of this name instead of services: the newest run, or the one of release."""
     @_builtins.property
     def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Empty: all services."""
@@ -56,10 +65,13 @@ class LogsRequest(_message.Message):
         follow: _builtins.bool = ...,
         lines: _builtins.int = ...,
         since: _timestamp_pb2.Timestamp | None = ...,
+        previous: _builtins.bool = ...,
+        release: _builtins.int = ...,
+        task: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "follow", b"follow", "lines", b"lines", "services", b"services", "since", b"since"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "follow", b"follow", "lines", b"lines", "previous", b"previous", "release", b"release", "services", b"services", "since", b"since", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -129,6 +129,7 @@ class Heartbeat(_message.Message):
     API_ADDRESS_FIELD_NUMBER: _builtins.int
     DISK_FIELD_NUMBER: _builtins.int
     ROUTER_ADDRESS_FIELD_NUMBER: _builtins.int
+    NETWORKS_LEFT_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     uid: _builtins.str
     """The uid of the agent; differs from Node.uid after the machine was replaced."""
@@ -143,6 +144,8 @@ class Heartbeat(_message.Message):
     """Address of the agent's gRPC API, as "10.0.0.5:7443"; empty without an API."""
     router_address: _builtins.str
     """Address at which the router accepts requests forwarded by other nodes, as "10.0.0.5:7444"; empty without."""
+    networks_left: _builtins.int
+    """Networks that Docker can still create on this node, one per environment; absent: not known yet."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -163,12 +166,15 @@ class Heartbeat(_message.Message):
         api_address: _builtins.str = ...,
         disk: Global___DiskSpace | None = ...,
         router_address: _builtins.str = ...,
+        networks_left: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left", "disk", b"disk", "networks_left", b"networks_left", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "disk", b"disk", "docker_version", b"docker_version", "hostname", b"hostname", "node", b"node", "problem", b"problem", "router_address", b"router_address", "started_at", b"started_at", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left", "age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "disk", b"disk", "docker_version", b"docker_version", "hostname", b"hostname", "networks_left", b"networks_left", "node", b"node", "problem", b"problem", "router_address", b"router_address", "started_at", b"started_at", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__networks_left: _TypeAlias = _typing.Literal["networks_left"]  # noqa: Y015
+    _WhichOneofArgType__networks_left: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__networks_left) -> _WhichOneofReturnType__networks_left | None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
 
@@ -659,6 +665,7 @@ class Rollout(_message.Message):
     PROVISIONAL_FIELD_NUMBER: _builtins.int
     FIRST_FAILURE_FIELD_NUMBER: _builtins.int
     DEADLINE_PAUSED_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
     organization: _builtins.str
     project: _builtins.str
     environment: _builtins.str
@@ -705,6 +712,10 @@ class Rollout(_message.Message):
     def counts(self) -> Global___NodeCounts:
         """Counts over all attached nodes."""
 
+    @_builtins.property
+    def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceFailure]:
+        """Services that made the release fail, with their last output, at most three; empty unless failed or rolling back."""
+
     def __init__(
         self,
         *,
@@ -726,14 +737,54 @@ class Rollout(_message.Message):
         provisional: _builtins.bool = ...,
         first_failure: _builtins.str = ...,
         deadline_paused: _builtins.bool = ...,
+        failures: _abc.Iterable[Global___ServiceFailure] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "finished_at", b"finished_at", "started_at", b"started_at", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "deadline_paused", b"deadline_paused", "environment", b"environment", "finished_at", b"finished_at", "first_failure", b"first_failure", "halted", b"halted", "history", b"history", "last_settled", b"last_settled", "nodes", b"nodes", "organization", b"organization", "phase", b"phase", "project", b"project", "provisional", b"provisional", "reason", b"reason", "release", b"release", "started_at", b"started_at", "target", b"target", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "deadline_paused", b"deadline_paused", "environment", b"environment", "failures", b"failures", "finished_at", b"finished_at", "first_failure", b"first_failure", "halted", b"halted", "history", b"history", "last_settled", b"last_settled", "nodes", b"nodes", "organization", b"organization", "phase", b"phase", "project", b"project", "provisional", b"provisional", "reason", b"reason", "release", b"release", "started_at", b"started_at", "target", b"target", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Rollout: _TypeAlias = Rollout  # noqa: Y015
+
+@_typing.final
+class ServiceFailure(_message.Message):
+    """Failure of a service on a node, copied from its status when the rollout failed: the status of an older release has
+    replaced it by the end of a rollback.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    LOG_LINES_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    service: _builtins.str
+    release: _builtins.int
+    """Release that failed."""
+    reason: _builtins.str
+    @_builtins.property
+    def log_lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in Exit."""
+
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        service: _builtins.str = ...,
+        release: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        log_lines: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_lines", b"log_lines", "node", b"node", "reason", b"reason", "release", b"release", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServiceFailure: _TypeAlias = ServiceFailure  # noqa: Y015
 
 @_typing.final
 class NodeCounts(_message.Message):
@@ -1426,6 +1477,7 @@ class AssignmentStatus(_message.Message):
     NODE_UID_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     INGRESS_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     organization: _builtins.str
     project: _builtins.str
@@ -1437,6 +1489,10 @@ class AssignmentStatus(_message.Message):
     reason: _builtins.str
     node_uid: _builtins.str
     """The uid of the writing agent."""
+    problem: _builtins.str
+    """Problem of the environment as a whole, such as a network that cannot be created: no service can start, and phase is
+    FAILED. The agent keeps trying.
+    """
     @_builtins.property
     def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceStatus]:
         """Sorted by name. Includes services being removed."""
@@ -1464,10 +1520,11 @@ class AssignmentStatus(_message.Message):
         node_uid: _builtins.str = ...,
         task: Global___TaskStatus | None = ...,
         ingress: Global___IngressStatus | None = ...,
+        problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ingress", b"ingress", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "generation", b"generation", "ingress", b"ingress", "node", b"node", "node_uid", b"node_uid", "organization", b"organization", "phase", b"phase", "project", b"project", "reason", b"reason", "release", b"release", "services", b"services", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "generation", b"generation", "ingress", b"ingress", "node", b"node", "node_uid", b"node_uid", "organization", b"organization", "phase", b"phase", "problem", b"problem", "project", b"project", "reason", b"reason", "release", b"release", "services", b"services", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1683,6 +1740,7 @@ class ServiceStatus(_message.Message):
     LASTED_FIELD_NUMBER: _builtins.int
     STOPPING_FIELD_NUMBER: _builtins.int
     WAITS_FOR_OLDER_FIELD_NUMBER: _builtins.int
+    LAST_UNHEALTHY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     phase: Global___ServiceStatus.Phase.ValueType
     health: Global___ServiceStatus.Health.ValueType
@@ -1724,6 +1782,10 @@ class ServiceStatus(_message.Message):
     def unhealthy_since(self) -> _timestamp_pb2.Timestamp:
         """Start of the current UNHEALTHY state; otherwise absent."""
 
+    @_builtins.property
+    def last_unhealthy(self) -> Global___UnhealthyContainer:
+        """The last container found unhealthy; absent if none since the spec changed."""
+
     def __init__(
         self,
         *,
@@ -1746,16 +1808,52 @@ class ServiceStatus(_message.Message):
         lasted: _builtins.bool | None = ...,
         stopping: _builtins.str = ...,
         waits_for_older: _builtins.bool = ...,
+        last_unhealthy: Global___UnhealthyContainer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_lasted", b"_lasted", "last_exit", b"last_exit", "lasted", b"lasted", "next_attempt_at", b"next_attempt_at", "started_at", b"started_at", "unhealthy_since", b"unhealthy_since"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lasted", b"_lasted", "last_exit", b"last_exit", "last_unhealthy", b"last_unhealthy", "lasted", b"lasted", "next_attempt_at", b"next_attempt_at", "started_at", b"started_at", "unhealthy_since", b"unhealthy_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lasted", b"_lasted", "address", b"address", "container", b"container", "failed", b"failed", "hash", b"hash", "health", b"health", "image", b"image", "last_exit", b"last_exit", "lasted", b"lasted", "name", b"name", "next_attempt_at", b"next_attempt_at", "phase", b"phase", "reason", b"reason", "release", b"release", "restarts", b"restarts", "reused", b"reused", "started_at", b"started_at", "stopping", b"stopping", "unhealthy_since", b"unhealthy_since", "waits_for_older", b"waits_for_older"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lasted", b"_lasted", "address", b"address", "container", b"container", "failed", b"failed", "hash", b"hash", "health", b"health", "image", b"image", "last_exit", b"last_exit", "last_unhealthy", b"last_unhealthy", "lasted", b"lasted", "name", b"name", "next_attempt_at", b"next_attempt_at", "phase", b"phase", "reason", b"reason", "release", b"release", "restarts", b"restarts", "reused", b"reused", "started_at", b"started_at", "stopping", b"stopping", "unhealthy_since", b"unhealthy_since", "waits_for_older", b"waits_for_older"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lasted: _TypeAlias = _typing.Literal["lasted"]  # noqa: Y015
     _WhichOneofArgType__lasted: _TypeAlias = _typing.Literal["_lasted", b"_lasted"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lasted) -> _WhichOneofReturnType__lasted | None: ...
 
 Global___ServiceStatus: _TypeAlias = ServiceStatus  # noqa: Y015
+
+@_typing.final
+class UnhealthyContainer(_message.Message):
+    """Container whose probes failed, with its output at that moment: also of a container that was removed since."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTAINER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    LOG_LINES_FIELD_NUMBER: _builtins.int
+    container: _builtins.str
+    """Id, 12 digits."""
+    reason: _builtins.str
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def log_lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in Exit."""
+
+    def __init__(
+        self,
+        *,
+        container: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        log_lines: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "container", b"container", "log_lines", b"log_lines", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnhealthyContainer: _TypeAlias = UnhealthyContainer  # noqa: Y015
 
 @_typing.final
 class Exit(_message.Message):
@@ -1774,7 +1872,9 @@ class Exit(_message.Message):
     def finished_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def log_lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Last lines of output, oldest first; at most 20 lines of at most 500 characters."""
+        """Last lines of output, oldest first; at most 20 lines of at most 500 characters, 4 KiB in total. Without control
+        characters and without the values of the container's secrets.
+        """
 
     def __init__(
         self,
@@ -1825,6 +1925,7 @@ class Event(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     SERVICE_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
+    LOG_LINES_FIELD_NUMBER: _builtins.int
     severity: Global___Event.Severity.ValueType
     source: _builtins.str
     """Writer: "cli", "controller", "agent/<node>"."""
@@ -1837,6 +1938,10 @@ class Event(_message.Message):
     release: _builtins.int
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def log_lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Last output of the container that the event is about, as in Exit."""
+
     def __init__(
         self,
         *,
@@ -1848,10 +1953,11 @@ class Event(_message.Message):
         node: _builtins.str = ...,
         service: _builtins.str = ...,
         release: _builtins.int = ...,
+        log_lines: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "code", b"code", "message", b"message", "node", b"node", "release", b"release", "service", b"service", "severity", b"severity", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "code", b"code", "log_lines", b"log_lines", "message", b"message", "node", b"node", "release", b"release", "service", b"service", "severity", b"severity", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Environment, Exit, Rollout, ServiceStatus, TaskStatus
+from devopsellence.api.v1.stored_pb2 import (
+    AssignmentStatus,
+    Environment,
+    Exit,
+    Rollout,
+    ServiceFailure,
+    ServiceStatus,
+    TaskStatus,
+)
 from devopsellence.cli.deploy.follow import ProgressTimer, RolloutEnd, next_steps, rollout_error
 from devopsellence.cli.render.rows import ServiceRow
 from devopsellence.cli.store.snapshot import ReleaseVerdict, RolloutState, Snapshot
@@ -68,7 +76,41 @@ def test_rollback_reports_failures_seen_before(live: bool) -> None:
     assert (error.code, error.exit_code) == ("rollout_failed", 1)
     assert error.message.endswith("failed: web ended; release 4 runs again")
     assert [finding.message for finding in error.findings] == ["n1 web: failed (ended)"]
-    assert [next_action.command for next_action in error.next_actions] == ["devopsellence status", "devopsellence logs"]
+    commands = [next_action.command for next_action in error.next_actions]
+    assert commands == ["devopsellence status", "devopsellence logs --release 5"]
+
+
+RECORDED = Rollout(
+    release=5,
+    target=4,
+    failures=[
+        ServiceFailure(node="n1", service="web", release=5, reason="not healthy", log_lines=["no \x1b[31mdatabase"]),
+        ServiceFailure(node="n2", service="web", release=5),
+    ],
+)
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_rollback_reports_recorded_failures_with_their_output(live: bool) -> None:
+    seen = [
+        ServiceRow("n1", "web", "starting", failed=True, reason="not healthy"),
+        ServiceRow("n3", "redis", "backoff", failed=True, reason="ended"),
+    ]
+    ended = end(RolloutState.FAILED, "not healthy", on("n1", FINE), rolled_back_to=4, failed=seen, rollout=RECORDED)
+    error = rollout_error(ended, live=live)
+    assert error is not None
+    assert [(finding.message, finding.evidence) for finding in error.findings] == [
+        ("n1 web: failed (not healthy)", "last lines:\nno \N{REPLACEMENT CHARACTER}[31mdatabase"),
+        ("n2 web: failed", ""),
+        ("n3 redis: failed (ended)", ""),
+    ]
+
+
+def test_failures_of_another_release_are_not_reported() -> None:
+    other = Rollout(release=6, failures=RECORDED.failures)
+    error = rollout_error(end(RolloutState.FAILED, "ended", on("n1", FAILED), rollout=other), live=False)
+    assert error is not None
+    assert [finding.message for finding in error.findings] == ["n1 web: failed (ended)"]
 
 
 def test_halted_rollout_suggests_deploy_or_rollback() -> None:
@@ -141,8 +183,8 @@ def release_at(phase: Rollout.Phase.ValueType, **more: Any) -> Snapshot:
         (release_at(Rollout.SETTLED), []),
         (release_at(Rollout.PROGRESSING), ["status --watch"]),
         (release_at(Rollout.PROGRESSING, controllers=0), ["doctor", "status --watch"]),
-        (release_at(Rollout.FAILED), ["logs", "deploy", "release rollback"]),
-        (release_at(Rollout.FAILED, target=4), ["logs"]),
+        (release_at(Rollout.FAILED), ["logs --release 5", "deploy", "release rollback"]),
+        (release_at(Rollout.FAILED, target=4), ["logs --release 5"]),
     ],
     ids=["never deployed", "settled", "progressing", "no controller", "halted", "rolled back"],
 )

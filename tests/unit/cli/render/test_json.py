@@ -57,6 +57,7 @@ def test_status_as_json() -> None:
         "finished_at": "2026-05-01T11:59:02.500Z",
         "seconds_left": None,
         "task": None,
+        "failures": [],
     }
     assert shown["nodes"][0] == {
         "node": "n1",
@@ -64,6 +65,8 @@ def test_status_as_json() -> None:
         "heartbeat": True,
         "phase": "settled",
         "reason": "",
+        "problem": "",
+        "reported": {"release": 2, "phase": "settled", "reason": "", "problem": "", "services": {}},
         "since": None,
         "release": 2,
         "services_settled": 2,

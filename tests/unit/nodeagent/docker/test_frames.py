@@ -16,6 +16,7 @@ from devopsellence.nodeagent.docker.frames import (
     LogText,
     MalformedFrame,
     count_lines,
+    last_frames,
     log_entry,
 )
 
@@ -135,3 +136,19 @@ def test_line_beyond_the_limit_continues_as_next_line_at_a_character(character: 
 def test_binary_line_beyond_the_limit_is_cut_at_the_limit() -> None:
     lines = [text for _, text in joined([(False, entry) for entry in pieces(b"\x80" * 50_000, 0)], limit=20_000)]
     assert [len(text) for text in lines] == [20_000, 20_000, 10_000]
+
+
+def test_last_frames_are_edited_before_they_count() -> None:
+    frames = frame(1, b"a secret") + frame(2, b"b secret")
+    edited = frame(1, b"a x") + frame(2, b"b x")
+    assert last_frames([frames], len(edited), lambda payload: payload.replace(b"secret", b"x")) == edited
+
+
+@pytest.mark.parametrize("limit", [0, 9, 10, 19, 20, 25, 100])
+def test_last_frames_are_whole_and_bounded(limit: int) -> None:
+    frames = [struct.pack(">BxxxL", 1 + number % 2, 2) + f"{number:02}".encode() for number in range(7)]
+    stream = b"".join(frames)
+    whole = len(frames) if limit >= len(stream) else limit // 10
+    for size in (1, 3, 1000):
+        chunks = [stream[start : start + size] for start in range(0, len(stream), size)]
+        assert last_frames(chunks, limit) == b"".join(frames[len(frames) - whole :])

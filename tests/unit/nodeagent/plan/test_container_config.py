@@ -29,6 +29,7 @@ def test_container_config_of_a_service() -> None:
         "devopsellence.revision": "",
         "devopsellence.release": "4",
         "devopsellence.ports": "http=3000",
+        "devopsellence.secrets": "",
         "devopsellence.node": "n1",
         "devopsellence.node_uid": UID,
     }

@@ -21,6 +21,7 @@ from tests.unit.nodeagent.planning import (
     container,
     desired_of,
     desired_service,
+    output_read,
     service,
 )
 
@@ -124,7 +125,8 @@ ROWS = [
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.says.replace(" ", "-") for row in ROWS])
 def test_serving_containers_and_allowed_actions(row: Row) -> None:
-    planned = plan(row.goal, Observed(tuple(row.there), NETWORK, row.health, row.held), row.memories, NOW)
+    histories = output_read(row.there, row.memories)
+    planned = plan(row.goal, Observed(tuple(row.there), NETWORK, row.health, row.held), histories, NOW)
     serving = [served.id for service_plan in planned.services for served in service_plan.serving]
     assert serving == row.serving
     assert action_kinds(planned.actions) == row.actions

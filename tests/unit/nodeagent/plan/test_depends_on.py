@@ -23,6 +23,7 @@ from tests.unit.nodeagent.planning import (
     container,
     desired_of,
     desired_service,
+    output_read,
     service,
 )
 
@@ -174,7 +175,8 @@ ROWS = [
 
 
 def planned(row: Row) -> tuple[list[str], dict[str, ServicePlan]]:
-    planned = plan(row.goal, Observed(tuple(row.there), NETWORK, row.health), row.memories, NOW)
+    histories = output_read(row.there, row.memories)
+    planned = plan(row.goal, Observed(tuple(row.there), NETWORK, row.health), histories, NOW)
     return action_kinds(planned.actions), {service.service: service for service in planned.services}
 
 
@@ -223,7 +225,8 @@ def test_unhealthy_since_and_next_replacement_are_reported() -> None:
     unhealthy = Health(ProbeVerdict.UNHEALTHY, message="answered 500", since=Now(995.0, 1995.0))
     seen = Observed((container(spec, since=994.0),), NETWORK, {container(spec).id: unhealthy})
     memory = replace(NO_HISTORY, lapses=1, ready_container=container(spec).id)
-    (service_plan,) = plan(desired_of(spec), seen, {("web", desired_service(spec).hash): memory}, NOW).services
+    histories = output_read(seen.containers, {("web", desired_service(spec).hash): memory})
+    (service_plan,) = plan(desired_of(spec), seen, histories, NOW).services
     assert (service_plan.health, service_plan.unhealthy_since) == (S.UNHEALTHY, 1995.0)
     assert service_plan.wake is not None
     assert 1004.0 <= service_plan.wake <= 1005.0

@@ -23,6 +23,7 @@ from devopsellence.nodeagent.docker.model import (
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause, RestartHistory
 from devopsellence.nodeagent.plan.spec import Desired
+from devopsellence.nodeagent.status import build
 from tests.unit.nodeagent.planning import (
     COMPLETED,
     ENV,
@@ -31,6 +32,7 @@ from tests.unit.nodeagent.planning import (
     container,
     desired_of,
     desired_service,
+    output_read,
     service,
 )
 
@@ -195,12 +197,64 @@ ROWS = [
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.says)
 def test_next_actions_and_status(row: Row) -> None:
-    planned = plan(row.goal, Observed(tuple(row.there), row.network, row.health), row.memories, NOW)
+    histories = output_read(row.there, row.memories)
+    planned = plan(row.goal, Observed(tuple(row.there), row.network, row.health), histories, NOW)
     assert action_kinds(planned.actions) == row.todo
     (service_plan,) = planned.services
     assert S.Phase.Name(service_plan.phase) == S.Phase.Name(row.phase)  # type: ignore[arg-type]
     assert (service_plan.settled, service_plan.failed) == (row.settled, row.failed)
     assert all(action.reason for action in planned.actions)
+
+
+READ = ["web:read_output"]
+HALTED = Health(ProbeVerdict.UNHEALTHY, past_start_deadline=True, message="answered 500")
+
+
+@pytest.mark.parametrize(
+    ("there", "health", "history", "todo", "status", "failed"),
+    [
+        pytest.param(
+            [container(OLD_WEB), container(NEW_WEB)], HALTED, NO_HISTORY, [*READ, "web:stop"], S.CHECKING, False,
+            id="past its start deadline beside an old container",
+        ),
+        pytest.param(
+            [container(NEW_WEB)], HALTED, NO_HISTORY, READ, S.CHECKING, False,
+            id="past its start deadline without an old container",
+        ),
+        pytest.param(
+            [container(NEW_WEB)], UNHEALTHY, replace(NO_HISTORY, ready_container=container(NEW_WEB).id),
+            [*READ, "web:stop", "web:remove", "web:create", "web:start"], S.HEALTHY, False, id="was healthy before",
+        ),
+        pytest.param(
+            [container(NEW_WEB, since=991.0)], UNHEALTHY, replace(NO_HISTORY, lapses=1), READ, S.HEALTHY, False,
+            id="is to be replaced later",
+        ),
+        pytest.param([container(NEW_WEB)], HEALTHY, NO_HISTORY, [], S.HEALTHY, False, id="is healthy"),
+        pytest.param(
+            [container(NEW_WEB)], Health(ProbeVerdict.CHECKING, message="refused"), NO_HISTORY, [], S.CHECKING, False,
+            id="has not missed its start deadline",
+        ),
+        pytest.param(
+            [container(NEW_WEB, ContainerState.PAUSED)], HALTED, NO_HISTORY, [], S.UNHEALTHY, True, id="is paused",
+        ),
+    ],
+)  # fmt: skip
+def test_output_of_an_unhealthy_container_is_read_before_anything_else(
+    there: list[Container],
+    health: Health,
+    history: RestartHistory,
+    todo: list[str],
+    status: int,
+    failed: bool,
+) -> None:
+    seen = Observed(tuple(there), NETWORK, {container(NEW_WEB).id: health})
+    before = plan(desired_of(NEW_WEB), seen, about(NEW_WEB, history), NOW)
+    assert action_kinds(before.actions) == todo
+    (service_plan,) = before.services
+    # Neither a failure nor bad health is reported without the output.
+    assert (service_plan.health, service_plan.failed) == (status, failed)
+    after = plan(desired_of(NEW_WEB), seen, output_read(there, about(NEW_WEB, history)), NOW)
+    assert action_kinds(after.actions) == [kind for kind in todo if kind not in READ]
 
 
 def test_tombstone_removes_the_network_last() -> None:
@@ -212,6 +266,45 @@ def test_tombstone_removes_the_network_last() -> None:
 
 def test_assignment_without_services_needs_no_network() -> None:
     assert plan(desired_of(), Observed(), {}, NOW).actions == ()
+
+
+IN_THE_WAY = "a network called x is in the way"
+
+
+@pytest.mark.parametrize(
+    ("failure", "refusals", "network", "problem"),
+    [
+        pytest.param(FailureCause.NAME_TAKEN, 1, None, IN_THE_WAY, id="name taken, at once"),
+        pytest.param(FailureCause.ADDRESS_POOL, 1, None, IN_THE_WAY, id="no addresses left, at once"),
+        pytest.param(FailureCause.REFUSED, 1, None, "", id="another refusal may pass"),
+        pytest.param(FailureCause.REFUSED, 3, None, IN_THE_WAY, id="another refusal three times"),
+        pytest.param(FailureCause.DISK_FULL, 2, None, "", id="disk full may pass"),
+        pytest.param(FailureCause.NAME_TAKEN, 1, NETWORK, "", id="the network is there after all"),
+    ],
+)
+@pytest.mark.parametrize("before", [None, 900.0])
+def test_environment_without_a_network_says_why(
+    failure: FailureCause, refusals: int, network: Network | None, problem: str, before: float | None
+) -> None:
+    history = replace(
+        NO_HISTORY, failure=failure, refusals=refusals, reason=IN_THE_WAY, retry=before or 1010.0, retry_wall=1.0
+    )
+    planned = plan(desired_of(OLD), Observed((), network), {("", ""): history}, NOW)
+    assert planned.problem == problem
+    (service_plan,) = planned.services
+    assert service_plan.reason == ("" if network else f"waits for the environment's network: {IN_THE_WAY}")
+    # It is tried again all the same.
+    assert (planned.network_wake is not None) == (before is None)
+    status = build.status(desired_of(OLD), planned, {}, {}, "", None, {})
+    assert status.problem == problem
+    assert (status.phase == stored_pb2.AssignmentStatus.FAILED) == bool(problem)
+    if problem:
+        assert status.reason == problem
+
+
+def test_tombstone_is_not_blocked_by_a_network_that_is_not_needed() -> None:
+    history = {("", ""): waiting(FailureCause.NAME_TAKEN, refusals=1)}
+    assert plan(desired_of(removed=True), Observed(), history, NOW).problem == ""
 
 
 def test_missing_secret_is_the_reason_in_the_plan() -> None:

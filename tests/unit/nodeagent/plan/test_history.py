@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from devopsellence.clock import Now
-from devopsellence.nodeagent.docker.model import Container, ContainerExit, ContainerState
+from devopsellence.nodeagent.docker.model import Container, ContainerExit, ContainerState, UnhealthyContainer
 from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause, RestartHistory
 from tests.unit.nodeagent.planning import container, service
 
@@ -118,7 +118,29 @@ def test_exit_sentences() -> None:
     assert after(NO_HISTORY, [0.2]).reason == "ended with exit code 1 after running for 0.2 s"
     assert after(NO_HISTORY, [0.2, 75.0]).reason == "ended with exit code 1 after running for 75 s, 2 times in a row"
     oom = NO_HISTORY.ended(ended(1), end(7200.0, 137, oom=True), NOW, seed="x")
-    assert oom.reason == "ran out of memory after running for 120 min"
+    assert oom.reason == "ran out of memory (exit code 137) after running for 120 min"
+
+
+def test_killed_child_does_not_hide_the_exit_code() -> None:
+    history = NO_HISTORY.ended(ended(1), end(7200.0, 3, oom=True), NOW, seed="x")
+    assert history.reason == (
+        "ended with exit code 3 (one of its processes ran out of memory) after running for 120 min"
+    )
+
+
+def test_output_of_an_unhealthy_container_is_noted_once_per_run() -> None:
+    first = replace(ended(1), state=ContainerState.RUNNING)
+    noted = NO_HISTORY.found_unhealthy(first, "not healthy", NOW, ("why",))
+    assert noted.is_noted_unhealthy(first)
+    assert not noted.is_noted_unhealthy(replace(first, started_at="2026-01-02T00:00:00Z"))
+    assert noted.last_unhealthy == UnhealthyContainer(first.id, "not healthy", NOW.wall, ("why",))
+
+
+def test_output_is_read_again_after_the_container_was_healthy_meanwhile() -> None:
+    running = replace(ended(1), state=ContainerState.RUNNING)
+    noted = NO_HISTORY.found_unhealthy(running, "not healthy", NOW, ("why",)).running(running)
+    assert not noted.is_noted_unhealthy(running)
+    assert noted.last_unhealthy is not None, "the last one stays on record"
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,8 @@ def test_task_run_only_moves_forward() -> None:
     [
         (end(), ""),
         (end(2), "ended with exit code 2"),
-        (end(137, oom=True), "ran out of memory"),
+        (end(137, oom=True), "ran out of memory (exit code 137)"),
+        (end(3, oom=True), "ended with exit code 3 (one of its processes ran out of memory)"),
         # A child of it was killed, and it came to terms with that.
         (end(0, oom=True), ""),
     ],

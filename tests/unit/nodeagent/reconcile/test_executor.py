@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from devopsellence.clock import Now
 from devopsellence.nodeagent.docker import errors
 from devopsellence.nodeagent.docker.cache import ContainerCache
 from devopsellence.nodeagent.docker.client import _errors
-from devopsellence.nodeagent.docker.model import ContainerState
+from devopsellence.nodeagent.docker.model import Container, ContainerState
 from devopsellence.nodeagent.plan.actions import TASK, Action, ActionKind
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause, RestartHistory
@@ -58,6 +59,19 @@ class ScriptedEngine:
             return found
 
         return answer
+
+
+class NetworkEngine(ScriptedEngine):
+    """The same, with a listing that shows no network."""
+
+    async def relist(self) -> None:
+        self.calls.append(("relist", ()))
+
+
+def refusal(sentence: str, status: int) -> docker.errors.APIError:
+    response = requests.Response()
+    response.status_code = status
+    return docker.errors.APIError(sentence, response=response, explanation=sentence)
 
 
 async def history_after(
@@ -148,6 +162,105 @@ def test_new_peers_reset_failed_pulls() -> None:
     assert crashed.new_peers() == crashed
 
 
+# A network that somebody else is in the way of
+
+
+@pytest.mark.parametrize(
+    ("refused", "cause", "fix"),
+    [
+        (refusal("network with name x already exists", 409), FailureCause.NAME_TAKEN, "docker network rm x"),
+        (
+            refusal("could not find an available, non-overlapping IPv4 address pool among the defaults", 404),
+            FailureCause.ADDRESS_POOL,
+            "default-address-pools",
+        ),
+        (
+            refusal("all predefined address pools have been fully subnetted", 500),
+            FailureCause.ADDRESS_POOL,
+            "default-address-pools",
+        ),
+        (refusal("iptables failed", 500), FailureCause.REFUSED, "iptables failed"),
+    ],
+)
+async def test_refused_network_names_cause_and_fix(
+    refused: docker.errors.APIError, cause: FailureCause, fix: str
+) -> None:
+    with pytest.raises(errors.EngineError) as raised, _errors():
+        raise refused
+    engine = NetworkEngine(create_network=raised.value)
+    history = await history_after(engine, Action(ActionKind.CREATE_NETWORK, "", name="x"), wants(service()))
+    assert history.failure is cause
+    assert fix in history.reason
+    assert history.retry > NOW.mono
+
+
+# Output, before it is gone
+
+
+@pytest.mark.parametrize(
+    ("answer", "lines"),
+    [
+        (("cannot answer",), ("cannot answer",)),
+        (
+            errors.EngineError("log driver does not support reading"),
+            ("(the Docker Engine does not return the output: log driver does not support reading)",),
+        ),
+    ],
+)
+async def test_output_of_an_unhealthy_container_is_noted(answer: Any, lines: tuple[str, ...]) -> None:
+    want, there = wants(service()), container(service())
+    engine = ScriptedEngine(last_lines=answer)
+    engine.cache.put(there)
+    action = replace(action_on_web(want, ActionKind.READ_OUTPUT, there.id), reason="not healthy: answered 500")
+    history = await history_after(engine, action, want)
+    assert history.last_unhealthy is not None
+    assert (history.last_unhealthy.reason, history.last_unhealthy.log_lines) == ("not healthy: answered 500", lines)
+    assert history.is_noted_unhealthy(there)
+    assert not history.waits(NOW.mono), "the next step follows at once"
+
+
+async def test_output_of_a_container_removed_meanwhile_is_not_noted() -> None:
+    want, there = wants(service()), container(service())
+    engine = ScriptedEngine(last_lines=errors.NotFound("No such container"))
+    engine.cache.put(there)
+    action = action_on_web(want, ActionKind.READ_OUTPUT, there.id)
+    assert await history_after(engine, action, want) == NO_HISTORY
+    assert engine.cache.of(str(ENV), want.network)[0] == ()
+
+
+@pytest.mark.parametrize("problem", [None, OSError("No space left on device"), errors.EngineError("no log")])
+async def test_removal_keeps_the_output_first_and_never_waits_for_it(problem: Exception | None) -> None:
+    want, there = wants(service()), container(service(), ContainerState.EXITED)
+    engine = ScriptedEngine(log_tail=problem if isinstance(problem, errors.EngineError) else b"frames")
+    engine.cache.put(there)
+    saved: list[tuple[str, bytes]] = []
+
+    async def keep_output(removed: Container, frames: bytes) -> None:
+        if problem is not None:
+            raise problem
+        saved.append((removed.id, frames))
+
+    decrypter = SecretDecrypter(AgeIdentity.generate())
+    executor = ActionExecutor(engine, lambda: NOW, decrypter, keep_output=keep_output)  # type: ignore[arg-type]
+    await executor.carry_out(action_on_web(want, ActionKind.REMOVE, there.id), want, lambda _: None, None)  # type: ignore[arg-type]
+    assert [name for name, _ in engine.calls] == ["log_tail", "remove"]
+    assert saved == ([] if problem is not None else [(there.id, b"frames")])
+
+
+async def test_container_that_never_started_has_no_output_to_keep() -> None:
+    want, there = wants(service()), container(service(), ContainerState.CREATED)
+    engine = ScriptedEngine()
+    engine.cache.put(there)
+
+    async def keep_output(_removed: Container, _frames: bytes) -> None:
+        raise AssertionError
+
+    decrypter = SecretDecrypter(AgeIdentity.generate())
+    executor = ActionExecutor(engine, lambda: NOW, decrypter, keep_output=keep_output)  # type: ignore[arg-type]
+    await executor.carry_out(action_on_web(want, ActionKind.REMOVE, there.id), want, lambda _: None, None)  # type: ignore[arg-type]
+    assert [name for name, _ in engine.calls] == ["remove"]
+
+
 # A start that was cut off by the engine's own end
 
 TASK_ID = "5b0cf1a09f5d2c7e4f4a7f7e3b1d0e8c5b0cf1a09f5d2c7e4f4a7f7e3b1d0e8c"
@@ -200,9 +313,3 @@ async def test_broken_start_of_a_task_fails_the_task(tmp_path: Path) -> None:
     assert run.ended
     assert run.reason.endswith("its outcome is not known")
     assert [name for name, _ in scripted.calls] == ["start"], "nothing of it is taken away or started again"
-
-
-def refusal(sentence: str, status: int) -> docker.errors.APIError:
-    response = requests.Response()
-    response.status_code = status
-    return docker.errors.APIError(sentence, response=response, explanation=sentence)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.clock import Now
 from devopsellence.nodeagent.plan.actions import ServicePlan
@@ -40,6 +42,20 @@ def test_arrived_image_ends_the_backoff(tmp_path: Path) -> None:
         assert store.image_arrived()
         assert store.histories[KEY].retry == 0.0
         assert store.unsaved
+
+
+@pytest.mark.parametrize(
+    ("cause", "again"),
+    [(FailureCause.NAME_TAKEN, True), (FailureCause.ADDRESS_POOL, True), (FailureCause.DISK_FULL, False)],
+)
+def test_changed_networks_end_the_backoff_of_the_network(tmp_path: Path, cause: FailureCause, again: bool) -> None:
+    blocked = NO_HISTORY.refused(cause, "in the way", NOW, seed="x")
+    with StateFolder(tmp_path) as folder:
+        store = RestartHistoryStore(ENV, folder, ThreadPool(1, "disk"), {("", ""): blocked, KEY: blocked})
+        assert store.networks_changed() == again
+        assert store.histories["", ""].waits(NOW.mono) != again
+        assert store.histories["", ""].reason == "in the way", "until it is known better"
+        assert store.histories[KEY] == blocked
 
 
 def test_ready_container_is_news_once(tmp_path: Path) -> None:

@@ -109,11 +109,20 @@ def test_unhealthy_since_is_reported() -> None:
     observed = Observed(
         (running,), NETWORK, {running.id: Health(ProbeVerdict.UNHEALTHY, message="answered 500", since=since)}
     )
-    memories = {("web", desired_service(OLD).hash): replace(NO_HISTORY, ready_container=running.id, lapses=1)}
+    noted = NO_HISTORY.found_unhealthy(running, "not healthy: answered 500", Now(990.0, 1990.5), ("no database",))
+    memories = {("web", desired_service(OLD).hash): replace(noted, ready_container=running.id, lapses=1)}
     planned = plan(desired_of(OLD), observed, memories, Now(1000.0, 2000.0))
     (web,) = build.status(desired_of(OLD), planned, memories, {}, "", None, {}).services
     assert (web.health, web.unhealthy_since.ToMilliseconds()) == (S.UNHEALTHY, 1_990_500)
-    assert not status(desired_of(OLD), running).services[0].HasField("unhealthy_since")
+    assert web.last_unhealthy.container == running.id[:12]
+    assert (web.last_unhealthy.reason, list(web.last_unhealthy.log_lines)) == (
+        "not healthy: answered 500",
+        ["no database"],
+    )
+    assert web.last_unhealthy.at.ToMilliseconds() == 1_990_500
+    (without,) = status(desired_of(OLD), running).services
+    assert not without.HasField("unhealthy_since")
+    assert not without.HasField("last_unhealthy")
 
 
 def test_completed_service_is_settled_with_its_container() -> None:

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Event, Exit, ServiceStatus
+from devopsellence.api.v1.stored_pb2 import (
+    AssignmentStatus,
+    Event,
+    Exit,
+    IngressStatus,
+    ServiceStatus,
+    UnhealthyContainer,
+)
 from devopsellence.nodeagent.status.events import events, with_last_container
 
 SERVES: dict[str, Any] = {
@@ -41,12 +48,12 @@ def web(**changes: Any) -> ServiceStatus:
         (
             [web()],
             [web(restarts=1, last_exit=Exit(code=7))],
-            [("service_restarted", "n1: web was restarted (restart 1): it exited with code 7")],
+            [("service_restarted", "n1: web was restarted (restart 1) after exit code 7")],
         ),
         (
             [web()],
             [web(restarts=1, last_exit=Exit(code=137, oom_killed=True))],
-            [("service_restarted", "n1: web was restarted (restart 1): it ran out of memory")],
+            [("service_restarted", "n1: web was restarted (restart 1) after exit code 137, out of memory")],
         ),
         ([web()], [web(failed=True, reason="because")], [("service_failed", "n1: web cannot run: because")]),
         ([web(failed=True)], [web(failed=True)], []),
@@ -83,6 +90,71 @@ def test_status_changes_produce_events(
     assert [(event.code, event.message) for event in result] == expected
     for event in result:
         assert (event.source, event.node, event.service, event.release) == ("agent/n1", "n1", "web", 2)
+
+
+FAILED_INGRESS = {"ingress": IngressStatus(phase=IngressStatus.FAILED, reason="port 80 is taken")}
+SERVED_INGRESS = {"ingress": IngressStatus(phase=IngressStatus.SERVING)}
+REJECTED = {"phase": AssignmentStatus.ERROR, "reason": "it is damaged"}
+BLOCKED = {"phase": AssignmentStatus.FAILED, "problem": "no network", "reason": "no network"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (None, {}, []),
+        (None, BLOCKED, [("environment_blocked", "n1: no service can be started: no network")]),
+        ({}, BLOCKED, [("environment_blocked", "n1: no service can be started: no network")]),
+        (BLOCKED, BLOCKED, []),
+        (BLOCKED, {}, [("environment_unblocked", "n1: services can be started again")]),
+        (
+            {},
+            REJECTED,
+            [
+                (
+                    "assignment_rejected",
+                    "n1: the assignment cannot be applied, and the containers keep running: it is damaged",
+                )
+            ],
+        ),
+        (REJECTED, REJECTED, []),
+        ({}, FAILED_INGRESS, [("ingress_failed", "n1: the ingress is not served: port 80 is taken")]),
+        (FAILED_INGRESS, FAILED_INGRESS, []),
+        (FAILED_INGRESS, SERVED_INGRESS, [("ingress_serving", "n1: the ingress is served again")]),
+        ({}, SERVED_INGRESS, []),
+    ],
+)
+def test_problems_of_the_whole_environment_produce_events(
+    before: dict[str, Any] | None, after: dict[str, Any], expected: list[tuple[str, str]]
+) -> None:
+    result = events(None if before is None else AssignmentStatus(**before), AssignmentStatus(node="n1", **after))
+    assert [(event.code, event.message) for event in result] == expected
+
+
+ENDED = Exit(code=3, log_lines=["cannot bind"])
+UNHEALTHY = UnhealthyContainer(reason="not healthy", log_lines=["no database"])
+UNHEALTHY.at.FromSeconds(100)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lines"),
+    [
+        (web(), web(failed=True, last_exit=ENDED), ["cannot bind"]),
+        (web(), web(failed=True, last_exit=ENDED, last_unhealthy=UNHEALTHY), ["no database"]),
+        (web(), web(restarts=1, last_exit=ENDED), ["cannot bind"]),
+        (web(), web(health=ServiceStatus.UNHEALTHY, last_unhealthy=UNHEALTHY), ["no database"]),
+        (
+            web(health=ServiceStatus.UNHEALTHY),
+            web(container="c2", health=ServiceStatus.CHECKING, last_unhealthy=UNHEALTHY),
+            ["no database"],
+        ),
+        (web(), web(container="c2"), []),
+    ],
+)
+def test_events_about_a_failure_have_the_last_output(
+    before: ServiceStatus, after: ServiceStatus, lines: list[str]
+) -> None:
+    (event,) = events(status(before), status(after))
+    assert list(event.log_lines) == lines
 
 
 def test_service_without_container_is_not_new_afterwards() -> None:

@@ -52,7 +52,12 @@ async def _list(ctx: click.Context, etcd: Etcd, output: Output) -> None:
     for problem in reader.problems:
         output.warning(f"{problem.key} is {problem.reason}")
     table = [_cells(event) for _, event in events]
-    text = columns(_HEADER, table) if table else f"No events of {ref} in the last day."
+    if table:
+        header, *lines = columns(_HEADER, table).split("\n")
+        pairs = zip(lines, events, strict=True)
+        text = "\n".join([header, *(part for line, (_, event) in pairs for part in (line, *_log_lines(event)))])
+    else:
+        text = f"No events of {ref} in the last day."
     output.result(OPERATION, text, environment=str(ref), events=[_document(event) for _, event in events])
 
 
@@ -71,7 +76,7 @@ async def _watch(ctx: click.Context, etcd: Etcd, output: Output) -> None:
             changed.clear()
             new = {key: record.message for key, record in informer.records.items() if key not in seen}
             for _, event in sorted(((key, event) for key, event in new.items() if event is not None), key=_when):
-                output.line("  ".join(_cells(event)))
+                output.line("\n".join(["  ".join(_cells(event)), *_log_lines(event)]))
                 output.event(OPERATION, "progress", **_document(event))
             # Forget expired events, so that the set does not grow while watching.
             seen = set(informer.records)
@@ -99,6 +104,12 @@ def _cells(event: Event) -> list[str]:
     ]
 
 
+def _log_lines(event: Event) -> list[str]:
+    from devopsellence.cli.util.text import safe
+
+    return [f"    {safe(line)}" for line in event.log_lines]
+
+
 def _document(event: Event) -> dict[str, Any]:
     from devopsellence.api.v1.stored_pb2 import Event as EventType
     from devopsellence.cli.util.text import iso, word
@@ -112,4 +123,5 @@ def _document(event: Event) -> dict[str, Any]:
         "node": event.node,
         "service": event.service,
         "release": event.release,
+        "log_lines": list(event.log_lines),
     }

@@ -12,10 +12,11 @@ import click
 from devopsellence.cli import context
 from devopsellence.cli.commands.complete import complete_nodes, complete_services
 from devopsellence.cli.options import AliasedOption, environment_option
-from devopsellence.cli.output import Output, pass_output
+from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 from devopsellence.cli.signals import number_of
 
 if TYPE_CHECKING:
+    from devopsellence.api.v1.stored_pb2 import Release
     from devopsellence.cli.agent.log_render import LineRenderer
     from devopsellence.cli.agent.select import LogSource
     from devopsellence.store.etcd import Etcd
@@ -35,6 +36,14 @@ class _Options:
     since: int | None
     color: bool
     timestamps: bool
+    previous: bool
+    release: int
+    task: str
+
+    @property
+    def past(self) -> bool:
+        """True if containers that are gone are asked for."""
+        return bool(self.previous or self.release or self.task)
 
 
 def _since(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
@@ -77,6 +86,14 @@ def _lines(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
     help="Number of recent lines of each service, or 'all'.",
 )
 @click.option("--since", callback=_since, metavar="TIME", help="Show lines since: 5m, 1h30m, or an RFC 3339 time.")
+@click.option("--previous", "-p", is_flag=True, help="Show the last container of each service that is gone.")
+@click.option(
+    "--release",
+    type=click.IntRange(min=1),
+    metavar="NUMBER",
+    help="Show the containers that this release created, also those that are gone.",
+)
+@click.option("--task", default="", metavar="NAME", help="Show a release task instead: its newest run, or --release.")
 @click.option("--timestamps", is_flag=True, help="Prefix each line with its timestamp.")
 @environment_option
 @pass_output
@@ -89,6 +106,9 @@ def logs(
     nodes: tuple[str, ...],
     lines: int,
     since: int | None,
+    previous: bool,
+    release: int | None,
+    task: str,
     timestamps: bool,
 ) -> None:
     """Show the logs of services, from all nodes.
@@ -97,13 +117,27 @@ def logs(
     unless all of them come from a single service on a single node. On a terminal, control characters are made visible;
     in a pipe, the bytes are unchanged.
 
+    Nodes keep the end of the output of the last five containers of each service that were removed, as after a
+    rollback, and of the last five runs of each release task.
+
     \b
     Example:
       devopsellence logs
       devopsellence logs web worker --follow
       devopsellence logs web --node prod-1 --since 5m --lines all
+      devopsellence logs web --previous
+      devopsellence logs --release 12
+      devopsellence logs --task migrate
     """
-    options = _Options(sorted(set(services)), nodes, follow, lines, since, output.color, timestamps)
+    if task and services:
+        raise click.UsageError("give either services or --task")
+    if previous and task:
+        raise click.UsageError("--previous is about services; --task NAME shows the newest run of a task")
+    if follow and (previous or release or task):
+        raise click.UsageError("--follow goes with what runs now: leave out --previous, --release and --task")
+    options = _Options(
+        sorted(set(services)), nodes, follow, lines, since, output.color, timestamps, previous, release or 0, task
+    )
     try:
         context.run(ctx, lambda etcd: _show(ctx, etcd, output, options))
     except KeyboardInterrupt as error:
@@ -114,18 +148,55 @@ def logs(
 async def _show(ctx: click.Context, etcd: Etcd, output: Output, options: _Options) -> None:
     from devopsellence.cli.agent.locate import read_agents
     from devopsellence.cli.agent.logs import LogPrinter, LogQuery
-    from devopsellence.cli.agent.select import log_sources
+    from devopsellence.cli.agent.select import log_sources, past_log_sources
     from devopsellence.cli.agent.stdio import StdioWriter
 
     ref = await context.environment(ctx, etcd)
-    sources = log_sources(await read_agents(etcd, ref, options.nodes), options.services)
+    survey = await read_agents(etcd, ref, options.nodes)
+    if options.past:
+        sources = past_log_sources(survey, options.services, await _release(etcd, ref, options.release))
+    else:
+        sources = log_sources(survey, options.services)
     if output.json:
         output.event(OPERATION, "started", **_document(ref, sources))
     run = LogPrinter(output, StdioWriter(sys.stdout), _renderer(output, options, sources))
-    wanted = LogQuery(str(ref), options.follow, options.lines, options.since)
+    wanted = LogQuery(
+        str(ref), options.follow, options.lines, options.since, options.previous, options.release, options.task
+    )
     await run.show(context.connection(ctx), sources, wanted, services=options.services)
+    if options.past and not run.lines:
+        output.warning(_nothing_kept(options))
     problems = [{"code": problem.code, "message": problem.message} for problem in run.problems]
     output.result(OPERATION, None, **_document(ref, sources), problems=problems)
+
+
+async def _release(etcd: Etcd, ref: EnvironmentRef, number: int) -> Release | None:
+    """Read a release; None for 0.
+
+    Raises:
+        CliError: ``release_unknown``: there is no such release.
+    """
+    if not number:
+        return None
+    from devopsellence.api.v1.stored_pb2 import Release
+    from devopsellence.cli.store.reader import Reader
+
+    release = await Reader(etcd).get(etcd.keys.release(ref, number), Release)
+    if release is None:
+        fix = NextAction("list the releases", "devopsellence release list")
+        raise CliError("release_unknown", f"{ref} has no release {number}", next_actions=[fix])
+    return release
+
+
+def _nothing_kept(options: _Options) -> str:
+    """Return why nothing was printed, as far as can be told."""
+    by = f" of release {options.release}" if options.release else ""
+    if options.task:
+        what = f"task {options.task}{by}"
+    else:
+        services = f" of {' or '.join(options.services)}" if options.services else ""
+        what = f"{'removed' if options.previous else 'any'} containers{services}{by}"
+    return f"no output of {what} is kept; a node keeps the last five containers of each service and task"
 
 
 def _renderer(output: Output, options: _Options, sources: list[LogSource]) -> LineRenderer:
@@ -134,6 +205,10 @@ def _renderer(output: Output, options: _Options, sources: list[LogSource]) -> Li
     if output.json:
         return JsonRenderer(OPERATION)
     pairs = [(source.agent.node, service) for source in sources for service in source.services]
+    if options.task:
+        return TextRenderer(
+            pairs, prefix=len(sources) > 1, terminal=output.is_tty, color=options.color, timestamps=options.timestamps
+        )
     # Without SERVICE, containers of further services may appear while following.
     alone = len(pairs) == 1 and (bool(options.services) or not options.follow)
     return TextRenderer(
