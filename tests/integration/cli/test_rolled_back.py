@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.api.v1.stored_pb2 import Release, Rollout
+from devopsellence.api.v1.stored_pb2 import Release, Rollout, RolloutOutcome
 from devopsellence.api.v1.workload_pb2 import Task
 from devopsellence.cli.deploy import reapply
 from devopsellence.cli.deploy.publish import NewerReleaseExists, publish
@@ -176,6 +176,25 @@ def test_images_of_the_running_release_are_kept(ann: Operator) -> None:
     for number in range(3, 15):
         ann.release(number, service("web"))
     rollout = Rollout(release=14, phase=Rollout.FAILED, target=1, last_settled=1)
+    ann.write(lambda etcd: etcd.keys.rollout(REF), rollout)
+    pinned = ann.etcd(lambda etcd: pinned_images(etcd, REF))
+    assert pinned is not None
+    assert f"sha256:{'1' * 64}" in pinned
+
+
+def test_images_of_the_release_that_a_second_rollback_returns_to_are_kept(ann: Operator) -> None:
+    first = ann.read(lambda etcd: etcd.keys.release(REF, 1), Release)
+    assert first is not None
+    first.services[0].image.pinned = f"sha256:{'1' * 64}"
+    ann.write(lambda etcd: etcd.keys.release(REF, 1), first)
+    for number in range(3, 20):
+        ann.release(number, service("web"))
+    repeats = ann.read(lambda etcd: etcd.keys.release(REF, 19), Release)
+    assert repeats is not None
+    repeats.rollback_of = 2
+    ann.write(lambda etcd: etcd.keys.release(REF, 19), repeats)
+    history = [RolloutOutcome(release=number, phase=Rollout.SETTLED) for number in (18, 2, 1)]
+    rollout = Rollout(release=19, phase=Rollout.SETTLED, target=19, last_settled=18, history=history)
     ann.write(lambda etcd: etcd.keys.rollout(REF), rollout)
     pinned = ann.etcd(lambda etcd: pinned_images(etcd, REF))
     assert pinned is not None

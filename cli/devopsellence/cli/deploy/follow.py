@@ -122,7 +122,15 @@ class ProgressTimer:
         paused = running or (current is not None and current.deadline_paused)
         counts = progress.counts(current)
         progress_mark = (
-            (current.phase, current.target, counts.settled, counts.services_settled) if current is not None else None
+            (
+                current.phase,
+                current.target,
+                counts.settled,
+                counts.services_settled,
+                current.counts.services_started,
+            )
+            if current is not None
+            else None
         )
         if paused or progress_mark != self._seen or self._until == math.inf:
             self._seen, self._until = progress_mark, now + self._seconds

@@ -22,7 +22,7 @@ from devopsellence.cli.output import CliError, NextAction, Output
 from devopsellence.cli.render import json
 from devopsellence.cli.store import releases, transaction
 from devopsellence.cli.store.reader import Reader
-from devopsellence.cli.store.snapshot import release_numbers
+from devopsellence.cli.store.snapshot import release_numbers, settled_before
 from devopsellence.store.codec import decode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
@@ -132,13 +132,7 @@ async def _newest_number(etcd: Etcd, ref: EnvironmentRef) -> int:
 
 def last_settled(rollout: Rollout | None, current: int) -> int | None:
     """Return the last release that settled before ``current``; None if not known. Pure."""
-    if rollout is None:
-        return None
-    outcomes = {release.release: release.phase for release in rollout.history} | {rollout.release: rollout.phase}
-    settled = {release for release, phase in outcomes.items() if phase == Rollout.SETTLED} | {
-        rollout.last_settled or current
-    }
-    return max((release for release in settled if release < current), default=None)
+    return (settled_before(rollout, current) or None) if rollout is not None else None
 
 
 def copy_of_release(older: Release, message: str) -> Release:

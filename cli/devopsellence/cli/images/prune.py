@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from devopsellence.api.v1.stored_pb2 import Release, Rollout
 from devopsellence.cli.images.build import image_name, image_repository
 from devopsellence.cli.images.docker_cli import DockerCli, LocalImage
-from devopsellence.cli.store.snapshot import releases_named_by
+from devopsellence.cli.store.snapshot import releases_named_by, settled_before, target_of
 from devopsellence.store.codec import decode
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Etcd, KeyValue
@@ -27,14 +27,15 @@ _FRESH: Final = timedelta(hours=1)
 async def pinned_images(etcd: Etcd, ref: EnvironmentRef) -> set[str] | None:
     """Return the images pinned by the latest releases of all environments of the project, and by those that run.
 
-    None if a release or a rollout is unreadable, because then no image is known to be unused.
+    The releases that a failed rollout, or ``release rollback``, returns to belong to them, however old. None if a
+    release or a rollout is unreadable, because then no image is known to be unused.
     """
     listing = await etcd.list(f"{etcd.keys.all_releases_prefix}{ref.organization}/{ref.project}/")
     by_environment: dict[str, list[KeyValue]] = {}
     for item in listing.items:
         by_environment.setdefault(f"{item.key.rpartition('/')[0]}/", []).append(item)
     try:
-        named = await _named_by_rollouts(etcd, ref)
+        named = await _named_by_rollouts(etcd, ref, {item.key: item for item in listing.items})
         releases = [
             decode(Release, item.key, item.value) for items in by_environment.values() for item in kept(items, named)
         ]
@@ -43,13 +44,19 @@ async def pinned_images(etcd: Etcd, ref: EnvironmentRef) -> set[str] | None:
     return {service.image.pinned for release in releases for service in release.services}
 
 
-async def _named_by_rollouts(etcd: Etcd, ref: EnvironmentRef) -> set[str]:
-    """Return the keys of the rollout targets and of the last settled releases of all environments of the project."""
+async def _named_by_rollouts(etcd: Etcd, ref: EnvironmentRef, releases: Mapping[str, KeyValue]) -> set[str]:
+    """Return the keys of the rollout targets of all environments of the project, and of the releases to return to.
+
+    ``releases``: all releases of the project by key.
+    """
     named = set[str]()
     for item in (await etcd.list(f"{etcd.keys.rollouts_prefix}{ref.organization}/{ref.project}/")).items:
         with suppress(ValueError):
             environment = etcd.keys.parse_environment(item.key)
-            numbers = releases_named_by(decode(Rollout, item.key, item.value))
+            rollout = decode(Rollout, item.key, item.value)
+            running = releases.get(etcd.keys.release(environment, target_of(rollout)))
+            origin = decode(Release, running.key, running.value).rollback_of if running is not None else 0
+            numbers = {*releases_named_by(rollout), settled_before(rollout, origin or target_of(rollout))} - {0}
             named |= {etcd.keys.release(environment, number) for number in numbers}
     return named
 

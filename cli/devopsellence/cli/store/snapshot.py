@@ -116,6 +116,13 @@ def releases_named_by(rollout: Rollout | None) -> frozenset[int]:
     return frozenset({target_of(rollout), rollout.last_settled} - {0})
 
 
+def settled_before(rollout: Rollout, release: int) -> int:
+    """Return the last release that settled before ``release``; 0 if none is known. Pure."""
+    outcomes = {past.release: past.phase for past in rollout.history} | {rollout.release: rollout.phase}
+    settled = {number for number, phase in outcomes.items() if phase == Rollout.SETTLED} | {rollout.last_settled}
+    return max((number for number in settled if number < release), default=0)
+
+
 class RolloutState(Enum):
     """State of the rollout of a release."""
 

@@ -18,14 +18,15 @@ T = TypeVar("T")
 class ProgressStopwatch:
     """Time since a rollout last made progress, for its progress deadline. A new leader starts again at zero.
 
-    ``newest`` is the number of the newest release, ``target`` the number of the release to run. ``settled`` is the
-    largest number of settled services and nodes observed at the target so far, ``since`` the monotonic second of that
-    observation. ``paused``: the stopwatch stood still until now, because the release task was running.
+    ``newest`` is the number of the newest release, ``target`` the number of the release to run. ``progress`` is
+    the largest number of started services, settled services and settled nodes observed at the target so far, ``since``
+    the monotonic second of that observation. ``paused``: the stopwatch stood still until now, because the release task
+    was running or only older containers were waited for.
     """
 
     newest: int
     target: int
-    settled: int
+    progress: int
     since: float
     paused: bool = False
 

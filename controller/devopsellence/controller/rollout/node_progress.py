@@ -14,6 +14,7 @@ from devopsellence.store.record import message_of
 
 _Phase = pb.NodeProgress
 _Service = pb.ServiceStatus
+_STARTED: Final = (_Service.STARTING, _Service.RUNNING, _Service.COMPLETED)
 _PHASE_WORDS: Final[dict[int, str]] = {
     _Service.PENDING: "waits to be started",
     _Service.PULLING: "its image is being pulled",
@@ -77,6 +78,8 @@ class NodeProgress:
     failure: pb.ServiceFailure | None = None
     #: Nothing is left to do on the node but to wait for older containers: for their requests to end, or for their stop.
     waits_for_older: bool = False
+    #: Services whose container of the assignment has been started, settled or not.
+    services_started: int = 0
 
     @property
     def done(self) -> bool:
@@ -215,8 +218,21 @@ def _progress(
     total = len(assignment.services)
     name = planned.view.name
     waits = status is not None and _only_waits_for_older(planned, status)
+    started = _count_started(assignment, status) if status is not None else 0
     return NodeProgress(
-        name, phase, reason, assignment.release, settled, total, waited_for, reachable, given_up, hold, failure, waits
+        name,
+        phase,
+        reason,
+        assignment.release,
+        settled,
+        total,
+        waited_for,
+        reachable,
+        given_up,
+        hold,
+        failure,
+        waits,
+        started,
     )
 
 
@@ -291,6 +307,11 @@ def _count_settled(assignment: pb.Assignment, status: pb.AssignmentStatus) -> in
         return len(assignment.services)
     assigned = {service.name for service in assignment.services}
     return sum(1 for service in status.services if service.name in assigned and is_settled(service))
+
+
+def _count_started(assignment: pb.Assignment, status: pb.AssignmentStatus) -> int:
+    assigned = {service.name for service in assignment.services}
+    return sum(1 for service in status.services if service.name in assigned and service.phase in _STARTED)
 
 
 def _why_unsettled(assignment: pb.Assignment, status: pb.AssignmentStatus, node: str) -> str:

@@ -44,7 +44,8 @@ def advance_stopwatch(facts: RolloutFacts, stopwatch: ProgressStopwatch | None, 
     """Return the stopwatch, started again after progress or a change of target; paused as is_paused() says."""
     target = facts.target.release
     updated = [node for node in facts.nodes if node.release == target]
-    settled = sum(node.services_settled + node.done for node in updated)
+    # A container that starts is progress: it has all of its time to become ready, however long its image took.
+    progress = sum(node.services_started + node.services_settled + node.done for node in updated)
     paused = is_paused(facts)
     if (
         stopwatch is None
@@ -52,9 +53,9 @@ def advance_stopwatch(facts: RolloutFacts, stopwatch: ProgressStopwatch | None, 
         or facts.moved
         or paused
         or stopwatch.paused
-        or settled > stopwatch.settled
+        or progress > stopwatch.progress
     ):
-        return ProgressStopwatch(facts.target.newest, target, settled, now.mono, paused)
+        return ProgressStopwatch(facts.target.newest, target, progress, now.mono, paused)
     return stopwatch
 
 
@@ -135,6 +136,7 @@ def _counts(nodes: Sequence[NodeProgress], target: int) -> pb.NodeCounts:
         total=len(nodes),
         services_settled=sum(node.services_settled for node in nodes if node.release == target),
         services_total=sum(node.services_total for node in nodes if node.release == target),
+        services_started=sum(node.services_started for node in nodes if node.release == target),
     )
     for phase, count in phases.items():
         setattr(counts, _COUNTS[phase], count)

@@ -802,6 +802,7 @@ class NodeCounts(_message.Message):
     WAITING_FIELD_NUMBER: _builtins.int
     SERVICES_SETTLED_FIELD_NUMBER: _builtins.int
     SERVICES_TOTAL_FIELD_NUMBER: _builtins.int
+    SERVICES_STARTED_FIELD_NUMBER: _builtins.int
     total: _builtins.int
     pending: _builtins.int
     converging: _builtins.int
@@ -813,6 +814,8 @@ class NodeCounts(_message.Message):
     services_settled: _builtins.int
     """Services on all nodes assigned to the target release."""
     services_total: _builtins.int
+    services_started: _builtins.int
+    """Of these, services whose container has been started: progress, like a service that settles."""
     def __init__(
         self,
         *,
@@ -826,10 +829,11 @@ class NodeCounts(_message.Message):
         waiting: _builtins.int = ...,
         services_settled: _builtins.int = ...,
         services_total: _builtins.int = ...,
+        services_started: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["converging", b"converging", "error", b"error", "failed", b"failed", "pending", b"pending", "services_settled", b"services_settled", "services_total", b"services_total", "settled", b"settled", "total", b"total", "unreachable", b"unreachable", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["converging", b"converging", "error", b"error", "failed", b"failed", "pending", b"pending", "services_settled", b"services_settled", "services_started", b"services_started", "services_total", b"services_total", "settled", b"settled", "total", b"total", "unreachable", b"unreachable", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -193,6 +193,18 @@ def test_next_steps_follow_from_the_state(snapshot: Snapshot, commands: list[str
     assert [step.command for step in steps] == [f"devopsellence {command}" for command in commands]
 
 
+def test_container_that_starts_restarts_the_timer() -> None:
+    def at(started: int) -> Snapshot:
+        rollout = Rollout(release=5, phase=Rollout.PROGRESSING)
+        rollout.counts.services_started = started
+        return end(RolloutState.PROGRESSING, rollout=rollout).snapshot
+
+    patience = ProgressTimer(10.0)
+    assert patience.left(at(0), 100.0) == 10.0
+    assert patience.left(at(1), 109.0) == 10.0
+    assert patience.left(at(1), 112.0) == 7.0
+
+
 def test_timer_restarts_while_the_progress_deadline_stands_still() -> None:
     def at(*, paused: bool) -> Snapshot:
         rollout = Rollout(release=5, phase=Rollout.PROGRESSING, deadline_paused=paused)

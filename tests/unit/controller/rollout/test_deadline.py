@@ -144,3 +144,26 @@ def test_release_task_that_waits_for_an_older_container_has_time() -> None:
     store.report_task("n1", "WAITING", starting("redis"), service_status("web"))
     pass_time(store, 0)
     assert pass_time(store, DEADLINE + 1) == "ROLLING_BACK"
+
+
+def test_container_that_starts_has_all_of_its_time_after_a_long_pull() -> None:
+    store = updating("n1")
+    store.report("n1", service_status("redis"), service_status("web", phase=S.PULLING, health=S.HEALTH_UNSPECIFIED))
+    pass_time(store, 0)
+    assert pass_time(store, DEADLINE - 1) == "PROGRESSING"
+    store.report("n1", service_status("redis"), starting("web"))
+    assert pass_time(store, 0) == "PROGRESSING"
+    assert store.rollout().counts.services_started == 2
+    assert pass_time(store, DEADLINE - 1) == "PROGRESSING"
+    assert pass_time(store, 2) == "ROLLING_BACK"
+
+
+def test_container_that_starts_again_and_again_is_no_progress() -> None:
+    store = updating("n1")
+    for _ in range(3):
+        store.report("n1", service_status("redis"), starting("web"))
+        assert pass_time(store, 4) == "PROGRESSING"
+        store.report("n1", service_status("redis"), crashed("web"))
+        assert pass_time(store, 1) == "PROGRESSING"
+    store.report("n1", service_status("redis"), starting("web"))
+    assert pass_time(store, 4) == "ROLLING_BACK"
