@@ -94,7 +94,12 @@ def confirm(ctx: click.Context, sentence: str, *, code: str = REQUIRED) -> None:
         return
     if not _can_ask(ctx.ensure_object(Output)):
         raise refusal(ctx, sentence, code=code)
-    if not click.confirm(f"{sentence} Continue?"):
+    try:
+        sure = click.confirm(f"{sentence} Continue?")
+    except click.Abort:
+        click.echo()  # the prompt is still on the line
+        raise
+    if not sure:
         raise CliError("not_confirmed", "not confirmed; nothing was changed")
 
 

@@ -131,7 +131,7 @@ def test_cluster_init_again_renews_only_unusable_certificates(bare: Cli, pki: Pa
         ("renewed", "issued for other names")
     ]
     assert {path: path.read_bytes() for path in keys} == keys
-    bare.ok(*init, "--force")
+    bare.ok(*init, "--force", "-y")
     assert all(path.read_bytes() != key for path, key in keys.items())
 
 

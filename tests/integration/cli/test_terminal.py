@@ -232,7 +232,7 @@ def test_declined_removal_of_a_node_changes_nothing(waiting: Cli) -> None:
     terminal.read_until(b"This removes node n2 with all its containers from the cluster; its volumes stay.")
     terminal.type(b"n\r")
     assert terminal.end() == 1
-    assert [node["name"] for node in waiting.json("node", "list")["nodes"]] == ["n1", "n2"]
+    assert [node["node"] for node in waiting.json("node", "list")["nodes"]] == ["n1", "n2"]
 
 
 def test_question_about_a_certificate_names_host_and_environment(waiting: Cli) -> None:

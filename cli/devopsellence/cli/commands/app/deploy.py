@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from devopsellence.cli import context
 from devopsellence.cli.options import environment_option
 from devopsellence.cli.output import CliError, Output, pass_output
+
+if TYPE_CHECKING:
+    from devopsellence.cli.deploy.deploy import DeployRun
 
 
 @click.command()
@@ -29,8 +34,28 @@ def deploy(ctx: click.Context, output: Output, dry_run: bool, image: str | None,
       devopsellence deploy --image registry.example.com/shop@sha256:…
       devopsellence deploy --dry-run
     """
-    from devopsellence import config
     from devopsellence.cli import errors
+
+    begun: list[DeployRun] = []
+    try:
+        _deploy(ctx, output, begun, dry_run=dry_run, image=image, detach=detach, message=message)
+    except KeyboardInterrupt as error:
+        stage = begun[0].stage if begun else "nothing was written"
+        raise errors.interrupted(error, stage) from error
+
+
+def _deploy(
+    ctx: click.Context,
+    output: Output,
+    begun: list[DeployRun],
+    *,
+    dry_run: bool,
+    image: str | None,
+    detach: bool,
+    message: str,
+) -> None:
+    """Deploy, or show the plan; the run goes into ``begun`` for the message after an interrupt."""
+    from devopsellence import config
     from devopsellence.cli.deploy.deploy import DeployRun
     from devopsellence.cli.deploy.deploy import deploy as run_deploy
     from devopsellence.cli.deploy.preview import preview
@@ -53,13 +78,11 @@ def deploy(ctx: click.Context, output: Output, dry_run: bool, image: str | None,
         message=message,
         default_node=dev.node if dev else "",
     )
-    try:
-        if dry_run:
-            context.run(ctx, lambda etcd: preview(etcd, run))
-        else:
-            context.run(ctx, lambda etcd: run_deploy(etcd, run, detach=detach))
-    except KeyboardInterrupt as error:
-        raise errors.interrupted(error, run.stage) from error
+    begun.append(run)
+    if dry_run:
+        context.run(ctx, lambda etcd: preview(etcd, run))
+    else:
+        context.run(ctx, lambda etcd: run_deploy(etcd, run, detach=detach))
 
 
 def _check_reference(image: str) -> None:
