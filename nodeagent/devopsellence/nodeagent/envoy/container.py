@@ -46,7 +46,8 @@ _ARGUMENTS: Final = (
 class EnvoySpec:
     """Specification of Envoy's container.
 
-    ``folder``: path of ``files.EnvoyFolder``. ``user``: ``uid:gid``, in numbers.
+    ``folder``: path of ``files.EnvoyFolder``. ``user``: ``uid:gid``, in numbers. ``instance``: tells containers apart
+    that are the same otherwise; empty for the first.
     """
 
     node: str
@@ -56,11 +57,13 @@ class EnvoySpec:
     bootstrap: bytes
     concurrency: int
     user: str
+    instance: str = ""
 
     @property
     def hash(self) -> str:
         """16 hex digits of a hash; a changed hash means a new container."""
-        return hashlib.sha256(json.dumps([self._body(""), self.bootstrap.decode()]).encode()).hexdigest()[:16]
+        parts = [self._body(""), self.bootstrap.decode(), *([self.instance] if self.instance else [])]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     @property
     def name(self) -> str:

@@ -188,7 +188,7 @@ class NodeIngressMirror(EtcdMirror[stored_pb2.NodeIngress]):
             write = partial(folder.save_part, ref, part, after.stored)
         else:
             return
-        await self._save(write, "an ingress part could not be written to disk", env=str(ref), part=part)
+        await self._try_save(write, "an ingress part could not be written to disk", env=str(ref), part=part)
 
     def _log_change(self, ref: EnvironmentRef, part: str, state: PartState) -> None:
         if state.problem:

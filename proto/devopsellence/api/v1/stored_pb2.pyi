@@ -129,6 +129,7 @@ class Heartbeat(_message.Message):
     API_ADDRESS_FIELD_NUMBER: _builtins.int
     DISK_FIELD_NUMBER: _builtins.int
     ROUTER_ADDRESS_FIELD_NUMBER: _builtins.int
+    FOLDER_PROBLEM_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     uid: _builtins.str
     """The uid of the agent; differs from Node.uid after the machine was replaced."""
@@ -143,6 +144,10 @@ class Heartbeat(_message.Message):
     """Address of the agent's gRPC API, as "10.0.0.5:7443"; empty without an API."""
     router_address: _builtins.str
     """Address at which the router accepts requests forwarded by other nodes, as "10.0.0.5:7444"; empty without."""
+    folder_problem: _builtins.str
+    """Why the agent cannot write its folder (disk full, read-only), with the fix; empty if it can. What runs goes on; an
+    assignment that changes something fails.
+    """
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -163,10 +168,11 @@ class Heartbeat(_message.Message):
         api_address: _builtins.str = ...,
         disk: Global___DiskSpace | None = ...,
         router_address: _builtins.str = ...,
+        folder_problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "disk", b"disk", "docker_version", b"docker_version", "hostname", b"hostname", "node", b"node", "problem", b"problem", "router_address", b"router_address", "started_at", b"started_at", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "disk", b"disk", "docker_version", b"docker_version", "folder_problem", b"folder_problem", "hostname", b"hostname", "node", b"node", "problem", b"problem", "router_address", b"router_address", "started_at", b"started_at", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
