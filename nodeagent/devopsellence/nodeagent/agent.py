@@ -125,6 +125,7 @@ def _docker_machine(
         reachable=events.router_address_changed.emit,
         files=files,
     )
+    events.assignments_listed.subscribe(router.assignments_listed)
     events.folder_problem_changed.subscribe(lambda _problem: router.folder_changed())
     events.files_restored.subscribe(lambda _paths: router.folder_changed())
     events.connection_changed.subscribe(router.engine_connected)
@@ -155,7 +156,7 @@ class Agent(Generic[R]):
         self.decrypter = SecretDecrypter(identity)
         self.beat = _first_beat(options.node, options.node_uid, identity.recipient)
         self.heartbeat = HeartbeatWriter(etcd, etcd.keys, resources.keeper, self.beat)
-        self.assignments = Assignments(context, events.assignment_changed.emit)
+        self.assignments = Assignments(context, events.assignment_changed.emit, events.assignments_listed.emit)
         self.images = ImageCollector(self.engine, options.state_dir / "images.json", disk, files=folder.files)
         self._state_keeper = StateKeeper(
             folder.files, disk, events.folder_problem_changed.emit, events.files_restored.emit

@@ -61,9 +61,15 @@ class _Followed:
 
 
 class Assignments(EtcdMirror[stored_pb2.Assignment]):
-    """Assignments of one node. ``changed(ref)`` is called on the event loop for every change."""
+    """Assignments of one node. On the event loop, ``changed(ref)`` is called for every change, and ``listed`` with all
+    environments once etcd was read."""
 
-    def __init__(self, context: NodeContext, changed: Callable[[EnvironmentRef], None]) -> None:
+    def __init__(
+        self,
+        context: NodeContext,
+        changed: Callable[[EnvironmentRef], None],
+        listed: Callable[[frozenset[EnvironmentRef]], None] = lambda refs: None,
+    ) -> None:
         prefix = context.etcd.keys.assignments_prefix(context.node)
         super().__init__(context, prefix, stored_pb2.Assignment, changed)
         #: Assignments in force, or to be in force once they are on disk.
@@ -77,6 +83,7 @@ class Assignments(EtcdMirror[stored_pb2.Assignment]):
         self._saving: set[EnvironmentRef] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._synced = False
+        self._listed = listed
 
     async def run(self) -> None:
         """Follow etcd until cancelled; call :meth:`load` first."""
@@ -84,6 +91,7 @@ class Assignments(EtcdMirror[stored_pb2.Assignment]):
             group.create_task(self._informer.run())
             await self._informer.synced()
             self._synced = True
+            self._listed(frozenset(self.environments))
             for ref in self.environments:
                 self._changed(ref)
 

@@ -47,6 +47,8 @@ class EventBus:
         self.router_address_changed: Signal[[str]] = Signal()
         #: The assignment of an environment changed.
         self.assignment_changed: Signal[[EnvironmentRef]] = Signal()
+        #: etcd was read for the first time; argument: all environments with an assignment.
+        self.assignments_listed: Signal[[frozenset[EnvironmentRef]]] = Signal()
         #: The ingress parts of an environment changed.
         self.node_ingress_changed: Signal[[EnvironmentRef]] = Signal()
         #: Why the agent's folder cannot be written changed; argument: the sentence, empty if it can be.

@@ -64,6 +64,8 @@ class StateFolder:
         self.files = StateFiles(folder)
         #: Why an assignment on disk could not be read, by environment.
         self.unreadable_assignments: dict[EnvironmentRef, str] = {}
+        #: Environments with an ingress part on disk that could not be read.
+        self.unreadable_parts: set[EnvironmentRef] = set()
         self._folder = folder
         self._lock: IO[str] | None = None
         try:
@@ -193,12 +195,15 @@ class StateFolder:
         """Return all readable ingress parts by environment and part; an unreadable file is logged and left in place."""
         records: dict[tuple[EnvironmentRef, str], stored_pb2.NodeIngress] = {}
         for path in sorted((self._folder / "ingress").glob("*.json")):
+            ref = _ref_of_part(path)
             try:
                 content = self.files.read(path)
                 stored = decode(stored_pb2.NodeIngress, str(path), content)
                 ref = EnvironmentRef(stored.organization, stored.project, stored.environment)
             except (OSError, ValueError, MalformedRecord) as error:
                 _log.warning("a part of an ingress on disk cannot be read", path=str(path), error=str(error))
+                if ref is not None:
+                    self.unreadable_parts.add(ref)
             else:
                 self.files.adopt(path, content)
                 records[ref, stored.part] = stored
@@ -241,6 +246,14 @@ class StateFolder:
 
     def _write(self, kind: str, ref: EnvironmentRef, content: bytes, *, sync: bool) -> None:
         self.files.write(self._path(kind, ref), content, sync=sync)
+
+
+def _ref_of_part(path: Path) -> EnvironmentRef | None:
+    """Return the environment of the file of an ingress part; None if the name is that of no such file."""
+    try:
+        return EnvironmentRef.parse(path.stem.rpartition(_SEPARATOR)[0].replace(_SEPARATOR, "/"))
+    except ValueError:
+        return None
 
 
 def _open_lock(path: Path) -> IO[str]:

@@ -197,6 +197,8 @@ def read_file(path: Path) -> bytes:
     except FileNotFoundError as error:
         if path.is_symlink():
             raise OSError(errno.EINVAL, "is a symbolic link to nothing, not a file", str(path)) from error
+        if path.parent.is_symlink():
+            raise OSError(errno.EINVAL, "is in a folder that is a symbolic link to nothing", str(path)) from error
         raise
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):

@@ -108,6 +108,49 @@ async def test_envoy_goes_on_when_its_files_were_removed(node: RouterNode, conne
         assert (node.containers() == before) is (gone == "config/lds.json")
 
 
+@pytest.mark.parametrize("damage", [b"", None], ids=["empty", "removed"])
+async def test_damaged_files_of_an_agent_that_is_down_interrupt_nothing(
+    node: RouterNode, connect: Connect, damage: bytes | None
+) -> None:
+    other = replace(routed(), ref=OTHER, hosts=("other.example",), routes=(), backends=())
+    async with service("one") as one, service("two") as two:
+        async with node.router() as running:
+            running.router.set_routing(REF, routed(one))
+            running.router.set_routing(OTHER, other)
+            await running.serves()
+        before = node.containers()
+        for path in [node.folder / "envoy" / "ports.json", *(node.folder / "envoy" / "kept").glob("*production*")]:
+            path.unlink() if damage is None else path.write_bytes(damage)
+        async with node.router() as running:
+            running.router.set_routing(OTHER, replace(other, drain_seconds=5.0))
+            if damage is not None:
+                await running.until("it waits", lambda: running.router.status(OTHER).failed)
+                assert "acme/shop/production is damaged" in running.router.status(OTHER).reason
+                assert await connect().get() == (200, "one")
+            running.router.set_routing(REF, routed(one))
+            await running.serves()
+            assert running.router.status(REF).http_port == node.options.http_port
+            running.router.set_routing(REF, routed(two))
+            await running.until("the other alone is held", lambda: running.router.held(REF) == {"two": "serves"})
+            assert await connect().get() == (200, "two")
+            assert node.containers() == before
+
+
+async def test_damaged_snapshot_of_an_environment_that_left_is_forgotten(node: RouterNode) -> None:
+    async with service("one") as one:
+        async with node.router() as running:
+            running.router.set_routing(REF, routed(one))
+            running.router.set_routing(OTHER, replace(routed(one), ref=OTHER, hosts=("other.example",)))
+            await running.serves()
+        (snapshot,) = (node.folder / "envoy" / "kept").glob("*staging*")
+        snapshot.write_bytes(b"")
+        async with node.router() as running:
+            running.router.set_routing(REF, replace(routed(one), drain_seconds=5.0))
+            await running.until("it waits", lambda: running.router.status(REF).failed)
+            running.router.assignments_listed([REF])
+            await running.until("it serves", lambda: not running.router.status(REF).failed)
+
+
 @asynccontextmanager
 async def _read_only(running: RunningRouter, folder: Path) -> AsyncIterator[None]:
     await running.disk.run(lambda: make_read_only(folder))

@@ -44,6 +44,8 @@ class EnvoyFolder:
 
     def __init__(self, path: Path, files: StateFiles | None = None) -> None:
         self.path = path
+        #: Environments whose snapshot could not be read.
+        self.unreadable: set[EnvironmentRef] = set()
         self._files = files or StateFiles(path)
 
     def create(self) -> None:
@@ -53,7 +55,7 @@ class EnvoyFolder:
             self._files.make_folder(folder)
 
     def load(self, now: Now) -> list[tuple[EnvironmentRef, RoutingConfig | None, dict[EndpointKey, TrackedEndpoint]]]:
-        """Return all snapshots. Unreadable snapshots are logged and left out: the next reconcile replaces them."""
+        """Return all snapshots. An unreadable one is logged and in :attr:`unreadable`."""
         snapshots = []
         for path in sorted((self.path / _SNAPSHOTS).glob("*.json")):
             try:
@@ -61,6 +63,8 @@ class EnvoyFolder:
                 snapshots.append(snapshot_from_bytes(content, now))
             except (OSError, ValueError) as error:
                 _log.warning("unreadable routing snapshot", path=str(path), error=str(error))
+                with suppress(ValueError):
+                    self.unreadable.add(EnvironmentRef.parse(path.stem.replace("+", "/")))
             else:
                 self._files.adopt(path, content)
         return snapshots
@@ -69,11 +73,13 @@ class EnvoyFolder:
         """Return the number of Envoy's files on disk."""
         return len(self._existing())
 
-    def last_ports(self) -> tuple[int, ...]:
-        """Return the ports of Envoy's last configuration on disk."""
-        with suppress(OSError, ValueError, TypeError):
+    def last_ports(self) -> tuple[int, ...] | None:
+        """Return the ports of Envoy's last configuration on disk; None if they cannot be read."""
+        try:
             return tuple(int(port) for port in json.loads(self._files.read(self.path / _PORTS)))
-        return ()
+        except (OSError, ValueError, TypeError) as error:
+            _log.warning("the ports of Envoy on disk cannot be read", path=str(self.path / _PORTS), error=str(error))
+        return None
 
     def write(
         self,

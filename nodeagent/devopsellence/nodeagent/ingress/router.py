@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -121,6 +121,9 @@ class Router:
 
     def set_routing(self, ref: EnvironmentRef, config: RoutingConfig | None) -> None:
         """See :meth:`RouterInterface.set_routing`."""
+        if ref in self._folder.unreadable:
+            self._folder.unreadable.discard(ref)
+            self._wake_soon()
         if ref in self._configs and self._configs[ref] == config:
             return
         before = self._configs.get(ref)
@@ -137,6 +140,10 @@ class Router:
         self._dirty.add(ref)
         self._wake_soon()
 
+    def routing(self, ref: EnvironmentRef) -> RoutingConfig | None:
+        """See :meth:`RouterInterface.routing`."""
+        return self._configs.get(ref)
+
     def held(self, ref: EnvironmentRef) -> Mapping[str, str]:
         """See :meth:`RouterInterface.held`. While no Envoy runs, no container is held once the files for the next
         Envoy are written."""
@@ -147,6 +154,11 @@ class Router:
     def status(self, ref: EnvironmentRef) -> RouterStatus:
         """See :meth:`RouterInterface.status`."""
         return self._tracker.status(self._configs.get(ref))
+
+    def assignments_listed(self, refs: Collection[EnvironmentRef]) -> None:
+        """Handle the first list of the assignments of this node: no other environment is to be routed."""
+        self._folder.unreadable &= set(refs)
+        self._wake_soon()
 
     # Events of Docker.
 
@@ -227,10 +239,20 @@ class Router:
                 self._renderer.reset()
                 self._ports.set_usable(())
             elif not self._ports.usable:
-                self._ports.set_usable(await self._disk.run(self._folder.last_ports))
+                ports = await self._disk.run(self._folder.last_ports)
+                self._ports.set_usable(ports if ports is not None else await self._ports_of_envoy())
                 self._renderer.assume_watched(await self._disk.run(self._folder.count))
         self._last_running = self._supervisor.running
         self._tracker.envoy_restarted()
+
+    async def _ports_of_envoy(self) -> frozenset[int]:
+        """Return the ports that the running Envoy of the last agent listens on; all that are meant if it does not
+        tell."""
+        options = self._options
+        meant = frozenset({options.http_port, options.https_port, options.peer_port} - {0})
+        with suppress(AdminUnavailable, IndexError):
+            return meant & (await self._supervisor.admins[0].read_state()).ports
+        return meant
 
     # From routing configurations to Envoy's files.
 
@@ -243,11 +265,21 @@ class Router:
         listen = await self._ports.configure(routing)
         self._tracker.conflicts, self._tracker.ports = conflicts, self._ports.problems
         rerender = self._rerender_at is not None and time.monotonic() >= self._rerender_at
+        self._tracker.waits = self._why_not_writing()
+        if self._folder.unreadable:
+            return
         if self._dirty or listen != self._listen or rerender:
             await self._write(routing, listen)
         # A running Envoy is kept while its only ports are unusable for the moment.
         usable = listen.http_port or listen.https_port or (self._ports.any_configured and self._supervisor.running)
         self._supervisor.set_desired(self._desired_envoy if routing.configs and usable else None)
+
+    def _why_not_writing(self) -> str:
+        """Return why Envoy goes on with the routes that it has: those of an unreadable snapshot would be missing."""
+        if not self._folder.unreadable or not self._dirty:
+            return ""
+        names = ", ".join(sorted(map(str, self._folder.unreadable)))
+        return f"the router's file of {names} is damaged: changes wait for its assignment"
 
     async def _write(self, routing: NodeRouting, listen: ListenerConfig) -> None:
         dirty, self._dirty = self._dirty, set()

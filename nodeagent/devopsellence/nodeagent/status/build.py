@@ -81,6 +81,7 @@ def unsaved(desired: Desired, problem: str, in_force: Desired | None, status: _S
         service = reported.get(name) or stored_pb2.ServiceStatus(name=name, phase=stored_pb2.ServiceStatus.PENDING)
         if name in changed or name not in desired.services:
             service.failed, service.reason = True, problem
+            service.ClearField("last_exit")
         services.append(service)
     failed = [service for service in services if service.failed]
     if failed or desired.removed or in_force is None:
