@@ -19,6 +19,7 @@ from typing import Any, Final
 from devopsellence.nodeagent.docker import names
 from devopsellence.nodeagent.docker.client import DockerClient
 from devopsellence.nodeagent.docker.errors import NotFound
+from devopsellence.nodeagent.envoy.admin import SOCKET
 from devopsellence.nodeagent.envoy.image import PROGRAM
 
 #: Path of Envoy's files inside the container.
@@ -126,12 +127,24 @@ def user() -> str:
 
 @dataclass(frozen=True, slots=True)
 class EnvoyContainer:
-    """An Envoy container as Docker reports it."""
+    """An Envoy container as Docker reports it; ``pid``: of its first process, 0 if it does not run."""
 
     id: str
     name: str
     hash: str
     running: bool
+    pid: int = 0
+
+    def admin_folder(self, folder: Path) -> Path:
+        """Return the folder of its admin socket: as the container finds it, if that can be seen from here.
+
+        The folder on the node may be another one now (``files.EnvoyFolder.is_mounted``).
+        """
+        inside = Path(f"/proc/{self.pid}/root{FOLDER}/{RUN}")
+        with suppress(OSError):
+            if self.pid and (inside / SOCKET).exists():
+                return inside
+        return run_folder(folder, self.hash)
 
 
 def find_containers(docker: DockerClient, node_uid: str) -> list[EnvoyContainer]:
@@ -155,7 +168,8 @@ def _envoy_container(document: Mapping[str, Any]) -> EnvoyContainer:
     # A container about to be restarted by Docker counts as running.
     running = document["State"]["Status"] in ("running", "restarting")
     name = str(document["Name"]).lstrip("/")
-    return EnvoyContainer(str(document["Id"]), name, str(labels.get(names.LABEL_ROUTER, "")), running)
+    pid = int(document["State"].get("Pid") or 0)
+    return EnvoyContainer(str(document["Id"]), name, str(labels.get(names.LABEL_ROUTER, "")), running, pid)
 
 
 def start(docker: DockerClient, container: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -71,7 +72,8 @@ class EnvoySupervisor:
         self._confirmed = ""
         #: Instance of the container to run; None: not read from disk yet.
         self._instance: str | None = None
-        self._being_replaced: set[str] = set()
+        #: Folders of the admin sockets of other running Envoys, by hash.
+        self._being_replaced: dict[str, Path] = {}
         self._id = ""
         self._wake = asyncio.Event()
 
@@ -94,8 +96,8 @@ class EnvoySupervisor:
     @property
     def admins(self) -> list[AdminClient]:
         """Admin clients of all serving Envoys: first of :attr:`running`, then of Envoys being replaced."""
-        hashes = [self.running, *sorted(self._being_replaced - {self.running})]
-        return [AdminClient(container.run_folder(self._folder.path, hash_)) for hash_ in hashes if hash_]
+        running = [container.run_folder(self._folder.path, self.running)] if self.running else []
+        return [AdminClient(folder) for folder in (*running, *self._being_replaced.values())]
 
     async def last_log_line(self) -> str:
         """Return the last log line of Envoy; "" if Docker cannot provide the line."""
@@ -176,7 +178,9 @@ class EnvoySupervisor:
         before = (self.observed, self.running, self._being_replaced)
         self.observed = True
         self.running, self._id = (current.hash, current.id) if current is not None else ("", "")
-        self._being_replaced = {envoy.hash for envoy in running} - {self.running}
+        self._being_replaced = {
+            envoy.hash: envoy.admin_folder(self._folder.path) for envoy in running if envoy.hash != self.running
+        }
         if (self.observed, self.running, self._being_replaced) != before:
             self._changed()
         return containers
@@ -203,7 +207,7 @@ class EnvoySupervisor:
 
     async def _retire(self, replaced: EnvoyContainer) -> None:
         """Drain a replaced Envoy, then remove the container."""
-        admin = AdminClient(container.run_folder(self._folder.path, replaced.hash))
+        admin = AdminClient(replaced.admin_folder(self._folder.path))
         with suppress(AdminUnavailable, TimeoutError):
             async with asyncio.timeout(container.DRAIN_SECONDS):
                 await admin.drain()
