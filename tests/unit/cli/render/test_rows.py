@@ -51,6 +51,7 @@ def test_reused_container_is_marked() -> None:
         ({"statuses": {}}, "not yet reported by the agent"),
         ({"statuses": {}, "heartbeats": {}}, "no heartbeat: the agent is not running or cannot reach etcd"),
         ({"heartbeats": {"n1": Heartbeat(uid="u1", problem="Docker does not answer")}}, "Docker does not answer"),
+        ({"heartbeats": {"n1": Heartbeat(uid="u1", folder_problem="disk full")}}, "disk full"),
         (
             {"heartbeats": {"n1": Heartbeat(uid="u0")}},
             "the agent was started with the uid of an earlier machine of this name",
