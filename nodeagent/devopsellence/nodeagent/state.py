@@ -187,9 +187,10 @@ class StateFolder:
         """Write the records of release tasks; they are on disk on return.
 
         Raises:
-            OSError.
+            OSError: nothing is written later either: the caller does not do what the record says.
         """
-        self._write("tasks", ref, json.dumps([task_run_to_json(run) for run in runs]).encode(), sync=True)
+        content = json.dumps([task_run_to_json(run) for run in runs]).encode()
+        self.files.write(self._path(_TASKS, ref), content, sync=True, keep_trying=False)
 
     def parts(self) -> dict[tuple[EnvironmentRef, str], stored_pb2.NodeIngress]:
         """Return all readable ingress parts by environment and part; an unreadable file is logged and left in place."""

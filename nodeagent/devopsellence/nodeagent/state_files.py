@@ -84,14 +84,20 @@ class StateFiles:
             return found == content
         return stored.stamp is not None and stored.content == content
 
-    def write(self, path: Path, content: bytes, *, sync: bool) -> None:
+    def write(self, path: Path, content: bytes, *, sync: bool, keep_trying: bool = True) -> None:
         """Replace the content of a file, readable only for this user; on disk on return if ``sync``.
 
         Raises:
-            OSError: not written so far, see :meth:`retry`.
+            OSError: not written so far, see :meth:`retry`; or, without ``keep_trying``, not to be written any more.
         """
+        before = self._stored.get(path)
         stored = self._stored[path] = _Stored(content, sync)
-        self._store(path, stored)
+        try:
+            self._store(path, stored)
+        except OSError:
+            if not keep_trying:
+                self._take_back(path, before)
+            raise
         self._note_folder(path.parent)
 
     def remove(self, path: Path) -> None:
@@ -166,6 +172,15 @@ class StateFiles:
             self._update_problem()
             raise
         self._succeeded(path)
+
+    def _take_back(self, path: Path, before: _Stored | None) -> None:
+        """Let a file stay as it was before a failed write."""
+        if before is not None:
+            self._stored[path] = before
+            return
+        del self._stored[path]
+        self._succeeded(path)
+        self.probe()
 
     def _note_folder(self, folder: Path) -> None:
         if folder not in self.folders:

@@ -232,6 +232,25 @@ def test_failed_write_is_a_problem_until_a_retry_succeeds(files: StateFiles, pat
     assert files.problem == told[-1] == ""
 
 
+@pytest.mark.parametrize("before", [None, b"before"], ids=["no file", "a file"])
+def test_write_that_is_not_kept_trying_leaves_the_file_as_it_was(
+    files: StateFiles, path: Path, before: bytes | None
+) -> None:
+    aside = path.parent.with_name("aside")
+    if before is not None:
+        files.write(path, before, sync=True)
+        path.parent.rename(aside)
+    path.parent.touch()
+    with pytest.raises(OSError):
+        files.write(path, CONTENT, sync=True, keep_trying=False)
+    path.parent.unlink()
+    if before is not None:
+        aside.rename(path.parent)
+    assert files.retry()
+    assert files.problem == ""
+    assert (path.read_bytes() if path.exists() else None) == before
+
+
 def test_file_no_longer_wanted_is_no_problem(files: StateFiles, path: Path) -> None:
     path.parent.touch()
     with pytest.raises(OSError):
