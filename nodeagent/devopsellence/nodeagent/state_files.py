@@ -42,6 +42,16 @@ class _Stored:
     stamp: _Stamp | None = None
 
 
+class NotAFile(OSError):
+    """There is something in the place of a file that is no file."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(errno.EINVAL, what, str(path))
+
+    def __str__(self) -> str:
+        return f"{self.filename} {self.strerror}"
+
+
 class StateFiles:
     """Files below ``root``. ``problem``: why the folder cannot be written, as a sentence; empty if it can.
 
@@ -211,16 +221,14 @@ def read_file(path: Path) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
         if path.is_symlink():
-            raise OSError(errno.EINVAL, "is a symbolic link to nothing, not a file", str(path)) from error
+            raise NotAFile(path, "is a symbolic link to nothing, not a file") from error
         if path.parent.is_symlink():
-            raise OSError(errno.EINVAL, "is in a folder that is a symbolic link to nothing", str(path)) from error
+            raise NotAFile(path, "is in a folder that is a symbolic link to nothing") from error
         raise
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise OSError(
-            errno.EINVAL, f"is {'a folder' if stat.S_ISDIR(mode) else 'something else'}, not a file", str(path)
-        )
+        raise NotAFile(path, f"is {'a folder' if stat.S_ISDIR(mode) else 'something else'}, not a file")
     with os.fdopen(descriptor, "rb") as file:
         return file.read()
 
