@@ -72,7 +72,16 @@ def test_reused_container_is_marked() -> None:
             "silent for 15 s",
         ),
     ],
-    ids=["unreported", "no agent", "docker gone", "disk full", "other machine", "earlier release", "unreadable", "unreachable"],
+    ids=[
+        "unreported",
+        "no agent",
+        "docker gone",
+        "disk full",
+        "other machine",
+        "earlier release",
+        "unreadable",
+        "unreachable",
+    ],
 )
 def test_unsettled_service_has_a_reason(more: dict[str, Any], reason: str) -> None:
     web = row(snapshot(**more), "web")
