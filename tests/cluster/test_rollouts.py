@@ -6,11 +6,15 @@ engines passes before and after each test.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
+from pathlib import Path
 
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import NodeProgress, Rollout
+from devopsellence.cli.cluster.programs import AGENT_STATE
 from tests.support.cluster.app import App
 from tests.support.cluster.audit import amiss, at_once, nothing_amiss, steps, stored
 from tests.support.cluster.bed import Bed
@@ -99,6 +103,59 @@ def test_unhealthy_release_is_rolled_back_automatically(app: App) -> None:
     assert current.target == current.last_settled == release - 1
     assert touched.pop() in current.reason
     assert set(running(app).values()) == {before}
+
+
+@contextmanager
+def small_disk(host: Host) -> Iterator[Path]:
+    """Give the agent of a host a disk of its own of 1 MiB; yield the agent's folder. Filled or not, it goes afterwards.
+
+    Envoy's container goes on with the folder of before, as when somebody mounts something there.
+    """
+    disk = f"""set -e
+        cp -a {AGENT_STATE} {AGENT_STATE}.copy; mount -t tmpfs -o size=1m,mode=700 none {AGENT_STATE}
+        cp -a {AGENT_STATE}.copy/. {AGENT_STATE}; rm -r {AGENT_STATE}.copy"""
+    host.kill_agent()
+    host.run("sh", "-c", disk)
+    host.start_agent()
+    try:
+        yield host.root / AGENT_STATE.lstrip("/")
+    finally:
+        host.kill_agent()
+        host.run("sh", "-c", f"cp -a {AGENT_STATE}/. {AGENT_STATE}.copy; umount -l {AGENT_STATE}")
+        host.run("sh", "-c", f"rm -r {AGENT_STATE}; mv {AGENT_STATE}.copy {AGENT_STATE}")
+        host.start_agent()
+
+
+def fill(disk: Path) -> None:
+    """Fill a disk to the last byte."""
+    with (disk / "filler").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"\0" * 4096)
+
+
+def test_release_on_hosts_with_full_disks_fails_on_the_first_and_changes_no_host(app: App, version: str) -> None:
+    (before,) = set(running(app).values())
+    with Load(app, *app.bed.hosts) as load, ExitStack() as disks:
+        folders = [disks.enter_context(small_disk(host)) for host in app.bed.hosts.values()]
+        nothing_amiss(app.bed)
+        for folder in folders:
+            fill(folder)
+        refused = app.deploy(version, check=False)
+        assert refused.returncode == 1
+        assert "No space left on device" in refused.stderr
+        release = app.release
+        touched = {step.node for step in steps(app.bed, app.ref, release) if step.release == release}
+        assert len(touched) == 1, "one node was enough to find out"
+        assert set(running(app).values()) == {before}
+        listed = app.devopsellence("node", "list").stdout
+        assert "No space left on device" in next(line for line in listed.splitlines() if min(touched) in line)
+        for folder in folders:
+            (folder / "filler").unlink()
+        until("no problem is left", lambda: "No space" not in app.devopsellence("node", "list").stdout, every=0.5)
+        app.deploy(version)
+        assert set(running(app).values()) == {version}
+    assert load.failed == []
+    nothing_amiss(app.bed)
 
 
 def test_cut_off_node_does_not_delay_rollout_and_catches_up(app: App, bed: Bed, version: str) -> None:

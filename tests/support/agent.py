@@ -68,6 +68,8 @@ class AgentNode:
         self.name = "n1"
         self.uid = f"test-{uuid.uuid4().hex}"
         self.log = folder / "agent.log"
+        #: Shell command before the agent, in a mount namespace of the agent's own; empty: neither.
+        self.mounts = ""
         self.generations: dict[EnvironmentRef, int] = {}
         self._agent: Program | None = None
 
@@ -87,9 +89,16 @@ class AgentNode:
             *(sys.executable, "-m", "devopsellence.nodeagent", "--node", self.name, "--node-uid", self.uid),
             *("--state-dir", str(self.folder / "state"), *arguments),
         ]
+        if self.mounts:
+            command = ["unshare", "--mount", "sh", "-c", f'{self.mounts} && exec "$@"', "sh", *command]
         environ = python_environ({**os.environ, **self.settings.to_environ()})
         self._agent = Program(command, environ, self.log)
         self._agent.start()
+
+    @property
+    def state(self) -> Path:
+        """The agent's folder as the running agent finds it."""
+        return Path(f"/proc/{self.pid}/root{self.folder}/state")
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
         """Send a signal that ends the agent; return the exit code."""

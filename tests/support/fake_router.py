@@ -33,6 +33,9 @@ class FakeRouter:
         draining |= before - self.routed(ref)
         draining -= self.routed(ref)
 
+    def routing(self, ref: EnvironmentRef) -> RoutingConfig | None:
+        return self.configs.get(ref)
+
     def held(self, ref: EnvironmentRef) -> Mapping[str, str]:
         draining = dict.fromkeys(self._draining.get(ref, ()), "1 request is under way")
         return draining | dict.fromkeys(self.routed(ref), "serves")

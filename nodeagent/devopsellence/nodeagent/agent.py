@@ -36,6 +36,8 @@ from devopsellence.nodeagent.reconcile.loop import Reconciler
 from devopsellence.nodeagent.reconcile.machine import Machine
 from devopsellence.nodeagent.secrets import SecretDecrypter
 from devopsellence.nodeagent.state import StateFolder
+from devopsellence.nodeagent.state_files import StateFiles
+from devopsellence.nodeagent.state_keeper import StateKeeper
 from devopsellence.nodeagent.status.disk import DiskMonitor
 from devopsellence.nodeagent.status.heartbeat import HeartbeatWriter
 from devopsellence.nodeagent.status.networks import NetworkMonitor
@@ -88,7 +90,7 @@ async def run(options: AgentOptions, folder: StateFolder, stop: asyncio.Event) -
     async with Etcd(options.settings) as etcd, LeaseKeeper(etcd) as keeper:
         disk = ThreadPool(1, "disk")
         events = EventBus()
-        machine = _docker_machine(options, disk, events)
+        machine = _docker_machine(options, disk, events, folder.files)
         agent = Agent(options, folder, ProcessResources(etcd, keeper, disk, MemoryTrimmer()), machine, events)
         agent.monitor_disk(DiskMonitor(partial(agent.engine.ask, streams.data_root), disk, agent.heartbeat.set_disk))
         count = partial(agent.engine.ask, streams.networks_left)
@@ -109,7 +111,9 @@ async def run(options: AgentOptions, folder: StateFolder, stop: asyncio.Event) -
         await agent.run(stop)
 
 
-def _docker_machine(options: AgentOptions, disk: ThreadPool, events: EventBus) -> Machine[DockerEngine]:
+def _docker_machine(
+    options: AgentOptions, disk: ThreadPool, events: EventBus, files: StateFiles
+) -> Machine[DockerEngine]:
     """Build the Docker Engine and the router. The router is the first subscriber to signals of the engine."""
     engine = DockerEngine(options.docker_host, options.node_uid, events.engine_callbacks())
     router = Router(
@@ -122,7 +126,11 @@ def _docker_machine(options: AgentOptions, disk: ThreadPool, events: EventBus) -
         lambda ref: events.environment_changed.emit(str(ref)),
         certificate=options.files,
         reachable=events.router_address_changed.emit,
+        files=files,
     )
+    events.assignments_listed.subscribe(router.assignments_listed)
+    events.folder_problem_changed.subscribe(lambda _problem: router.folder_changed())
+    events.files_restored.subscribe(lambda _paths: router.folder_changed())
     events.connection_changed.subscribe(router.engine_connected)
     events.router_container_changed.subscribe(router.container_changed)
     puller = PeerPuller(engine, options.node_uid, options.files) if options.files is not None else None
@@ -146,13 +154,16 @@ class Agent(Generic[R]):
     ) -> None:
         etcd, disk = resources.etcd, resources.disk
         context = NodeContext(etcd, options.node, options.node_uid, folder, disk)
-        identity = load_identity(options.state_dir)
+        identity = load_identity(options.state_dir, folder.files)
         self.engine = machine.engine
         self.decrypter = SecretDecrypter(identity)
         self.beat = _first_beat(options.node, options.node_uid, identity.recipient)
         self.heartbeat = HeartbeatWriter(etcd, etcd.keys, resources.keeper, self.beat)
-        self.assignments = Assignments(context, events.assignment_changed.emit)
-        self.images = ImageCollector(self.engine, options.state_dir / "images.json", disk)
+        self.assignments = Assignments(context, events.assignment_changed.emit, events.assignments_listed.emit)
+        self.images = ImageCollector(self.engine, options.state_dir / "images.json", disk, files=folder.files)
+        self._state_keeper = StateKeeper(
+            folder.files, disk, events.folder_problem_changed.emit, events.files_restored.emit
+        )
         self._router = machine.router
         self._node_ingress = NodeIngressMirror(context, self.decrypter, events.node_ingress_changed.emit)
         self._statuses = StatusWriter(etcd, etcd.keys, options.node, folder, disk)
@@ -177,6 +188,10 @@ class Agent(Generic[R]):
         events.assignment_changed.subscribe(self._reconciler.enqueue)
         events.assignment_changed.subscribe(lambda _ref: self._report_problem())
         events.node_ingress_changed.subscribe(self._reconciler.enqueue)
+        events.folder_problem_changed.subscribe(self.heartbeat.set_folder_problem)
+        events.folder_problem_changed.subscribe(self.assignments.folder_problem_changed)
+        # The statuses tell of the problem.
+        events.folder_problem_changed.subscribe(lambda _problem: self._reconciler.everything())
 
     def serve(self, api: ApiServer) -> None:
         """Start ``api`` with the agent, and put its address into the heartbeat."""
@@ -218,6 +233,7 @@ class Agent(Generic[R]):
                     self.heartbeat.run(),
                     self._node_ingress.run(),
                     self._router.run(),
+                    self._state_keeper.run(),
                 )
             ]
             if self._disk is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Generic, ParamSpec
 
 from devopsellence.nodeagent.docker.engine import EngineCallbacks
@@ -48,8 +49,14 @@ class EventBus:
         self.router_address_changed: Signal[[str]] = Signal()
         #: The assignment of an environment changed.
         self.assignment_changed: Signal[[EnvironmentRef]] = Signal()
+        #: etcd was read for the first time; argument: all environments with an assignment.
+        self.assignments_listed: Signal[[frozenset[EnvironmentRef]]] = Signal()
         #: The ingress parts of an environment changed.
         self.node_ingress_changed: Signal[[EnvironmentRef]] = Signal()
+        #: Why the agent's folder cannot be written changed; argument: the sentence, empty if it can be.
+        self.folder_problem_changed: Signal[[str]] = Signal()
+        #: Files of the agent's folder that somebody had damaged are as before; argument: their paths.
+        self.files_restored: Signal[[list[Path]]] = Signal()
 
     def engine_callbacks(self) -> EngineCallbacks:
         """Return the callbacks of an engine: each emits the signal of the same meaning."""

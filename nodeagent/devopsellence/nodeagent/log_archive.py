@@ -18,7 +18,7 @@ import structlog
 
 from devopsellence.nodeagent.docker.frames import FrameParser, LineJoiner, LogText, MalformedFrame
 from devopsellence.nodeagent.docker.model import Container
-from devopsellence.nodeagent.state import write_file
+from devopsellence.nodeagent.state_files import replace_file
 from devopsellence.store.keys import EnvironmentRef
 
 #: Containers kept per service, and runs per task; the oldest go first.
@@ -78,7 +78,7 @@ class LogArchive:
         for earlier in folder.glob(f"*-{short}.log"):
             # Of a removal that was cut off, or refused by the engine.
             earlier.unlink(missing_ok=True)
-        write_file(path, _header(log) + frames, sync=False)
+        replace_file(path, _header(log) + frames, sync=False)
         same = [kept for kept in _logs_in(folder) if (kept.service, kept.task) == (log.service, log.task)]
         for old in same[:-MAX_CONTAINERS]:
             old.path.unlink(missing_ok=True)

@@ -58,14 +58,15 @@ class EtcdMirror(Generic[M]):
     def _on_key(self, key: str) -> None:
         raise NotImplementedError
 
-    async def _save(self, write: Callable[[], None], failure: str, **details: str) -> bool:
-        """Run ``write`` on the disk thread. Log an OSError as ``failure`` and return False.
+    async def _try_save(self, write: Callable[[], None], failure: str, **details: str) -> str:
+        """Run ``write`` on the disk thread; return why it failed, empty if it has not. An OSError is logged as
+        ``failure``.
 
-        A full disk must not stop the work at hand, so the error ends here.
+        A full disk must not stop the work at hand, so the error ends here; ``state_keeper`` repeats the write.
         """
         try:
             await self._context.disk.run(write)
         except OSError as error:
             _log.error(failure, **details, error=str(error))
-            return False
-        return True
+            return self._context.folder.files.problem or str(error)
+        return ""

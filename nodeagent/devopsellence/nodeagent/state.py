@@ -3,14 +3,15 @@
 ``assignments/`` has the last assignment of each environment, ``memory/`` the restart histories, ``status/`` the last
 reported status (for people, while etcd is away), ``tasks/`` the records of release tasks, ``ingress/`` the ingress
 parts, ``logs/`` the output of removed containers (``log_archive``). There is a file per environment, in ``ingress/``
-per environment and part. Files are written to a temporary file, synced and renamed. Assignments can contain
-confidential values, so only the agent's user can read the folder. Secrets are encrypted; the identity to decrypt them
-is in ``identity``.
+per environment and part. Assignments can contain confidential values, so only the agent's user can read the folder.
+Secrets are encrypted; the identity to decrypt them is in ``identity``. How files are read and written is in
+``state_files``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
@@ -28,11 +29,13 @@ from devopsellence.nodeagent.docker.model import ContainerExit, UnhealthyContain
 from devopsellence.nodeagent.plan.actions import RestartHistories
 from devopsellence.nodeagent.plan.history import BACKOFF_CAP, SPREAD, FailureCause, RestartHistory
 from devopsellence.nodeagent.plan.task_run import TaskRun, task_run_from_json, task_run_to_json
+from devopsellence.nodeagent.state_files import StateFiles, set_aside
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.keys import EnvironmentRef
 
-_KINDS: Final = ("assignments", "memory", "status", "tasks", "ingress")
+_TASKS: Final = "tasks"
+_KINDS: Final = ("assignments", "memory", "status", _TASKS, "ingress")
 #: Separator in file names in place of "/"; not valid in names.
 _SEPARATOR: Final = "+"
 #: Names on disk of fields of RestartHistory that have other names there, so that an upgraded agent reads old files.
@@ -59,22 +62,29 @@ class StateFolder:
     """
 
     def __init__(self, folder: Path) -> None:
+        self.files = StateFiles(folder)
+        #: Why an assignment on disk could not be read, by environment.
+        self.unreadable_assignments: dict[EnvironmentRef, str] = {}
+        #: Environments with an ingress part on disk that could not be read.
+        self.unreadable_parts: set[EnvironmentRef] = set()
         self._folder = folder
         self._lock: IO[str] | None = None
         try:
-            for kind in _KINDS:
-                (folder / kind).mkdir(parents=True, exist_ok=True, mode=0o700)
-            folder.chmod(0o700)
-            self._lock = (folder / "lock").open("w")
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = _open_lock(folder / "lock")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.files.make_folder(folder)
+            for kind in _KINDS:
+                self._make(folder / kind)
         except BlockingIOError as error:
             self.close()
             raise StateError(
                 f"another agent already runs with the state folder {folder}; stop it, or give another --state-dir"
             ) from error
         except OSError as error:
+            self.close()
             raise StateError(
-                f"the state folder {folder} cannot be used: {error.strerror}; "
+                f"the state folder {folder} cannot be used: {error.filename}: {error.strerror}; "
                 "give a folder that this user can write with --state-dir"
             ) from error
 
@@ -82,6 +92,12 @@ class StateFolder:
     def logs(self) -> Path:
         """Folder for the output of removed containers (``log_archive``)."""
         return self._folder / "logs"
+
+    def _make(self, folder: Path) -> None:
+        """Create a folder. What is in place of the records of release tasks is left there: they cannot be made again,
+        and no task runs before somebody has looked (:meth:`task_runs`)."""
+        if folder.name != _TASKS or folder.is_dir() or not os.path.lexists(folder):
+            self.files.make_folder(folder)
 
     def close(self) -> None:
         """Unlock the folder."""
@@ -97,14 +113,23 @@ class StateFolder:
         self.close()
 
     def assignments(self) -> dict[EnvironmentRef, stored_pb2.Assignment]:
-        """Return all readable assignments; an unreadable file is logged and left in place."""
+        """Return all readable assignments; an unreadable file is logged and left in place, see
+        :attr:`unreadable_assignments`."""
         records: dict[EnvironmentRef, stored_pb2.Assignment] = {}
         for path in sorted((self._folder / "assignments").glob("*.json")):
             try:
                 ref = EnvironmentRef.parse(path.stem.replace(_SEPARATOR, "/"))
-                records[ref] = decode(stored_pb2.Assignment, str(path), path.read_bytes())
+            except ValueError as error:
+                _log.warning("a file among the assignments names no environment", path=str(path), error=str(error))
+                continue
+            try:
+                content = self.files.read(path)
+                records[ref] = decode(stored_pb2.Assignment, str(path), content)
             except (OSError, ValueError, MalformedRecord) as error:
                 _log.warning("an assignment on disk cannot be read", path=str(path), error=str(error))
+                self.unreadable_assignments[ref] = f"the assignment on disk cannot be read: {error}"
+            else:
+                self.files.adopt(path, content)
         return records
 
     def save_assignment(self, ref: EnvironmentRef, assignment: stored_pb2.Assignment) -> None:
@@ -119,13 +144,18 @@ class StateFolder:
         """Return the restart histories of an environment; empty if absent or unreadable."""
         path = self._path("memory", ref)
         try:
-            stored = json.loads(path.read_bytes())
-            return {(entry["service"], entry["hash"]): _history_from_json(entry["memory"], now) for entry in stored}
+            content = self.files.read(path)
+            stored = {
+                (entry["service"], entry["hash"]): _history_from_json(entry["memory"], now)
+                for entry in json.loads(content)
+            }
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            _log.warning("the counters on disk cannot be read", path=str(path), error=str(error))
+            _log.warning("the restart histories on disk cannot be read", path=str(path), error=str(error))
             return {}
+        self.files.adopt(path, content)
+        return stored
 
     def save_restart_histories(self, ref: EnvironmentRef, histories: RestartHistories) -> None:
         """Write restart histories, without sync: after a crash of the machine they can be a little old.
@@ -147,7 +177,8 @@ class StateFolder:
         """
         path = self._path("tasks", ref)
         try:
-            return tuple(task_run_from_json(load) for load in json.loads(path.read_bytes()))
+            content = self.files.read(path)
+            runs = tuple(task_run_from_json(load) for load in json.loads(content))
         except FileNotFoundError:
             return ()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -155,25 +186,33 @@ class StateFolder:
                 f"the record of release tasks {path} cannot be read, so whether this one has run is not known; "
                 f"once you have made sure that it has not, remove the file and restart the agent ({error})"
             ) from error
+        self.files.adopt(path, content)
+        return runs
 
     def save_task_runs(self, ref: EnvironmentRef, runs: Sequence[TaskRun]) -> None:
         """Write the records of release tasks; they are on disk on return.
 
         Raises:
-            OSError.
+            OSError: nothing is written later either: the caller does not do what the record says.
         """
-        self._write("tasks", ref, json.dumps([task_run_to_json(run) for run in runs]).encode(), sync=True)
+        content = json.dumps([task_run_to_json(run) for run in runs]).encode()
+        self.files.write(self._path(_TASKS, ref), content, sync=True, keep_trying=False)
 
     def parts(self) -> dict[tuple[EnvironmentRef, str], stored_pb2.NodeIngress]:
         """Return all readable ingress parts by environment and part; an unreadable file is logged and left in place."""
         records: dict[tuple[EnvironmentRef, str], stored_pb2.NodeIngress] = {}
         for path in sorted((self._folder / "ingress").glob("*.json")):
+            ref = _ref_of_part(path)
             try:
-                stored = decode(stored_pb2.NodeIngress, str(path), path.read_bytes())
+                content = self.files.read(path)
+                stored = decode(stored_pb2.NodeIngress, str(path), content)
                 ref = EnvironmentRef(stored.organization, stored.project, stored.environment)
             except (OSError, ValueError, MalformedRecord) as error:
                 _log.warning("a part of an ingress on disk cannot be read", path=str(path), error=str(error))
+                if ref is not None:
+                    self.unreadable_parts.add(ref)
             else:
+                self.files.adopt(path, content)
                 records[ref, stored.part] = stored
         return records
 
@@ -183,11 +222,11 @@ class StateFolder:
         Raises:
             OSError.
         """
-        write_file(self._part(ref, part), encode(stored), sync=True)
+        self.files.write(self._part(ref, part), encode(stored), sync=True)
 
     def forget_part(self, ref: EnvironmentRef, part: str) -> None:
         """Remove an ingress part."""
-        self._part(ref, part).unlink(missing_ok=True)
+        self.files.remove(self._part(ref, part))
 
     def save_status(self, ref: EnvironmentRef, status: bytes) -> None:
         """Write a status, without sync.
@@ -200,9 +239,9 @@ class StateFolder:
     def forget(self, ref: EnvironmentRef) -> None:
         """Remove all files of an environment."""
         for kind in _KINDS:
-            self._path(kind, ref).unlink(missing_ok=True)
+            self.files.remove(self._path(kind, ref))
         for path in (self._folder / "ingress").glob(f"{str(ref).replace('/', _SEPARATOR)}{_SEPARATOR}*.json"):
-            path.unlink(missing_ok=True)
+            self.files.remove(path)
 
     def _part(self, ref: EnvironmentRef, part: str) -> Path:
         """Return the path of an ingress part, by hash: a DNS name can be too long for a file name."""
@@ -213,34 +252,31 @@ class StateFolder:
         return self._folder / kind / f"{str(ref).replace('/', _SEPARATOR)}.json"
 
     def _write(self, kind: str, ref: EnvironmentRef, content: bytes, *, sync: bool) -> None:
-        write_file(self._path(kind, ref), content, sync=sync)
+        self.files.write(self._path(kind, ref), content, sync=sync)
 
 
-def write_file(path: Path, content: bytes, *, sync: bool) -> None:
-    """Replace the content of a file, readable only for this user; on disk on return if ``sync``.
+def _ref_of_part(path: Path) -> EnvironmentRef | None:
+    """Return the environment of the file of an ingress part; None if the name is that of no such file."""
+    try:
+        return EnvironmentRef.parse(path.stem.rpartition(_SEPARATOR)[0].replace(_SEPARATOR, "/"))
+    except ValueError:
+        return None
+
+
+def _open_lock(path: Path) -> IO[str]:
+    """Open the lock, also on a read-only disk; what is no file is set aside.
 
     Raises:
         OSError.
     """
-    temporary = path.with_suffix(".tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        if sync:
-            os.fsync(descriptor)
-    temporary.replace(path)
-    if sync:
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Sync a folder, which puts renames in the folder on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    if os.path.lexists(path) and not path.is_file():
+        set_aside(path)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return path.open("a")
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+    return path.open("r")
 
 
 def _history_to_json(history: RestartHistory) -> dict[str, Any]:

@@ -231,3 +231,22 @@ async def test_tombstone_stops_services_in_reverse_order(node: AgentNode) -> Non
     (volume,) = docker("volume", "ls", "-q", *node.labelled).split()
     log = docker("run", "--rm", "-v", f"{volume}:/data", small_image(), "cat", "/data/log")
     assert log.split() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "left", ["sleep 1000 &", "setsid sleep 1000 >/dev/null 2>&1 &"], ids=["in its session", "as a daemon"]
+)
+async def test_processes_that_a_probe_leaves_behind_are_ended_and_named(node: AgentNode, left: str) -> None:
+    node.start()
+    # The first process waits for every child.
+    service = worker("a", "sh", "-c", "while :; do sleep 1; done")
+    await node.assign(ready(service, "sh", "-c", f"{left} exit 0"))
+    status = await node.settled(seconds=40.0)
+    assert "leaves processes behind (sleep), which are killed" in service_of(status, "a").reason
+
+    async def bounded() -> bool:
+        listed = await asyncio.to_thread(docker, "top", service_of(status, "a").container)
+        return "sleep 1000" not in listed
+
+    for _ in range(5):
+        await eventually("nothing is left", bounded)

@@ -27,6 +27,7 @@ from devopsellence.nodeagent.envoy.model import (
     TlsCertificate,
 )
 from devopsellence.nodeagent.ingress.router import Router
+from devopsellence.nodeagent.state_files import StateFiles
 from devopsellence.nodeagent.tls import CertificateFiles
 from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.keys import EnvironmentRef
@@ -68,6 +69,7 @@ class RouterNode:
         """Run the router as an agent does, from start to end."""
         changed = asyncio.Event()
         routers: list[Router] = []
+        files = StateFiles(self.folder)
         callbacks = EngineCallbacks(
             changed=lambda _env: None,
             image=lambda: None,
@@ -91,13 +93,14 @@ class RouterNode:
             lambda _env: changed.set(),
             certificate=self.certificate,
             reachable=reachable,
+            files=files,
         )
         routers.append(router)
         await router.load()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(engine.run()), group.create_task(router.run())]
             try:
-                yield RunningRouter(router, engine, changed)
+                yield RunningRouter(router, engine, changed, files, disk)
             finally:
                 for task in tasks:
                     task.cancel()
@@ -118,6 +121,10 @@ class RunningRouter:
     router: Router
     engine: DockerEngine
     changed: asyncio.Event
+    #: Of the node's folder; a keeper of an agent would check them.
+    files: StateFiles
+    #: The router's thread for files.
+    disk: ThreadPool
 
     async def until(self, what: str, holds: Callable[[], object], *, seconds: float = 60.0) -> None:
         """Wait for a change reported by the router; fail with status and held containers."""

@@ -5,15 +5,29 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from devopsellence.nodeagent.ingress import ports
-from tests.integration.router.router_node import OTHER, REF, Connect, RouterNode, certificate, routed, service
+from devopsellence.nodeagent.ingress import ports, router
+from tests.integration.router.router_node import (
+    OTHER,
+    REF,
+    Connect,
+    RouterNode,
+    RunningRouter,
+    certificate,
+    routed,
+    service,
+)
 from tests.support.docker import docker
+from tests.support.read_only import make_read_only, make_writable, need_mounts
 from tests.support.until import eventually
 
 
@@ -46,6 +60,107 @@ async def test_killed_envoy_is_restarted(node: RouterNode, connect: Connect) -> 
             docker("rm", "-f", *node.containers())
             await eventually("it was made again", answers)
             await running.serves()
+
+
+async def test_container_is_held_until_envoy_could_be_told(
+    node: RouterNode, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_mounts()
+    monkeypatch.setattr(router, "FAILURE_PAUSE_SECONDS", 0.5)
+    async with service("one") as one, service("two") as two, node.router() as running:
+        running.router.set_routing(REF, routed(one, drain_seconds=0.1))
+        await running.serves()
+        async with _read_only(running, node.folder):
+            running.router.set_routing(REF, routed(two, drain_seconds=0.1))
+            await running.until("it is told", lambda: running.router.status(REF).failed)
+            assert "cannot be written" in running.router.status(REF).reason
+            # Long after the time for requests, and with Envoy started again by somebody.
+            docker("restart", "-t", "0", *node.containers())
+            await eventually("it answers again", lambda: _answers(connect, "one"))
+            assert running.router.held(REF) == {"one": "is being taken out of service", "two": "serves"}
+            # Back to where it was: nothing has been told of the other.
+            running.router.set_routing(REF, routed(one, drain_seconds=0.1))
+            await running.until("only one is held", lambda: running.router.held(REF) == {"one": "serves"})
+            running.router.set_routing(REF, routed(two, drain_seconds=0.1))
+        await running.until("the other alone is held", lambda: running.router.held(REF) == {"two": "serves"})
+        assert await connect().get() == (200, "two")
+        await running.serves()
+
+
+@pytest.mark.parametrize("gone", ["config", "config/lds.json", "run", ""], ids=["config", "a file", "run", "all"])
+async def test_envoy_goes_on_when_its_files_were_removed(node: RouterNode, connect: Connect, gone: str) -> None:
+    async with service("one") as one, service("two") as two, node.router() as running:
+        running.router.set_routing(REF, routed(one))
+        await running.serves()
+        before = node.containers()
+        place = node.folder / "envoy" / gone
+        if place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink()
+        running.files.check()
+        running.router.folder_changed()
+        running.router.set_routing(REF, routed(two))
+        await running.until("the other alone is held", lambda: running.router.held(REF) == {"two": "serves"})
+        await running.serves()
+        assert await connect().get() == (200, "two")
+        await eventually("one Envoy runs", lambda: asyncio.to_thread(lambda: len(node.containers()) == 1))
+        assert (node.containers() == before) is (gone == "config/lds.json")
+
+
+@pytest.mark.parametrize("damage", [b"", None], ids=["empty", "removed"])
+async def test_damaged_files_of_an_agent_that_is_down_interrupt_nothing(
+    node: RouterNode, connect: Connect, damage: bytes | None
+) -> None:
+    other = replace(routed(), ref=OTHER, hosts=("other.example",), routes=(), backends=())
+    async with service("one") as one, service("two") as two:
+        async with node.router() as running:
+            running.router.set_routing(REF, routed(one))
+            running.router.set_routing(OTHER, other)
+            await running.serves()
+        before = node.containers()
+        for path in [node.folder / "envoy" / "ports.json", *(node.folder / "envoy" / "kept").glob("*production*")]:
+            path.unlink() if damage is None else path.write_bytes(damage)
+        async with node.router() as running:
+            running.router.set_routing(OTHER, replace(other, drain_seconds=5.0))
+            if damage is not None:
+                await running.until("it waits", lambda: running.router.status(OTHER).failed)
+                assert "acme/shop/production is damaged" in running.router.status(OTHER).reason
+                assert await connect().get() == (200, "one")
+            running.router.set_routing(REF, routed(one))
+            await running.serves()
+            assert running.router.status(REF).http_port == node.options.http_port
+            running.router.set_routing(REF, routed(two))
+            await running.until("the other alone is held", lambda: running.router.held(REF) == {"two": "serves"})
+            assert await connect().get() == (200, "two")
+            assert node.containers() == before
+
+
+async def test_damaged_snapshot_of_an_environment_that_left_is_forgotten(node: RouterNode) -> None:
+    async with service("one") as one:
+        async with node.router() as running:
+            running.router.set_routing(REF, routed(one))
+            running.router.set_routing(OTHER, replace(routed(one), ref=OTHER, hosts=("other.example",)))
+            await running.serves()
+        (snapshot,) = (node.folder / "envoy" / "kept").glob("*staging*")
+        snapshot.write_bytes(b"")
+        async with node.router() as running:
+            running.router.set_routing(REF, replace(routed(one), drain_seconds=5.0))
+            await running.until("it waits", lambda: running.router.status(REF).failed)
+            running.router.assignments_listed([REF])
+            await running.until("it serves", lambda: not running.router.status(REF).failed)
+
+
+@asynccontextmanager
+async def _read_only(running: RunningRouter, folder: Path) -> AsyncIterator[None]:
+    await running.disk.run(lambda: make_read_only(folder))
+    yield
+    await running.disk.run(lambda: make_writable(folder))
+    running.router.folder_changed()
+
+
+async def _answers(connect: Connect, name: str) -> bool:
+    return await connect().get() == (200, name)
 
 
 async def test_taken_port_is_reported_and_free_port_serves(

@@ -93,7 +93,7 @@ async def _beat(etcd: Etcd, node: str, uid: str, since: Callable[[], float], *, 
 
 def problem_of(beat: Heartbeat) -> str:
     """Return the problem of the agent from its heartbeat; "" for none."""
-    return beat.problem or ("" if beat.api_address else "the API of the agent is not listening")
+    return beat.problem or beat.folder_problem or ("" if beat.api_address else "the API of the agent is not listening")
 
 
 def leader(listing: KeyListing) -> Candidate | None:

@@ -49,7 +49,7 @@ class NodeOverview:
             return "no heartbeat: the agent is not running or cannot reach etcd"
         if self.heartbeat.uid != self.node.uid:
             return f"the agent runs with uid {self.heartbeat.uid}, but the node is registered with {self.node.uid}"
-        return safe(self.heartbeat.problem)
+        return safe(self.heartbeat.problem or self.heartbeat.folder_problem)
 
 
 def parse_labels(text: str) -> list[str]:

@@ -100,8 +100,8 @@ def _problem(snapshot: Snapshot, node: str) -> str:
     if _unreachable(snapshot, node):
         return "no heartbeat: the agent is not running or cannot reach etcd"
     heartbeat = snapshot.heartbeats.get(node) if snapshot.heartbeats is not None else None
-    if heartbeat is not None and heartbeat.problem:
-        return safe(heartbeat.problem)
+    if heartbeat is not None and (problem := heartbeat.problem or heartbeat.folder_problem):
+        return safe(problem)
     record = snapshot.nodes.get(node)
     if heartbeat is not None and record is not None and heartbeat.uid != record.uid:
         return "the agent was started with the uid of an earlier machine of this name"

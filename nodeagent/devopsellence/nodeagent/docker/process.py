@@ -59,6 +59,51 @@ async def hang_up(pid: int, container: str) -> bool:
         return True
 
 
+def end_marked(first: int, container: str, mark: bytes, others: set[int]) -> dict[int, str]:
+    """Kill the processes of a container with ``mark`` in their environment; return their names by pid.
+
+    Found are descendants of the container's ``first`` process, which a process becomes when its parent ends. ``others``
+    holds the pids known to have no mark, and is updated, so that each process is looked at once.
+    """
+    ended: dict[int, str] = {}
+    found = set(_descendants(first))
+    others &= found
+    for pid in sorted(found - others):
+        with _open_process(pid, container) as pidfd:
+            if pidfd is None or mark not in _read(f"/proc/{pid}/environ").split(b"\0"):
+                others.add(pid)
+                continue
+            name = _read(f"/proc/{pid}/comm").decode(errors="replace").strip()
+            with suppress(OSError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                ended[pid] = name
+    return ended
+
+
+def still_there(pids: set[int], first: int) -> set[int]:
+    """Return those of ``pids`` that are descendants of a container's first process: not ended, or not waited for."""
+    return pids & set(_descendants(first)) if pids else set()
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """Yield the pids of all processes below ``pid`` (proc(5), ``children``)."""
+    waiting = [pid]
+    while waiting:
+        parent = waiting.pop()
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            children = [int(child) for child in _read(str(task)).split()]
+            yield from children
+            waiting += children
+
+
+def _read(path: str) -> bytes:
+    """Return the content of a file about a process; empty if it is gone, or not this user's to read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        return b""
+
+
 @contextmanager
 def _open_process(pid: int, container: str) -> Iterator[int | None]:
     """Yield a pidfd of a process in this container; None if missing or not verifiable."""

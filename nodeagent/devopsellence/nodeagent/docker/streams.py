@@ -175,10 +175,25 @@ def find_tail(docker: DockerClient, container: str, lines: int, since: tuple[int
         entries *= _WIDER
 
 
-def create_exec(docker: DockerClient, container: str, command: Sequence[str], *, stdin: bool, tty: bool) -> str:
-    """Create an exec of a command in a running container and return the exec id."""
+def create_exec(
+    docker: DockerClient,
+    container: str,
+    command: Sequence[str],
+    *,
+    stdin: bool,
+    tty: bool,
+    environ: Mapping[str, str] | None = None,
+) -> str:
+    """Create an exec of a command in a running container and return the exec id. ``environ``: more variables."""
     with docker.client() as client:
-        created = client.exec_create(container, list(command), stdin=stdin, tty=tty, detach_keys=EXEC_DETACH_KEYS)
+        created = client.exec_create(
+            container,
+            list(command),
+            stdin=stdin,
+            tty=tty,
+            environment=dict(environ) if environ else None,
+            detach_keys=EXEC_DETACH_KEYS,
+        )
     return str(created["Id"])
 
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 from devopsellence.nodeagent.docker import names
 from devopsellence.nodeagent.docker.client import DockerClient
 from devopsellence.nodeagent.docker.errors import NotFound
+from devopsellence.nodeagent.envoy.admin import SOCKET
 from devopsellence.nodeagent.envoy.image import PROGRAM
 
 #: Path of Envoy's files inside the container.
@@ -46,7 +47,8 @@ _ARGUMENTS: Final = (
 class EnvoySpec:
     """Specification of Envoy's container.
 
-    ``folder``: path of ``files.EnvoyFolder``. ``user``: ``uid:gid``, in numbers.
+    ``folder``: path of ``files.EnvoyFolder``. ``user``: ``uid:gid``, in numbers. ``instance``: tells containers apart
+    that are the same otherwise; empty for the first.
     """
 
     node: str
@@ -56,11 +58,13 @@ class EnvoySpec:
     bootstrap: bytes
     concurrency: int
     user: str
+    instance: str = ""
 
     @property
     def hash(self) -> str:
         """16 hex digits of a hash; a changed hash means a new container."""
-        return hashlib.sha256(json.dumps([self._body(""), self.bootstrap.decode()]).encode()).hexdigest()[:16]
+        parts = [self._body(""), self.bootstrap.decode(), *([self.instance] if self.instance else [])]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     @property
     def name(self) -> str:
@@ -123,12 +127,24 @@ def user() -> str:
 
 @dataclass(frozen=True, slots=True)
 class EnvoyContainer:
-    """An Envoy container as Docker reports it."""
+    """An Envoy container as Docker reports it; ``pid``: of its first process, 0 if it does not run."""
 
     id: str
     name: str
     hash: str
     running: bool
+    pid: int = 0
+
+    def admin_folder(self, folder: Path) -> Path:
+        """Return the folder of its admin socket: as the container finds it, if that can be seen from here.
+
+        The folder on the node may be another one now (``files.EnvoyFolder.is_mounted``).
+        """
+        inside = Path(f"/proc/{self.pid}/root{FOLDER}/{RUN}")
+        with suppress(OSError):
+            if self.pid and (inside / SOCKET).exists():
+                return inside
+        return run_folder(folder, self.hash)
 
 
 def find_containers(docker: DockerClient, node_uid: str) -> list[EnvoyContainer]:
@@ -152,7 +168,8 @@ def _envoy_container(document: Mapping[str, Any]) -> EnvoyContainer:
     # A container about to be restarted by Docker counts as running.
     running = document["State"]["Status"] in ("running", "restarting")
     name = str(document["Name"]).lstrip("/")
-    return EnvoyContainer(str(document["Id"]), name, str(labels.get(names.LABEL_ROUTER, "")), running)
+    pid = int(document["State"].get("Pid") or 0)
+    return EnvoyContainer(str(document["Id"]), name, str(labels.get(names.LABEL_ROUTER, "")), running, pid)
 
 
 def start(docker: DockerClient, container: str) -> None:

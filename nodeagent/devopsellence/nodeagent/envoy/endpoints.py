@@ -1,14 +1,16 @@
 """Life of Envoy's endpoints: added, draining, removed; and which containers must not be stopped meanwhile. Pure.
 
 The router tracks an endpoint (:class:`TrackedEndpoint`) from the first routing configuration with the endpoint. Once no
-configuration has the endpoint any more, the endpoint drains, until Envoy reports no active request on it or the drain
-deadline has passed. Every step follows from tracked endpoints, routing configurations and Envoy's state alone: after an
-interruption at any step the next agent goes on with the tracked endpoints on disk.
+configuration has the endpoint any more, the endpoint drains, until Envoy was seen to send requests elsewhere and then
+either reports no active request on it or the drain deadline has passed: no time ends a drain that has not begun in
+Envoy, because it could not be told (disk full) or does not answer. Every step follows from tracked endpoints, routing
+configurations and Envoy's state alone: after an interruption at any step the next agent goes on with the tracked
+endpoints on disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -36,8 +38,9 @@ class TrackedEndpoint:
     """An endpoint with the router's knowledge of Envoy.
 
     ``confirmed``: Envoy uses the endpoint as configured here. For draining endpoints: ``drain_deadline``, when the
-    endpoint is removed regardless of requests; ``active_requests`` as last reported; ``idle_since``, since when Envoy
-    has reported none. Times are monotonic.
+    endpoint, once confirmed, is removed regardless of requests; ``drain_seconds``, the least time that requests get
+    after the confirmation if that comes after the deadline; ``active_requests`` as last reported; ``idle_since``, since
+    when Envoy has reported none. Times are monotonic.
     """
 
     endpoint: Endpoint
@@ -45,6 +48,7 @@ class TrackedEndpoint:
     drain_deadline: float = 0.0
     active_requests: int = 0
     idle_since: float | None = None
+    drain_seconds: float = 0.0
 
     @property
     def host(self) -> str:
@@ -75,17 +79,20 @@ def update(
         if key.ref != ref or endpoint.endpoint == desired.get(key):
             after[key] = endpoint
         elif key not in desired:
-            after[key] = _draining(endpoint, now + drain_seconds)
+            after[key] = _draining(endpoint, now, drain_seconds)
     for key, new_endpoint in desired.items():
         after.setdefault(key, TrackedEndpoint(new_endpoint))
     return after
 
 
-def _draining(endpoint: TrackedEndpoint, deadline: float) -> TrackedEndpoint:
+def _draining(endpoint: TrackedEndpoint, now: float, drain_seconds: float) -> TrackedEndpoint:
+    deadline = now + drain_seconds
     if endpoint.endpoint.draining:
         # An earlier deadline holds from now on; a later deadline does not extend the drain.
-        return replace(endpoint, drain_deadline=min(endpoint.drain_deadline, deadline))
-    return TrackedEndpoint(replace(endpoint.endpoint, draining=True), drain_deadline=deadline)
+        shorter = min(endpoint.drain_seconds, drain_seconds)
+        return replace(endpoint, drain_deadline=min(endpoint.drain_deadline, deadline), drain_seconds=shorter)
+    drained = replace(endpoint.endpoint, draining=True)
+    return TrackedEndpoint(drained, drain_deadline=deadline, drain_seconds=drain_seconds)
 
 
 def observe(
@@ -109,17 +116,31 @@ def observe(
             (endpoint.idle_since if endpoint.idle_since is not None else now) if confirmed and not active else None
         )
         if idle_since is None or now - idle_since < IDLE_SECONDS:
-            after[key] = replace(endpoint, confirmed=confirmed, active_requests=active, idle_since=idle_since)
+            late = confirmed and not endpoint.confirmed and now >= endpoint.drain_deadline
+            after[key] = replace(
+                endpoint,
+                confirmed=confirmed,
+                active_requests=active,
+                idle_since=idle_since,
+                drain_deadline=now + endpoint.drain_seconds if late else endpoint.drain_deadline,
+            )
     return after
 
 
 def without_expired(tracked: TrackedEndpoints, now: float) -> dict[EndpointKey, TrackedEndpoint]:
-    """Return the tracked endpoints without those past the drain deadline."""
+    """Return the tracked endpoints without those past the drain deadline that Envoy no longer sends requests to."""
     return {
         key: endpoint
         for key, endpoint in tracked.items()
-        if not endpoint.endpoint.draining or now < endpoint.drain_deadline
+        if not (endpoint.endpoint.draining and endpoint.confirmed) or now < endpoint.drain_deadline
     }
+
+
+def without_unwritten(
+    tracked: TrackedEndpoints, unwritten: Collection[EndpointKey]
+) -> dict[EndpointKey, TrackedEndpoint]:
+    """Return the tracked endpoints without draining ones that no file of Envoy's has ever had (``unwritten``)."""
+    return {key: endpoint for key, endpoint in tracked.items() if not (endpoint.endpoint.draining and key in unwritten)}
 
 
 def without_draining(tracked: TrackedEndpoints) -> dict[EndpointKey, TrackedEndpoint]:
@@ -177,8 +198,10 @@ def with_draining(config: RoutingConfig | None, ref: EnvironmentRef, tracked: Tr
 
 
 def next_deadline(tracked: TrackedEndpoints) -> float | None:
-    """Return the earliest drain deadline; None if no endpoint drains."""
-    deadlines = (endpoint.drain_deadline for endpoint in tracked.values() if endpoint.endpoint.draining)
+    """Return the earliest drain deadline of confirmed endpoints; None if there is none."""
+    deadlines = (
+        endpoint.drain_deadline for endpoint in tracked.values() if endpoint.endpoint.draining and endpoint.confirmed
+    )
     return min(deadlines, default=None)
 
 

@@ -10,8 +10,8 @@ stopped: Envoy's shared files mix all environments, and rewriting a file for one
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -26,7 +26,7 @@ from devopsellence.nodeagent.envoy.config import WRITE_ORDER
 from devopsellence.nodeagent.envoy.container import BOOTSTRAP, CONFIG, RUN, run_folder
 from devopsellence.nodeagent.envoy.endpoints import EndpointKey, TrackedEndpoint, TrackedEndpoints
 from devopsellence.nodeagent.envoy.model import Backend, Endpoint, Route, RouterPeer, RoutingConfig, TlsCertificate
-from devopsellence.nodeagent.state import write_file
+from devopsellence.nodeagent.state_files import StateFiles
 from devopsellence.nodeagent.tls import CertificateFiles
 from devopsellence.store.keys import EnvironmentRef
 
@@ -35,42 +35,51 @@ NODE_FOLDER: Final = "node"
 AUTHORITY, CERTIFICATE, KEY = "ca.crt", "tls.crt", "tls.key"
 _SNAPSHOTS: Final = "kept"
 _PORTS: Final = "ports.json"
+_MOUNTED: Final = "mounted.json"
 _log = structlog.get_logger()
 
 
 class EnvoyFolder:
     """Envoy's folder of one node: ``config`` (mounted into containers), ``run`` (a folder per container), snapshots."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, files: StateFiles | None = None) -> None:
         self.path = path
-        self._digests: dict[str, bytes] = {}
+        #: Environments whose snapshot could not be read.
+        self.unreadable: set[EnvironmentRef] = set()
+        self._files = files or StateFiles(path)
 
     def create(self) -> None:
         """Create the folder, readable by the agent's user only. Raises OSError."""
         config = self.path / CONFIG
         for folder in (self.path, self.path / RUN, self.path / _SNAPSHOTS, config, config / RUN, config / NODE_FOLDER):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            folder.chmod(0o700)
+            self._files.make_folder(folder)
 
     def load(self, now: Now) -> list[tuple[EnvironmentRef, RoutingConfig | None, dict[EndpointKey, TrackedEndpoint]]]:
-        """Return all snapshots. Unreadable snapshots are logged and left out: the next reconcile replaces them."""
+        """Return all snapshots. An unreadable one is logged and in :attr:`unreadable`."""
         snapshots = []
         for path in sorted((self.path / _SNAPSHOTS).glob("*.json")):
             try:
-                snapshots.append(snapshot_from_bytes(path.read_bytes(), now))
+                content = self._files.read(path)
+                snapshots.append(snapshot_from_bytes(content, now))
             except (OSError, ValueError) as error:
                 _log.warning("unreadable routing snapshot", path=str(path), error=str(error))
+                with suppress(ValueError):
+                    self.unreadable.add(EnvironmentRef.parse(path.stem.replace("+", "/")))
+            else:
+                self._files.adopt(path, content)
         return snapshots
 
     def count(self) -> int:
         """Return the number of Envoy's files on disk."""
         return len(self._existing())
 
-    def last_ports(self) -> tuple[int, ...]:
-        """Return the ports of Envoy's last configuration on disk."""
-        with suppress(OSError, ValueError, TypeError):
-            return tuple(int(port) for port in json.loads((self.path / _PORTS).read_bytes()))
-        return ()
+    def last_ports(self) -> tuple[int, ...] | None:
+        """Return the ports of Envoy's last configuration on disk; None if they cannot be read."""
+        try:
+            return tuple(int(port) for port in json.loads(self._files.read(self.path / _PORTS)))
+        except (OSError, ValueError, TypeError) as error:
+            _log.warning("the ports of Envoy on disk cannot be read", path=str(self.path / _PORTS), error=str(error))
+        return None
 
     def write(
         self,
@@ -86,25 +95,27 @@ class EnvoyFolder:
         for ref, snapshot in snapshots.items():
             if snapshot is not None:
                 self._put(_snapshot_name(ref), snapshot)
-        changed = [name for name in files if self._differs(f"{CONFIG}/{name}", files[name])]
+        changed = [name for name in files if not self.holds(name, files[name])]
         for name in sorted(changed, key=_rank):
             self._put(f"{CONFIG}/{name}", files[name])
         stale = self._stale(files)
         for path in stale:
-            path.unlink(missing_ok=True)
-            self._digests.pop(str(path.relative_to(self.path)), None)
+            self._files.remove(path)
         for ref, snapshot in snapshots.items():
             if snapshot is None:
-                (self.path / _snapshot_name(ref)).unlink(missing_ok=True)
-                self._digests.pop(_snapshot_name(ref), None)
+                self._files.remove(self.path / _snapshot_name(ref))
         self._put(_PORTS, json.dumps(sorted(ports)).encode())
         return bool(changed or stale)
+
+    def holds(self, name: str, content: bytes) -> bool:
+        """Return whether a file of Envoy's has this content."""
+        return self._files.holds(self.path / CONFIG / name, content)
 
     def rewrite(self, names: Iterable[str]) -> None:
         """Write some of Envoy's files again, unchanged, so that Envoy retries rejected files. Raises OSError."""
         for name in names:
             path = self.path / CONFIG / name
-            write_file(path, path.read_bytes(), sync=False)
+            self._files.write(path, self._files.read(path), sync=False)
 
     def copy_certificate(self, files: CertificateFiles) -> None:
         """Copy the node's own certificate into the folder if changed. Raises OSError."""
@@ -114,32 +125,57 @@ class EnvoyFolder:
     def create_run_folder(self, spec_hash: str, bootstrap: bytes) -> None:
         """Create a container's own folder with its bootstrap configuration. Raises OSError."""
         run = run_folder(self.path, spec_hash)
-        run.mkdir(mode=0o700, exist_ok=True)
-        write_file(run / BOOTSTRAP, bootstrap, sync=False)
+        self._files.make_folder(run)
+        self._files.write(run / BOOTSTRAP, bootstrap, sync=False)
+
+    def instance(self) -> str:
+        """Return the instance of Envoy's container to run; see :class:`EnvoySpec`."""
+        return self._mounted()[0]
+
+    def note_mounted(self, instance: str, spec_hash: str) -> None:
+        """Note that the container with this hash, about to be started, gets the folders as they are now. Raises
+        OSError."""
+        document = {"instance": instance, "mounted": {spec_hash: self._identity(spec_hash)}}
+        self._put(_MOUNTED, json.dumps(document).encode())
+
+    def is_mounted(self, spec_hash: str) -> bool:
+        """Return whether the running container with this hash uses the folders that are here now.
+
+        A folder that was removed and created again, or hidden by a mount, is another folder: the container goes on with
+        the former one. Without a note (of version 0.1) the folders are taken to be the same.
+        """
+        noted = self._mounted()[1].get(spec_hash, "")
+        return self._identity(spec_hash) == noted if noted else (run_folder(self.path, spec_hash) / BOOTSTRAP).exists()
+
+    def _mounted(self) -> tuple[str, dict[str, str]]:
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            document = json.loads(self._files.read(self.path / _MOUNTED))
+            return str(document["instance"]), dict(document["mounted"])
+        return "", {}
+
+    def _identity(self, spec_hash: str) -> str:
+        """Return inode and file system of the folders of a container; empty if one is missing."""
+        parts = []
+        for folder in (self.path / CONFIG, run_folder(self.path, spec_hash)):
+            try:
+                parts.append(f"{folder.stat().st_ino}@{os.statvfs(folder).f_fsid:x}")
+            except OSError:
+                return ""
+        return "+".join(parts)
 
     def remove_run_folders(self, in_use: Iterable[str]) -> None:
         """Remove the folders of all containers but those with the hashes ``in_use``."""
         hashes = set(in_use)
+        self._files.make_folder(self.path / RUN)
         for folder in (self.path / RUN).iterdir():
             if folder.name not in hashes:
+                self._files.forget_folder(folder)
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _differs(self, name: str, content: bytes) -> bool:
-        digest = hashlib.sha256(content).digest()
-        if name not in self._digests:
-            with suppress(OSError):
-                self._digests[name] = hashlib.sha256((self.path / name).read_bytes()).digest()
-        return self._digests.get(name) != digest
-
     def _put(self, name: str, content: bytes) -> None:
-        if not self._differs(name, content):
-            return
         path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # Until the write succeeds, the content on disk is unknown.
-        self._digests.pop(name, None)
-        write_file(path, content, sync=False)
-        self._digests[name] = hashlib.sha256(content).digest()
+        if not self._files.holds(path, content):
+            self._files.write(path, content, sync=False)
 
     def _stale(self, files: Mapping[str, bytes]) -> list[Path]:
         existing = self._existing()
@@ -199,7 +235,8 @@ def snapshot_from_bytes(
             remaining = min(max(0.0, fields["limit"] - now.wall), longest)
             key = EndpointKey(ref, fields["service"], fields["port"], endpoint.container)
             deadline = now.mono + remaining if endpoint.draining else 0.0
-            tracked[key] = TrackedEndpoint(endpoint, drain_deadline=deadline)
+            seconds = remaining if endpoint.draining else 0.0
+            tracked[key] = TrackedEndpoint(endpoint, drain_deadline=deadline, drain_seconds=seconds)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
     return ref, config, tracked

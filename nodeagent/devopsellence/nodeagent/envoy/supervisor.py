@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -38,10 +40,11 @@ class DesiredEnvoy:
     bootstrap: bytes
     concurrency: int = field(default=1)
 
-    def spec(self, folder: EnvoyFolder, image_name: str) -> EnvoySpec:
+    def spec(self, folder: EnvoyFolder, image_name: str, instance: str) -> EnvoySpec:
         """Return the container's specification; ``image_name`` is Docker's name of the image."""
+        user = container.user()
         return EnvoySpec(
-            self.node, self.node_uid, image_name, folder.path, self.bootstrap, self.concurrency, container.user()
+            self.node, self.node_uid, image_name, folder.path, self.bootstrap, self.concurrency, user, instance
         )
 
 
@@ -67,7 +70,10 @@ class EnvoySupervisor:
         self._desired: DesiredEnvoy | None = None
         self._desired_known = False
         self._confirmed = ""
-        self._being_replaced: set[str] = set()
+        #: Instance of the container to run; None: not read from disk yet.
+        self._instance: str | None = None
+        #: Folders of the admin sockets of other running Envoys, by hash.
+        self._being_replaced: dict[str, Path] = {}
         self._id = ""
         self._wake = asyncio.Event()
 
@@ -90,8 +96,8 @@ class EnvoySupervisor:
     @property
     def admins(self) -> list[AdminClient]:
         """Admin clients of all serving Envoys: first of :attr:`running`, then of Envoys being replaced."""
-        hashes = [self.running, *sorted(self._being_replaced - {self.running})]
-        return [AdminClient(container.run_folder(self._folder.path, hash_)) for hash_ in hashes if hash_]
+        running = [container.run_folder(self._folder.path, self.running)] if self.running else []
+        return [AdminClient(folder) for folder in (*running, *self._being_replaced.values())]
 
     async def last_log_line(self) -> str:
         """Return the last log line of Envoy; "" if Docker cannot provide the line."""
@@ -123,6 +129,8 @@ class EnvoySupervisor:
                 self._set_problem("")
 
     async def _converge(self) -> None:
+        if self._instance is None:
+            self._instance = await self._disk.run(self._folder.instance)
         containers = await self._observe()
         if not self._desired_known:
             # Envoys of the last agent go on until the desired state is known.
@@ -135,8 +143,17 @@ class EnvoySupervisor:
                 await self._observe()
             await self._disk.run(partial(self._folder.remove_run_folders, ()))
             return
-        spec = self._desired.spec(self._folder, image.image_name(self._desired.image))
+        spec = self._desired.spec(self._folder, image.image_name(self._desired.image), self._instance)
         current = next((envoy for envoy in containers if envoy.hash == spec.hash), None)
+        if (
+            current is not None
+            and current.running
+            and not await self._disk.run(partial(self._folder.is_mounted, spec.hash))
+        ):
+            _log.warning("Envoy's folder was replaced by somebody, so another Envoy takes over", name=current.name)
+            self._instance = secrets.token_hex(4)
+            spec = replace(spec, instance=self._instance)
+            current = None
         if current is None or not current.running:
             await self._start(spec, current, self._desired.image)
             containers = await self._observe()
@@ -154,13 +171,16 @@ class EnvoySupervisor:
         desired_hash = ""
         if self._desired is not None:
             with suppress(EngineError):
-                desired_hash = self._desired.spec(self._folder, image.image_name(self._desired.image)).hash
+                name, instance = image.image_name(self._desired.image), self._instance or ""
+                desired_hash = self._desired.spec(self._folder, name, instance).hash
         fallback = running[0] if running else None
         current = next((envoy for envoy in running if envoy.hash == desired_hash), fallback)
         before = (self.observed, self.running, self._being_replaced)
         self.observed = True
         self.running, self._id = (current.hash, current.id) if current is not None else ("", "")
-        self._being_replaced = {envoy.hash for envoy in running} - {self.running}
+        self._being_replaced = {
+            envoy.hash: envoy.admin_folder(self._folder.path) for envoy in running if envoy.hash != self.running
+        }
         if (self.observed, self.running, self._being_replaced) != before:
             self._changed()
         return containers
@@ -174,14 +194,20 @@ class EnvoySupervisor:
                 loop.call_soon_threadsafe(self._set_problem, sentence)
 
         await self._engine.pull(partial(image.ensure_image, image=desired_image, progress=progress))
-        await self._disk.run(partial(self._folder.create_run_folder, spec.hash, spec.bootstrap))
+        await self._disk.run(partial(self._prepare, spec))
         created = stopped.id if stopped is not None else await self._engine.call(partial(_create, spec=spec))
         await self._engine.call(partial(container.start, container=created))
         _log.info("Envoy started", name=spec.name, image=spec.image)
 
+    def _prepare(self, spec: EnvoySpec) -> None:
+        """Create the folders of a container. Blocks; raises OSError."""
+        self._folder.create()
+        self._folder.create_run_folder(spec.hash, spec.bootstrap)
+        self._folder.note_mounted(spec.instance, spec.hash)
+
     async def _retire(self, replaced: EnvoyContainer) -> None:
         """Drain a replaced Envoy, then remove the container."""
-        admin = AdminClient(container.run_folder(self._folder.path, replaced.hash))
+        admin = AdminClient(replaced.admin_folder(self._folder.path))
         with suppress(AdminUnavailable, TimeoutError):
             async with asyncio.timeout(container.DRAIN_SECONDS):
                 await admin.drain()

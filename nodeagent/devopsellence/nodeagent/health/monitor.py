@@ -16,7 +16,7 @@ import structlog
 from devopsellence.clock import Now
 from devopsellence.nodeagent.docker.errors import EngineUnavailable
 from devopsellence.nodeagent.docker.model import Container, Health, ProbeVerdict
-from devopsellence.nodeagent.health.probe import ProbeCall
+from devopsellence.nodeagent.health.probe import ProbeCall, ProbePassed
 from devopsellence.nodeagent.plan.probe_spec import Probe, ProbeTiming
 
 FIRST_DELAY: Final = 0.025
@@ -39,10 +39,10 @@ class ProbeState:
     delay: float = FIRST_DELAY
     passed_once: bool = False
 
-    def passed(self, now: Now) -> ProbeState:
-        """Return the state after a success."""
+    def passed(self, now: Now, note: str = "") -> ProbeState:
+        """Return the state after a success, with a ``note`` for people."""
         state = replace(self, failures=0, delay=self.timing.interval, passed_once=True)
-        return state._with_health(Health(ProbeVerdict.HEALTHY), now)
+        return state._with_health(Health(ProbeVerdict.HEALTHY, message=note), now)
 
     def failed(self, message: str, now: Now) -> ProbeState:
         """Return the state after a failure."""
@@ -78,7 +78,7 @@ def combined_health(healths: Sequence[Health]) -> Health:
         return Health(
             ProbeVerdict.UNHEALTHY, late, message, min((health.since for health in bad), key=lambda since: since.mono)
         )
-    return max(healths, key=lambda health: health.since.mono, default=_CHECKING)
+    return replace(max(healths, key=lambda health: health.since.mono, default=_CHECKING), message=message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +163,16 @@ class HealthMonitor:
         )
         while True:
             try:
-                message = await call()
+                result = await call()
             except EngineUnavailable:
                 # Says nothing about the container.
                 pass
             except Exception:  # noqa: BLE001 - logged with its traceback; the next result counts
                 _log.exception("cannot probe a container", container=target.container)
             else:
-                state = state.failed(message, self._clock()) if message else state.passed(self._clock())
+                if isinstance(result, ProbePassed):
+                    state = state.passed(self._clock(), result.note)
+                else:
+                    state = state.failed(result, self._clock()) if result else state.passed(self._clock())
                 record(probe, state.health)
             await asyncio.sleep(state.delay)

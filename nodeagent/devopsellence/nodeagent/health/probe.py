@@ -3,15 +3,21 @@
 HTTP and TCP run on the event loop, from the node. An exec probe is run by the engine; the end of its output becomes the
 message. A command still running at the timeout is killed. If the process is not visible here and cannot be killed, the
 next run waits for its exit, so at most a single probe command runs in a container.
+
+Processes that a command leaves behind are killed, and named: repeated every second, they would fill the machine. They
+are known by a variable, and visible only to an agent on the engine's machine. The exit code of a command counts even
+while such a process holds its output open.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shlex
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -21,12 +27,25 @@ from devopsellence.nodeagent.docker.client import DockerClient
 from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.docker.errors import EngineError, EngineUnavailable, NotFound
 from devopsellence.nodeagent.docker.frames import FrameParser, MalformedFrame
-from devopsellence.nodeagent.docker.process import send_signal
+from devopsellence.nodeagent.docker.process import end_marked, send_signal, still_there
 from devopsellence.nodeagent.docker.streams import ExecState, HijackedConnection, create_exec, inspect_exec, start_exec
 from devopsellence.nodeagent.plan.probe_spec import Probe
 
-#: Runs a probe once: "" on success, else the problem. Raises EngineUnavailable if the result is unknown.
-ProbeCall: TypeAlias = Callable[[], Awaitable[str]]
+
+@dataclass(frozen=True, slots=True)
+class ProbePassed:
+    """Success of a probe with a ``note`` for people."""
+
+    note: str
+
+
+#: Runs a probe once: "" or a note on success, else the problem. Raises EngineUnavailable if the result is unknown.
+ProbeCall: TypeAlias = Callable[[], Awaitable[str | ProbePassed]]
+
+#: Variable that marks the processes of a probe.
+VARIABLE: Final = "DEVOPSELLENCE_PROBE"
+#: Processes left behind and killed that the container's first process may leave unreaped before the probe fails.
+UNREAPED_LIMIT: Final = 50
 
 _OUTPUT_BYTES: Final = 4096
 _MESSAGE_LENGTH: Final = 200
@@ -88,8 +107,15 @@ class _ExecProbe:
         self._name = shown if len(shown) <= _COMMAND_LENGTH else f"{shown[: _COMMAND_LENGTH - 1]}…"
         #: Exec id of a run that timed out and could not be killed.
         self._timed_out = ""
+        #: Marks the processes of this probe.
+        self._mark = secrets.token_hex(8)
+        #: Pid of the container's first process; None: not asked yet.
+        self._first: int | None = None
+        #: Processes of the container that are not of this probe, and killed ones that are still there.
+        self._others: set[int] = set()
+        self._unreaped: set[int] = set()
 
-    async def run(self) -> str:
+    async def run(self) -> str | ProbePassed:
         """Run the command: exit code 0 is a success."""
         try:
             return await self._run()
@@ -98,24 +124,56 @@ class _ExecProbe:
         except EngineError as error:
             return f"{self._name}: {error}"
 
-    async def _run(self) -> str:
+    async def _run(self) -> str | ProbePassed:
         if await self._still_runs():
             return f"{self._name}: the previous run has still not ended"
+        problem = await self._run_command()
+        left = await self._engine.check(self._end_left_behind)
+        if len(self._unreaped) > UNREAPED_LIMIT:
+            return (
+                f"{self._name}: has left {len(self._unreaped)} processes behind, which the container's first process "
+                "does not wait for; end them in the command"
+            )
+        if not left:
+            return problem
+        names = ", ".join(sorted(set(map(_printable, left))))
+        note = f"{self._name}: leaves processes behind ({names}), which are killed"
+        return f"{problem}; {note}" if problem else ProbePassed(note)
+
+    async def _run_command(self) -> str:
+        environ = {VARIABLE: self._mark}
         exec_id = await self._engine.check(
-            lambda docker: create_exec(docker, self._container, self._command, stdin=False, tty=False)
+            lambda docker: create_exec(docker, self._container, self._command, stdin=False, tty=False, environ=environ)
         )
         connection = await self._engine.check(lambda docker: start_exec(docker, exec_id, tty=False))
+        output = bytearray()
         try:
             async with asyncio.timeout(self._timeout):
-                output = await _output(connection)
+                await _read_output(connection, output)
                 code = (await self._exit_state(exec_id)).exit_code
         except TimeoutError:
-            self._timed_out = exec_id
-            await self._engine.check(lambda docker: _kill(docker, exec_id, self._container))
-            return f"{self._name}: timed out after {self._timeout:g} s"
+            state = await self._inspect(exec_id)
+            if state.running:
+                self._timed_out = exec_id
+                await self._engine.check(lambda docker: _kill(docker, exec_id, self._container))
+                return f"{self._name}: timed out after {self._timeout:g} s"
+            # It has ended; somebody else holds its output open.
+            code = state.exit_code
         finally:
             connection.socket.close()
-        return "" if code == 0 else f"{self._name}: exit code {code}{_last_line(output)}"
+        return "" if code == 0 else f"{self._name}: exit code {code}{_last_line(bytes(output))}"
+
+    def _end_left_behind(self, docker: DockerClient) -> list[str]:
+        """Kill the processes that runs have left behind; return their names. Blocks."""
+        if self._first is None:
+            with suppress(NotFound), docker.client() as client:
+                self._first = int(client.inspect_container(self._container)["State"].get("Pid") or 0)
+        if not self._first:
+            return []
+        mark = f"{VARIABLE}={self._mark}".encode()
+        ended = end_marked(self._first, self._container, mark, self._others)
+        self._unreaped = still_there(self._unreaped | ended.keys(), self._first)
+        return list(ended.values())
 
     async def _still_runs(self) -> bool:
         """Return True while a timed-out run has not ended."""
@@ -137,18 +195,18 @@ class _ExecProbe:
         return state
 
 
-async def _output(connection: HijackedConnection) -> bytes:
-    """Read the output until closed by the process, and return its end."""
+async def _read_output(connection: HijackedConnection, output: bytearray) -> None:
+    """Read the output into ``output`` until closed by the process; the end of it is kept."""
     loop = asyncio.get_running_loop()
-    frames, output, chunk = FrameParser(), b"", connection.buffered
+    frames, chunk = FrameParser(), connection.buffered
     with suppress(MalformedFrame, ConnectionResetError):
         while True:
             for _, payload in frames.feed(chunk):
-                output = (output + payload)[-_OUTPUT_BYTES:]
+                output += payload
+                del output[:-_OUTPUT_BYTES]
             chunk = await loop.sock_recv(connection.socket, _OUTPUT_BYTES)
             if not chunk:
                 break
-    return output
 
 
 def _kill(docker: DockerClient, exec_id: str, container: str) -> None:

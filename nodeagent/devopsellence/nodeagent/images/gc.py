@@ -21,6 +21,7 @@ from devopsellence.nodeagent.docker.interface import ContainerEngine, DockerApi
 from devopsellence.nodeagent.images.ledger import ImageLedger, ImageLedgerFile, unneeded_images
 from devopsellence.nodeagent.plan.actions import TASK, Action
 from devopsellence.nodeagent.plan.spec import Desired
+from devopsellence.nodeagent.state_files import StateFiles
 from devopsellence.nodeagent.util.threads import ThreadPool
 
 #: Delay between a settled release and the sweep.
@@ -38,11 +39,12 @@ class ImageCollector:
         path: Path,
         disk: ThreadPool,
         *,
+        files: StateFiles | None = None,
         delay: float = SWEEP_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
-        self._file = ImageLedgerFile(path)
+        self._file = ImageLedgerFile(path, files)
         self._disk = disk
         self._delay = delay
         self._clock = clock

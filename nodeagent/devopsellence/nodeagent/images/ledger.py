@@ -8,7 +8,6 @@ not.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 from devopsellence.nodeagent.docker.images import StoredImage
 from devopsellence.nodeagent.images.layers import is_project_tag
+from devopsellence.nodeagent.state_files import StateFiles
 
 #: Per environment, so that a rollback finds the images on the node.
 RELEASES_KEPT: Final = 10
@@ -112,13 +112,15 @@ def _within(seconds: float, at: float, now: float) -> bool:
 class ImageLedgerFile:
     """Ledger on disk, written atomically. Methods block."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, files: StateFiles | None = None) -> None:
         self.path = path
+        self._files = files or StateFiles(path.parent)
 
     def load(self) -> ImageLedger:
         """Load the ledger; empty if never saved. ValueError for invalid content, OSError if unreadable."""
         try:
-            stored: Any = json.loads(self.path.read_bytes())
+            content = self._files.read(self.path)
+            stored: Any = json.loads(content)
         except FileNotFoundError:
             return ImageLedger()
         try:
@@ -127,9 +129,11 @@ class ImageLedgerFile:
                 for environment, known in stored["releases"].items()
             }
             times = [{str(image): float(at) for image, at in stored[name].items()} for name in ("brought", "asked")]
-            return ImageLedger(releases, frozenset(stored["left"]), *times)
+            ledger = ImageLedger(releases, frozenset(stored["left"]), *times)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
+        self._files.adopt(self.path, content)
+        return ledger
 
     def save(self, ledger: ImageLedger) -> None:
         """Save the ledger. OSError if not writable."""
@@ -142,8 +146,4 @@ class ImageLedgerFile:
             "brought": dict(ledger.obtained),
             "asked": dict(ledger.requested),
         }
-        temporary = self.path.with_suffix(".tmp")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(json.dumps(document, sort_keys=True).encode())
-        temporary.replace(self.path)
+        self._files.write(self.path, json.dumps(document, sort_keys=True).encode(), sync=False)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.clock import Now
 from devopsellence.nodeagent.ingress.interface import RouterInterface
 from devopsellence.nodeagent.ingress.node_ingress import NodeIngressMirror
-from devopsellence.nodeagent.ingress.routing import ingress_status, plan_routing
+from devopsellence.nodeagent.ingress.routing import ingress_status, plan_routing, with_former_inputs
 from devopsellence.nodeagent.plan.actions import Action, ActionKind, ServicePlan
 from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.store.keys import EnvironmentRef
@@ -39,6 +40,8 @@ class IngressFacade:
         inputs = self._mirror.inputs(ref)
         stopping = {action.container for action in busy if action.kind is ActionKind.STOP}
         routing = plan_routing(desired, services, inputs, stopping, self._clock())
+        if routing.config is not None and self._mirror.is_incomplete(ref):
+            routing = replace(routing, config=with_former_inputs(routing.config, self._router.routing(ref)))
         self._router.set_routing(ref, routing.config)
         return ingress_status(routing, inputs, self._router.status(ref))
 

@@ -29,6 +29,9 @@ class RouterInterface(Protocol):
         current requests have ended or the drain limit of the configuration has passed.
         """
 
+    def routing(self, ref: EnvironmentRef) -> RoutingConfig | None:
+        """Return the routing of an environment, as set or as loaded from disk; None if there is none."""
+
     def held(self, ref: EnvironmentRef) -> Mapping[str, str]:
         """Return the containers that must not be stopped yet: reason by container id.
 
@@ -51,6 +54,9 @@ class NoRouter:
 
     def set_routing(self, ref: EnvironmentRef, config: RoutingConfig | None) -> None:
         pass
+
+    def routing(self, ref: EnvironmentRef) -> RoutingConfig | None:
+        return None
 
     def held(self, ref: EnvironmentRef) -> Mapping[str, str]:
         return {}

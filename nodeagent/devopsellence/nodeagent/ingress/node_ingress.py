@@ -54,6 +54,8 @@ class NodeIngressMirror(EtcdMirror[stored_pb2.NodeIngress]):
         self._resolver = PeerResolver(self._addresses_changed)
         self._parts: dict[EnvironmentRef, dict[str, PartState]] = {}
         self._inputs: dict[EnvironmentRef, IngressInputs] = {}
+        #: Environments with an unreadable part on disk; empty once etcd was read.
+        self._unreadable: set[EnvironmentRef] = set()
         self._dirty: dict[str, None] = {}
         self._wake = asyncio.Event()
 
@@ -63,6 +65,10 @@ class NodeIngressMirror(EtcdMirror[stored_pb2.NodeIngress]):
         if inputs is None:
             inputs = self._inputs[ref] = with_peer_addresses(ingress_inputs(self._parts.get(ref, {})), self._resolver)
         return inputs
+
+    def is_incomplete(self, ref: EnvironmentRef) -> bool:
+        """Return whether a part of an environment on disk cannot be read, and etcd has not been read yet."""
+        return ref in self._unreadable
 
     def prune(self, ref: EnvironmentRef, hosts: Collection[str]) -> None:
         """Drop parts deleted in etcd, except for ``hosts``: the hosts in the environment's assignment."""
@@ -80,6 +86,7 @@ class NodeIngressMirror(EtcdMirror[stored_pb2.NodeIngress]):
     async def load(self) -> None:
         """Load the parts on disk."""
         stored = await self._context.disk.run(self._context.folder.parts)
+        self._unreadable = set(self._context.folder.unreadable_parts)
         mine = {key: message for key, message in stored.items() if message.node_uid == self._context.node_uid}
         for key, state in (await self._process(mine, on_disk=True)).items():
             self._put(*key, state)
@@ -91,6 +98,7 @@ class NodeIngressMirror(EtcdMirror[stored_pb2.NodeIngress]):
             group.create_task(self._resolver.run())
             group.create_task(self._informer.run())
             await self._informer.synced()
+            self._wake.set()
             # Parts on disk may have been deleted in etcd meanwhile.
             for ref, parts in self._parts.items():
                 for part in parts:
@@ -99,7 +107,10 @@ class NodeIngressMirror(EtcdMirror[stored_pb2.NodeIngress]):
                 await self._wake.wait()
                 self._wake.clear()
                 dirty, self._dirty = self._dirty, {}
-                for changed in dict.fromkeys([ref async for ref in self._follow(dirty)]):
+                changes = [ref async for ref in self._follow(dirty)]
+                # The first pass has everything that is in etcd.
+                unreadable, self._unreadable = self._unreadable, set()
+                for changed in dict.fromkeys([*changes, *unreadable]):
                     self._changed(changed)
 
     async def _follow(self, dirty: Iterable[str]) -> AsyncIterator[EnvironmentRef]:
@@ -188,7 +199,7 @@ class NodeIngressMirror(EtcdMirror[stored_pb2.NodeIngress]):
             write = partial(folder.save_part, ref, part, after.stored)
         else:
             return
-        await self._save(write, "an ingress part could not be written to disk", env=str(ref), part=part)
+        await self._try_save(write, "an ingress part could not be written to disk", env=str(ref), part=part)
 
     def _log_change(self, ref: EnvironmentRef, part: str, state: PartState) -> None:
         if state.problem:

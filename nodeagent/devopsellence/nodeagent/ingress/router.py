@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from devopsellence import clock
 from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.envoy import endpoints
 from devopsellence.nodeagent.envoy.admin import AdminUnavailable, EnvoyState, ExpectedVersion, UpstreamHost
+from devopsellence.nodeagent.envoy.clusters import endpoints_path
 from devopsellence.nodeagent.envoy.config import bootstrap, cluster_name
 from devopsellence.nodeagent.envoy.container import FOLDER
 from devopsellence.nodeagent.envoy.endpoints import EndpointKey, TrackedEndpoint
@@ -39,6 +40,7 @@ from devopsellence.nodeagent.envoy.supervisor import DesiredEnvoy, EnvoySupervis
 from devopsellence.nodeagent.ingress.ports import ListenerPorts
 from devopsellence.nodeagent.ingress.routing import resolve_host_conflicts
 from devopsellence.nodeagent.ingress.status import RouterStatusTracker
+from devopsellence.nodeagent.state_files import StateFiles
 from devopsellence.nodeagent.tls import CertificateFiles
 from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.keys import EnvironmentRef
@@ -60,7 +62,7 @@ class Router:
 
     ``changed`` is called when :meth:`held` or :meth:`status` changes for an environment; ``reachable`` with the address
     for other nodes' routers, "" while there is none. ``certificate``: the node's own certificate for traffic between
-    routers; without it the node has no peers.
+    routers; without it the node has no peers. ``files``: of the folder that ``folder`` is in.
     """
 
     def __init__(
@@ -75,12 +77,13 @@ class Router:
         *,
         certificate: CertificateFiles | None = None,
         reachable: Callable[[str], None] = lambda address: None,
+        files: StateFiles | None = None,
     ) -> None:
         self._options = options
         self._disk = disk
         self._changed = changed
         self._reachable = reachable
-        self._folder = EnvoyFolder(folder.absolute())
+        self._folder = EnvoyFolder(folder.absolute(), files)
         self._supervisor = EnvoySupervisor(engine, node_uid, self._folder, disk, self._wake_soon)
         # Half of the processors: more would take time from the services behind Envoy (bench/ingress.py).
         workers = max(1, (os.cpu_count() or 1) // 2)
@@ -88,6 +91,8 @@ class Router:
         self._ports = ListenerPorts(options, self._folder, disk, certificate)
         self._configs: dict[EnvironmentRef, RoutingConfig | None] = {}
         self._endpoints: dict[EndpointKey, TrackedEndpoint] = {}
+        #: Endpoints that no file of Envoy's has had so far.
+        self._unwritten: set[EndpointKey] = set()
         #: Environments to be written.
         self._dirty: set[EnvironmentRef] = set()
         self._listen: ListenerConfig | None = None
@@ -100,6 +105,8 @@ class Router:
         self._address = ""
         #: Hash of the Envoy that ran in the last pass.
         self._last_running = ""
+        #: The state of every running Envoy is known: a replaced one may still send requests to former endpoints.
+        self._all_read = False
         #: Hash of the Envoy known to listen.
         self._listening = ""
         self._unavailable_since: float | None = None
@@ -108,11 +115,15 @@ class Router:
         self._rewrite_at = 0.0
         self._interval = POLL_FIRST
         self._wake = asyncio.Event()
+        self._retry_writing = asyncio.Event()
 
     # Interface of the reconcile loop.
 
     def set_routing(self, ref: EnvironmentRef, config: RoutingConfig | None) -> None:
         """See :meth:`RouterInterface.set_routing`."""
+        if ref in self._folder.unreadable:
+            self._folder.unreadable.discard(ref)
+            self._wake_soon()
         if ref in self._configs and self._configs[ref] == config:
             return
         before = self._configs.get(ref)
@@ -122,19 +133,32 @@ class Router:
         limits = config or before
         drain_seconds = limits.drain_seconds if limits is not None else DEFAULT_DRAIN_SECONDS
         self._configs[ref] = config
-        self._endpoints = endpoints.update(self._endpoints, ref, config, drain_seconds, time.monotonic())
+        after = endpoints.update(self._endpoints, ref, config, drain_seconds, time.monotonic())
+        self._unwritten |= after.keys() - self._endpoints.keys()
+        self._endpoints = endpoints.without_unwritten(after, self._unwritten)
+        self._unwritten &= self._endpoints.keys()
         self._dirty.add(ref)
         self._wake_soon()
 
+    def routing(self, ref: EnvironmentRef) -> RoutingConfig | None:
+        """See :meth:`RouterInterface.routing`."""
+        return self._configs.get(ref)
+
     def held(self, ref: EnvironmentRef) -> Mapping[str, str]:
-        """See :meth:`RouterInterface.held`. While no Envoy runs, no container is held."""
-        if self._supervisor.running or not self._supervisor.observed:
+        """See :meth:`RouterInterface.held`. While no Envoy runs, no container is held once the files for the next
+        Envoy are written."""
+        if self._supervisor.running or not self._supervisor.observed or ref in self._dirty:
             return endpoints.held(self._endpoints, ref)
         return {}
 
     def status(self, ref: EnvironmentRef) -> RouterStatus:
         """See :meth:`RouterInterface.status`."""
         return self._tracker.status(self._configs.get(ref))
+
+    def assignments_listed(self, refs: Collection[EnvironmentRef]) -> None:
+        """Handle the first list of the assignments of this node: no other environment is to be routed."""
+        self._folder.unreadable &= set(refs)
+        self._wake_soon()
 
     # Events of Docker.
 
@@ -149,6 +173,12 @@ class Router:
         self._endpoints = endpoints.reset_confirmations(self._endpoints)
         self._tracker.envoy_restarted()
         self._listening = ""
+        self._wake_soon()
+
+    def folder_changed(self) -> None:
+        """Handle damage to the folder that was repaired, and a folder that can, or cannot, be written from now on."""
+        self._supervisor.check()
+        self._retry_writing.set()
         self._wake_soon()
 
     async def load(self) -> None:
@@ -180,7 +210,10 @@ class Router:
                     _log.exception("the router failed unexpectedly")
                 self._tracker.write_failed(f"the router's files cannot be written: {error}")
                 self._report_changes()
-                await asyncio.sleep(FAILURE_PAUSE_SECONDS)
+                self._retry_writing.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(FAILURE_PAUSE_SECONDS):
+                        await self._retry_writing.wait()
                 self._wake_soon()
 
     async def _reconcile(self) -> None:
@@ -206,10 +239,20 @@ class Router:
                 self._renderer.reset()
                 self._ports.set_usable(())
             elif not self._ports.usable:
-                self._ports.set_usable(await self._disk.run(self._folder.last_ports))
+                ports = await self._disk.run(self._folder.last_ports)
+                self._ports.set_usable(ports if ports is not None else await self._ports_of_envoy())
                 self._renderer.assume_watched(await self._disk.run(self._folder.count))
         self._last_running = self._supervisor.running
         self._tracker.envoy_restarted()
+
+    async def _ports_of_envoy(self) -> frozenset[int]:
+        """Return the ports that the running Envoy of the last agent listens on; all that are meant if it does not
+        tell."""
+        options = self._options
+        meant = frozenset({options.http_port, options.https_port, options.peer_port} - {0})
+        with suppress(AdminUnavailable, IndexError):
+            return meant & (await self._supervisor.admins[0].read_state()).ports
+        return meant
 
     # From routing configurations to Envoy's files.
 
@@ -222,16 +265,29 @@ class Router:
         listen = await self._ports.configure(routing)
         self._tracker.conflicts, self._tracker.ports = conflicts, self._ports.problems
         rerender = self._rerender_at is not None and time.monotonic() >= self._rerender_at
+        self._tracker.waits = self._why_not_writing()
+        if self._folder.unreadable:
+            return
         if self._dirty or listen != self._listen or rerender:
             await self._write(routing, listen)
         # A running Envoy is kept while its only ports are unusable for the moment.
         usable = listen.http_port or listen.https_port or (self._ports.any_configured and self._supervisor.running)
         self._supervisor.set_desired(self._desired_envoy if routing.configs and usable else None)
 
+    def _why_not_writing(self) -> str:
+        """Return why Envoy goes on with the routes that it has: those of an unreadable snapshot would be missing."""
+        if not self._folder.unreadable or not self._dirty:
+            return ""
+        names = ", ".join(sorted(map(str, self._folder.unreadable)))
+        return f"the router's file of {names} is damaged: changes wait for its assignment"
+
     async def _write(self, routing: NodeRouting, listen: ListenerConfig) -> None:
         dirty, self._dirty = self._dirty, set()
         now = clock.now()
         tracked, configs = dict(self._endpoints), dict(self._configs)
+        # From now on a file may have them.
+        attempted, written = self._unwritten & tracked.keys(), set[EndpointKey]()
+        self._unwritten -= attempted
         removed = {ref for ref in dirty if configs.get(ref) is None and not any(key.ref == ref for key in tracked)}
 
         def write() -> RenderedConfig:
@@ -240,13 +296,18 @@ class Router:
             }
             rendered = self._renderer.render(routing, listen)
             ports = {listen.http_port, listen.https_port, listen.peer_port} - {0}
-            self._folder.write(snapshots, rendered.files, ports)
+            try:
+                self._folder.write(snapshots, rendered.files, ports)
+            finally:
+                written.update(key for key in attempted if self._has_endpoint(key, rendered.files))
             return rendered
 
         try:
             rendered = await self._disk.run(write)
         except BaseException:
             self._dirty |= dirty
+            self._unwritten |= (attempted - written) & self._endpoints.keys()
+            self._endpoints = endpoints.without_unwritten(self._endpoints, self._unwritten)
             raise
         self._listen = listen
         for ref in removed & self._configs.keys() - self._dirty:
@@ -256,6 +317,11 @@ class Router:
         self._rerender_at = time.monotonic() + RETRY_CAP if rendered.problems else None
         self._written_at, self._interval = time.monotonic(), POLL_FIRST
         self._rewrites, self._rewrite_at = 0, self._written_at + PATIENCE_SECONDS
+
+    def _has_endpoint(self, key: EndpointKey, files: Mapping[str, bytes]) -> bool:
+        """Return whether the file for this endpoint has been written. Blocks."""
+        path = endpoints_path(key.ref, key.service, key.port)
+        return path not in files or self._folder.holds(path, files[path])
 
     def _environments(self) -> set[EnvironmentRef]:
         return {*self._configs, *(key.ref for key in self._endpoints)}
@@ -274,7 +340,7 @@ class Router:
             return
         self._unavailable_since = None
         unused = self._tracker.observe(state, self._expected)
-        routes_known = not self._dirty and not any(path.startswith("rds/") for path in unused)
+        routes_known = self._all_read and not self._dirty and not any(path.startswith("rds/") for path in unused)
 
         def hosts(ref: EnvironmentRef, service: str, port: str) -> Mapping[str, UpstreamHost] | None:
             return state.clusters.get(cluster_name(ref, service, port))
@@ -296,9 +362,12 @@ class Router:
             if not await admins[0].is_listening():
                 raise AdminUnavailable("Envoy has not begun to listen")
             self._listening = running
+        self._all_read = True
         for replaced in admins[1:]:
-            with suppress(AdminUnavailable):
+            try:
                 state = endpoints.merge_states(state, await replaced.read_state())
+            except AdminUnavailable:
+                self._all_read = False
         return state
 
     async def _note_unavailable(self, problem: str) -> None:

@@ -130,6 +130,21 @@ def plan_routing(
     )
 
 
+def with_former_inputs(config: RoutingConfig, former: RoutingConfig | None) -> RoutingConfig:
+    """Return ``config`` with the certificates and peers of the ``former`` routing where it has none of its own.
+
+    For an environment whose ingress parts on disk cannot all be read, until etcd has been.
+    """
+    if former is None or former.ref != config.ref:
+        return config
+    certificates = {host: former.certificates[host] for host in config.hosts if host in former.certificates}
+    return replace(
+        config,
+        certificates={**certificates, **config.certificates} if config.tls else config.certificates,
+        peers=config.peers or former.peers,
+    )
+
+
 def ingress_status(plan: RoutingPlan, inputs: IngressInputs, router: RouterStatus) -> stored_pb2.IngressStatus | None:
     """Return the ingress status that the agent reports; None without an ingress."""
     if plan.config is None:

@@ -19,12 +19,13 @@ NOT_ROUTED_YET = "not routed yet"
 class RouterStatusTracker:
     """The router's knowledge of Envoy, from which statuses follow; the router reports everything it learns here.
 
-    ``conflicts``: host conflicts by environment. ``ports``: problems by port.
+    ``conflicts``: host conflicts by environment. ``ports``: problems by port. ``waits``: why nothing is written now.
     """
 
     def __init__(self, options: IngressOptions) -> None:
         self.conflicts: Mapping[EnvironmentRef, str] = {}
         self.ports: Mapping[int, str] = {}
+        self.waits = ""
         self._options = options
         self._routing = NodeRouting()
         self._left_out: Mapping[EnvironmentRef, str] = {}
@@ -142,7 +143,7 @@ class RouterStatusTracker:
         for port in (self._options.http_port, self._options.https_port if config.tls else 0):
             if port in self.ports:
                 yield self.ports[port]
-        yield from filter(None, (self._admin_problem, self._config_problem))
+        yield from filter(None, (self.waits, self._admin_problem, self._config_problem))
 
 
 def _tokens(routing: NodeRouting) -> frozenset[str]:

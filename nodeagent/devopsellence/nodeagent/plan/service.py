@@ -174,7 +174,7 @@ def _up(state: ServiceState, container: Container, waits: str) -> _Step:
     if container.state is ContainerState.PAUSED:
         return _Step(_Status.RUNNING, f"is paused (docker unpause {container.name})")
     if state.running:
-        return _Step(_Status.RUNNING, _unstable_reason(state) if state.failed else "")
+        return _Step(_Status.RUNNING, _unstable_reason(state) if state.failed else state.health.message)
     if state.assigned.completes:
         return _Step(_Status.STARTING, "has not completed yet")
     if not state.assigned.probes:

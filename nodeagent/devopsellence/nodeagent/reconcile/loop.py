@@ -19,7 +19,7 @@ import structlog
 
 from devopsellence import clock
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent.assignments import Assignments
+from devopsellence.nodeagent.assignments import Assignments, UnsavedAssignment
 from devopsellence.nodeagent.docker.errors import EngineUnavailable
 from devopsellence.nodeagent.docker.interface import ContainerEngine
 from devopsellence.nodeagent.docker.model import Container, ContainerState, Observed
@@ -70,6 +70,8 @@ class _Environment:
     #: None: the environment has no ingress.
     ingress: stored_pb2.IngressStatus | None = None
     problem: str = ""
+    #: The newest assignment, if it cannot be written to disk; ``desired`` is the one in force instead.
+    unsaved: UnsavedAssignment | None = None
     timer: asyncio.TimerHandle | None = None
 
 
@@ -183,13 +185,15 @@ class Reconciler:
         for key in specs_with_new_peers(state.desired, assignment.desired):
             state.histories.change(key, RestartHistory.new_peers)
         state.desired, state.problem = assignment.desired, assignment.problem
+        newly_unsaved = assignment.unsaved is not None and assignment.unsaved != state.unsaved
+        state.unsaved = assignment.unsaved
         if assignment.foreign_uid:
             uid, own_uid = assignment.foreign_uid, self._context.node_uid
             _log.warning("an assignment is for another machine", env=str(ref), uid=uid, ours=own_uid)
             self._statuses.forget(ref)
         if assignment.desired is None:
             self._ingress.unassigned(ref)
-            self._not_assigned(ref, assignment.problem)
+            self._not_assigned(ref, assignment.problem or (assignment.unsaved.problem if assignment.unsaved else ""))
             return
         if not self._engine.connected:
             if state.plan.services:
@@ -202,6 +206,7 @@ class Reconciler:
             urgent = (
                 build.is_stable(state.plan)
                 or bool(state.plan.problem)
+                or newly_unsaved
                 or build.task_phase_changed(plan_before, state.plan)
                 or must_report_now(ingress_before, state.ingress)
             )
@@ -330,11 +335,18 @@ class Reconciler:
 
     def _status(self, ref: EnvironmentRef) -> stored_pb2.AssignmentStatus:
         state = self._environments[ref]
+        unsaved = state.unsaved
         if state.desired is None:
+            if unsaved is not None:
+                return build.unsaved(unsaved.desired, unsaved.problem, None, None)
             return build.unreadable(self._context.node, self._context.node_uid, ref, state.problem)
         histories, progress = state.histories.histories, state.progress
         stops = state.busy.stops
-        return build.status(state.desired, state.plan, histories, progress, state.problem, state.ingress, stops)
+        status = build.status(state.desired, state.plan, histories, progress, state.problem, state.ingress, stops)
+        status = build.with_folder_problem(status, state.plan, self._context.folder.files.problem)
+        if unsaved is not None and not state.problem:
+            status = build.unsaved(unsaved.desired, unsaved.problem, state.desired, status)
+        return status
 
     def _not_assigned(self, ref: EnvironmentRef, problem: str) -> None:
         if problem:

@@ -66,6 +66,76 @@ def _being_stopped(services: Sequence[stored_pb2.ServiceStatus]) -> stored_pb2.S
     return next((service for service in services if service.phase == stored_pb2.ServiceStatus.STOPPING), None)
 
 
+def with_folder_problem(status: _Status, planned: EnvironmentPlan, problem: str) -> _Status:
+    """Return ``status`` while the agent cannot write its folder: what has not settled has failed for this reason."""
+    settled = {service.service for service in planned.services if service.settled}
+    unsettled = [service for service in status.services if service.name not in settled]
+    if not problem or not unsettled or status.phase == _Status.ERROR:
+        return status
+    for service in unsettled:
+        service.failed = True
+        service.reason = f"{service.reason}; {problem}" if service.reason else problem
+    status.phase, status.reason = _Status.FAILED, f"{unsettled[0].name}: {unsettled[0].reason}"
+    return status
+
+
+def unsaved(desired: Desired, problem: str, in_force: Desired | None, status: _Status | None) -> _Status:
+    """Build the status of an assignment that the agent does not follow, because it cannot write it to disk.
+
+    ``in_force``: the assignment followed instead, with its ``status``; None for none. What is the same in both is as
+    reported there, also settled; everything else has failed.
+    """
+    after = _Status()
+    if status is not None:
+        after.CopyFrom(status)
+    reported = {service.name: service for service in after.services}
+    after.node, after.node_uid = desired.node, desired.node_uid
+    ref = desired.ref
+    after.organization, after.project, after.environment = ref.organization, ref.project, ref.environment
+    after.generation, after.release = desired.generation, desired.release
+    changed = _changed_services(desired, in_force)
+    services = []
+    for name in sorted({*desired.services, *reported}):
+        service = reported.get(name) or stored_pb2.ServiceStatus(name=name, phase=stored_pb2.ServiceStatus.PENDING)
+        if name in changed or name not in desired.services:
+            service.failed, service.reason = True, problem
+            service.ClearField("last_exit")
+        services.append(service)
+    failed = [service for service in services if service.failed]
+    if failed or desired.removed or in_force is None:
+        after.phase, after.reason = _Status.FAILED, f"{failed[0].name}: {failed[0].reason}" if failed else problem
+    del after.services[:]
+    after.services.extend(services)
+    after.ClearField("task")
+    if desired.task is not None:
+        after.task.CopyFrom(
+            stored_pb2.TaskStatus(
+                name=desired.task.name,
+                service=desired.task.service,
+                release=desired.release,
+                node=desired.node,
+                phase=stored_pb2.TaskStatus.FAILED,
+                reason=f"it has not been started: {problem}",
+            )
+        )
+    if desired.ingress is None:
+        after.ClearField("ingress")
+    elif in_force is None or in_force.ingress != desired.ingress:
+        after.ingress.phase, after.ingress.reason = stored_pb2.IngressStatus.FAILED, problem
+    return after
+
+
+def _changed_services(desired: Desired, in_force: Desired | None) -> set[str]:
+    """Return the services that are not as in the assignment in force; all of them if its ingress differs."""
+    if in_force is None or in_force.ingress != desired.ingress:
+        return set(desired.services)
+    return {
+        name
+        for name, service in desired.services.items()
+        if name not in in_force.services or in_force.services[name].spec != service.spec
+    }
+
+
 def _task(task: stored_pb2.TaskStatus | None, progress: str) -> stored_pb2.TaskStatus | None:
     if task is None or not progress:
         return task

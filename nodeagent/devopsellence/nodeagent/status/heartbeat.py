@@ -48,6 +48,12 @@ class HeartbeatWriter:
             self._beat.problem, self._beat.docker_version = problem, docker_version
             self._changed.set()
 
+    def set_folder_problem(self, problem: str) -> None:
+        """Set why the agent cannot write its folder, "" if it can; written if changed."""
+        if problem != self._beat.folder_problem:
+            self._beat.folder_problem = problem
+            self._changed.set()
+
     def set_disk(self, disk: stored_pb2.DiskSpace) -> None:
         """Set the disk space of the engine; written if changed."""
         if disk != self._beat.disk:

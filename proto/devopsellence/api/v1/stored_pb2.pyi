@@ -129,6 +129,7 @@ class Heartbeat(_message.Message):
     API_ADDRESS_FIELD_NUMBER: _builtins.int
     DISK_FIELD_NUMBER: _builtins.int
     ROUTER_ADDRESS_FIELD_NUMBER: _builtins.int
+    FOLDER_PROBLEM_FIELD_NUMBER: _builtins.int
     NETWORKS_LEFT_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     uid: _builtins.str
@@ -144,6 +145,10 @@ class Heartbeat(_message.Message):
     """Address of the agent's gRPC API, as "10.0.0.5:7443"; empty without an API."""
     router_address: _builtins.str
     """Address at which the router accepts requests forwarded by other nodes, as "10.0.0.5:7444"; empty without."""
+    folder_problem: _builtins.str
+    """Why the agent cannot write its folder (disk full, read-only), with the fix; empty if it can. What runs goes on; an
+    assignment that changes something fails.
+    """
     networks_left: _builtins.int
     """Networks that Docker can still create on this node, one per environment; absent: not known yet."""
     @_builtins.property
@@ -166,11 +171,12 @@ class Heartbeat(_message.Message):
         api_address: _builtins.str = ...,
         disk: Global___DiskSpace | None = ...,
         router_address: _builtins.str = ...,
+        folder_problem: _builtins.str = ...,
         networks_left: _builtins.int | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left", "disk", b"disk", "networks_left", b"networks_left", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left", "age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "disk", b"disk", "docker_version", b"docker_version", "hostname", b"hostname", "networks_left", b"networks_left", "node", b"node", "problem", b"problem", "router_address", b"router_address", "started_at", b"started_at", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left", "age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "disk", b"disk", "docker_version", b"docker_version", "folder_problem", b"folder_problem", "hostname", b"hostname", "networks_left", b"networks_left", "node", b"node", "problem", b"problem", "router_address", b"router_address", "started_at", b"started_at", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__networks_left: _TypeAlias = _typing.Literal["networks_left"]  # noqa: Y015
     _WhichOneofArgType__networks_left: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left"]  # noqa: Y015

@@ -33,6 +33,7 @@ def test_no_leader_without_readable_first_candidate() -> None:
     [
         (Heartbeat(api_address="127.0.0.1:20102"), ""),
         (Heartbeat(api_address="127.0.0.1:20102", problem="no Docker"), "no Docker"),
+        (Heartbeat(api_address="127.0.0.1:20102", folder_problem="disk full"), "disk full"),
         (Heartbeat(), "the API of the agent is not listening"),
     ],
 )

@@ -87,6 +87,19 @@ def test_services_left_on_drained_node_are_noted() -> None:
 
 
 @pytest.mark.parametrize(
+    ("beat", "note"),
+    [
+        (BEAT, ""),
+        (Heartbeat(uid="u", folder_problem="disk full"), "disk full"),
+        (Heartbeat(uid="u", folder_problem="disk full", problem="no Docker"), "no Docker"),
+    ],
+    ids=["none", "folder", "the engine counts first"],
+)
+def test_problem_of_the_agent_is_the_note(beat: Heartbeat, note: str) -> None:
+    assert overview(Node(name="n1", uid="u"), beat).note == note
+
+
+@pytest.mark.parametrize(
     ("beat", "text"),
     [
         (None, ""),

@@ -51,6 +51,7 @@ def test_reused_container_is_marked() -> None:
         ({"statuses": {}}, "not yet reported by the agent"),
         ({"statuses": {}, "heartbeats": {}}, "no heartbeat: the agent is not running or cannot reach etcd"),
         ({"heartbeats": {"n1": Heartbeat(uid="u1", problem="Docker does not answer")}}, "Docker does not answer"),
+        ({"heartbeats": {"n1": Heartbeat(uid="u1", folder_problem="disk full")}}, "disk full"),
         (
             {"heartbeats": {"n1": Heartbeat(uid="u0")}},
             "the agent was started with the uid of an earlier machine of this name",
@@ -71,7 +72,16 @@ def test_reused_container_is_marked() -> None:
             "silent for 15 s",
         ),
     ],
-    ids=["unreported", "no agent", "docker gone", "other machine", "earlier release", "unreadable", "unreachable"],
+    ids=[
+        "unreported",
+        "no agent",
+        "docker gone",
+        "disk full",
+        "other machine",
+        "earlier release",
+        "unreadable",
+        "unreachable",
+    ],
 )
 def test_unsettled_service_has_a_reason(more: dict[str, Any], reason: str) -> None:
     web = row(snapshot(**more), "web")

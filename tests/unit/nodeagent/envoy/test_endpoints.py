@@ -42,6 +42,12 @@ def cut_over() -> dict[EndpointKey, TrackedEndpoint]:
     return configure(observe(configure({}, OLD), {OLD_HOST: UpstreamHost()}, 0.0), NEW, now=1.0)
 
 
+def told(tracked: TrackedEndpoints, now: float, *, active: int = 1) -> dict[EndpointKey, TrackedEndpoint]:
+    """Return endpoints once Envoy uses all of them as configured, with active requests on each."""
+    hosts = {endpoint.host: UpstreamHost(endpoint.endpoint.draining, active) for endpoint in tracked.values()}
+    return observe(tracked, hosts, now)
+
+
 def containers(tracked: TrackedEndpoints) -> set[str]:
     return {key.container for key in tracked}
 
@@ -104,8 +110,44 @@ def test_unchanged_config_keeps_the_deadline() -> None:
     assert configure(tracked, NEW, now=20.0) == tracked
 
 
+@pytest.mark.parametrize("now", [1.0, 1.0 + LIMIT, 1.0 + 1000 * LIMIT])
+@pytest.mark.parametrize(
+    ("hosts", "routes"),
+    [
+        ({OLD_HOST: UpstreamHost()}, True),
+        ({OLD_HOST: UpstreamHost(active_requests=2)}, True),
+        ({OLD_HOST: UpstreamHost(draining=True)}, False),
+        (None, False),
+    ],
+    ids=["still sends requests", "has requests", "former routes", "not known"],
+)
+def test_container_is_held_until_envoy_was_seen_to_send_requests_elsewhere(
+    now: float, hosts: Mapping[str, UpstreamHost] | None, routes: bool
+) -> None:
+    tracked = endpoints.without_expired(observe(cut_over(), hosts, now, routes=routes), now)
+    assert endpoints.held(tracked, REF) == {"old": "is being taken out of service", "new": "serves"}
+    assert endpoints.next_deadline(tracked) is None
+
+
+def test_requests_get_their_time_when_the_drain_begins_late() -> None:
+    late = 100 * LIMIT
+    tracked = told(cut_over(), late)
+    assert endpoints.next_deadline(tracked) == late + LIMIT
+    assert containers(endpoints.without_expired(tracked, late + LIMIT - 0.1)) == {"old", "new"}
+    # Only once: a restarted Envoy, or agent, has no more requests of before.
+    assert endpoints.next_deadline(told(tracked, late + 1.0)) == late + LIMIT
+
+
+def test_endpoint_that_no_file_has_had_needs_no_drain() -> None:
+    tracked = configure(cut_over(), OLD, now=2.0)
+    unwritten = [key for key in tracked if key.container == "new"]
+    assert containers(endpoints.without_unwritten(tracked, unwritten)) == {"old"}
+    # One that serves stays, written or not.
+    assert containers(endpoints.without_unwritten(cut_over(), unwritten)) == {"old", "new"}
+
+
 def test_drain_deadline_can_only_move_earlier() -> None:
-    tracked = cut_over()
+    tracked = told(cut_over(), 1.5)
     assert endpoints.next_deadline(endpoints.update(tracked, REF, config(NEW), 5.0, 2.0)) == 7.0
     assert endpoints.next_deadline(endpoints.update(tracked, REF, config(NEW), 500.0, 2.0)) == 1.0 + LIMIT
 
@@ -180,7 +222,7 @@ def test_interrupted_cutover_ends_and_never_drops_a_busy_endpoint(cuts: int) -> 
 @pytest.mark.parametrize(("first", "second"), list(product(["old", "new", "both", "none"], repeat=2)), ids=str)
 def test_endpoints_match_the_config_once_drained(first: str, second: str) -> None:
     members = {"old": (OLD,), "new": (NEW,), "both": (OLD, NEW), "none": ()}
-    tracked = configure(configure({}, *members[first]), *members[second])
+    tracked = told(configure(configure({}, *members[first]), *members[second]), 0.0)
     assert {key.container for key in endpoints.without_expired(tracked, LIMIT)} == {
         endpoint.container for endpoint in members[second]
     }

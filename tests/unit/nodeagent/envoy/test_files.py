@@ -35,7 +35,9 @@ def test_snapshot_is_restored_on_another_clock() -> None:
     assert (ref, config) == (REF, CONFIG)
     # 10 of 12.5 s are left.
     drained = Endpoint("one", "10.0.0.2", 3000, draining=True)
-    assert restored == {EndpointKey(REF, "web", "http", "one"): TrackedEndpoint(drained, drain_deadline=17.0)}
+    assert restored == {
+        EndpointKey(REF, "web", "http", "one"): TrackedEndpoint(drained, drain_deadline=17.0, drain_seconds=10.0)
+    }
 
 
 def test_snapshot_restore_never_extends_a_drain() -> None:

@@ -18,12 +18,13 @@ from devopsellence.nodeagent.plan.probe_spec import Probe, ProbeTiming
 
 class Engine:
     """Fake engine and SDK client for :func:`probe_call`. ``output``: of the command. ``hangs``: the command does not
-    end. ``fails``: raised by every call."""
+    end. ``holds_output``: it has ended, and another process has its output open. ``fails``: raised by every call."""
 
-    def __init__(self, output: bytes = b"", code: int = 0, *, hangs: bool = False) -> None:
+    def __init__(self, output: bytes = b"", code: int = 0, *, hangs: bool = False, holds_output: bool = False) -> None:
         self.output = output
         self.code = code
         self.hangs = hangs
+        self.holds_output = holds_output
         self.running = False
         self.starts = 0
         self.unsettled = 0
@@ -39,7 +40,7 @@ class Engine:
             raise self.fails
         yield self
 
-    def exec_create(self, _container: str, _command: list[str], **_options: bool) -> dict[str, str]:
+    def exec_create(self, _container: str, _command: list[str], **_options: Any) -> dict[str, str]:
         assert not self.running, "two at a time"
         return {"Id": "e1"}
 
@@ -48,7 +49,7 @@ class Engine:
         self.running = self.hangs
         ours, theirs = socket.socketpair()
         ours.sendall(b"".join(struct.pack(">BxxxL", 2, 1) + bytes([byte]) for byte in self.output))
-        if self.hangs:
+        if self.hangs or self.holds_output:
             self._open.append(ours)
         else:
             ours.close()
@@ -59,6 +60,9 @@ class Engine:
         self.unsettled -= 1
         running = self.running or self.unsettled >= 0
         return {"Running": running, "ExitCode": None if running else self.code, "Pid": 0}
+
+    def inspect_container(self, _container: str) -> dict[str, Any]:
+        return {"State": {"Pid": 0}}
 
     def close(self) -> None:
         for connection in self._open:
@@ -86,6 +90,7 @@ async def test_exec_probe_reports_exit_code_and_last_line(output: bytes, code: i
 
 async def test_long_command_is_shortened_to_a_single_line() -> None:
     message = await probe_of(Engine(code=1), 20.0, "sh", "-c", "one\ntwo " + "x" * 100)()
+    assert isinstance(message, str)
     assert message.startswith("sh -c 'one two xxx")
     assert message.endswith("x…: exit code 1")
 
@@ -94,6 +99,13 @@ async def test_exec_output_may_end_before_the_exit_code() -> None:
     engine = Engine(code=4)
     engine.unsettled = 3
     assert await probe_of(engine)() == "redis-cli ping: exit code 4"
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, ""), (3, "redis-cli ping: exit code 3: said before")])
+async def test_exit_code_counts_while_a_process_left_behind_holds_the_output(code: int, expected: str) -> None:
+    engine = Engine(b"said before\n", code, holds_output=True)
+    assert await probe_of(engine, 0.05)() == expected
+    engine.close()
 
 
 async def test_running_exec_is_not_repeated() -> None:

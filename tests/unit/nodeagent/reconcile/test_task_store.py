@@ -30,6 +30,7 @@ async def test_unwritten_run_does_not_count(tmp_path: Path) -> None:
     with StateFolder(tmp_path) as folder:
         tasks = await TaskStore.load(ENV, folder, ThreadPool(1, "disk"))
         (tmp_path / "tasks").rmdir()
+        (tmp_path / "tasks").touch()
         with pytest.raises(StateError, match="cannot be written"):
             await tasks.save(RUN.starting("c1"))
         assert tasks.get(RUN.key) == RUN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from devopsellence.api.v1 import stored_pb2
+from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.clock import Now
 from devopsellence.nodeagent.docker.model import (
     Container,
@@ -192,3 +192,90 @@ def test_status_says_which_services_have_lasted() -> None:
     assert not web.lasted
     (leaving,) = status(desired_of(), container(OLD)).services
     assert not leaving.HasField("lasted")
+
+
+FULL = "the agent cannot write its folder"
+
+
+def with_problem(desired: Desired, *containers: Container, healthy: bool = True, problem: str = FULL) -> A:
+    observed = Observed(
+        containers,
+        NETWORK,
+        {item.id: Health(ProbeVerdict.HEALTHY if healthy else ProbeVerdict.CHECKING) for item in containers},
+    )
+    planned = plan(desired, observed, {}, Now(1000.0, 2000.0))
+    return build.with_folder_problem(build.status(desired, planned, {}, {}, "", None, {}), planned, problem)
+
+
+def test_folder_problem_fails_what_has_not_settled() -> None:
+    result = with_problem(desired_of(OLD), container(OLD), healthy=False)
+    (web,) = result.services
+    assert (result.phase, web.failed) == (A.FAILED, True)
+    assert web.reason.endswith(FULL)
+    assert result.reason == f"web: {web.reason}"
+
+
+def test_folder_problem_leaves_what_has_settled() -> None:
+    assert with_problem(desired_of(OLD), container(OLD)) == with_problem(desired_of(OLD), container(OLD), problem="")
+
+
+def test_unsaved_assignment_fails_where_it_differs() -> None:
+    other = service("db", version="1")
+    in_force, after = desired_of(OLD, other, release=3), desired_of(NEW, other, service("new"), release=4)
+    before = status(in_force, container(OLD), container(other))
+    result = build.unsaved(after, FULL, in_force, before)
+    assert (result.generation, result.release, result.phase) == (after.generation, 4, A.FAILED)
+    assert {each.name: (each.failed, each.reason) for each in result.services} == {
+        "db": (False, ""),
+        "new": (True, FULL),
+        "web": (True, FULL),
+    }
+    # The container that runs all the same is shown.
+    assert {each.container for each in result.services if each.name == "web"} == {
+        each.container for each in before.services if each.name == "web"
+    }
+
+
+def test_unsaved_assignment_with_nothing_new_is_as_the_one_in_force() -> None:
+    in_force, after = desired_of(OLD, release=3), desired_of(OLD, release=5)
+    before = status(in_force, container(OLD))
+    result = build.unsaved(after, FULL, in_force, before)
+    assert (result.generation, result.release, result.phase, result.reason) == (after.generation, 5, A.SETTLED, "")
+    assert result.services == before.services
+
+
+def test_unsaved_assignment_that_removes_a_service_or_everything_fails() -> None:
+    in_force = desired_of(OLD, service("db"), release=3)
+    before = status(in_force, container(OLD), container(service("db")))
+    without = build.unsaved(desired_of(OLD, release=4), FULL, in_force, before)
+    assert {each.name: each.failed for each in without.services} == {"db": True, "web": False}
+    gone = build.unsaved(replace(desired_of(release=5), removed=True), FULL, in_force, before)
+    assert gone.phase == A.FAILED
+    assert gone.reason.endswith(FULL)
+
+
+def test_unsaved_first_assignment_fails_as_a_whole() -> None:
+    result = build.unsaved(desired_of(OLD), FULL, None, None)
+    (web,) = result.services
+    assert (result.phase, web.phase, web.failed, web.reason) == (A.FAILED, S.PENDING, True, FULL)
+    assert (result.node_uid, result.environment) == (UID, ENV.environment)
+
+
+def test_unsaved_assignment_runs_no_release_task() -> None:
+    task = workload_pb2.Task(name="migrate", service="web")
+    in_force = desired_of(OLD, release=3)
+    after = replace(desired_of(OLD, release=4), task=task)
+    result = build.unsaved(after, FULL, in_force, status(in_force, container(OLD)))
+    assert (result.task.phase, result.task.release) == (stored_pb2.TaskStatus.FAILED, 4)
+    assert result.task.reason == f"it has not been started: {FULL}"
+
+
+def test_unsaved_change_of_the_ingress_fails() -> None:
+    in_force = desired_of(OLD, release=3)
+    after = replace(desired_of(OLD, release=4), ingress=workload_pb2.Ingress(hosts=["a.example"]))
+    result = build.unsaved(after, FULL, in_force, status(in_force, container(OLD)))
+    assert (result.phase, result.ingress.phase, result.ingress.reason) == (
+        A.FAILED,
+        stored_pb2.IngressStatus.FAILED,
+        FULL,
+    )
