@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 from bench.hollow.machine import HollowMachine
@@ -54,11 +54,17 @@ class HollowEngine:
             self.connected = False
             self._machine.told.discard(self._on_event)
 
-    async def call(self, call: Callable[[DockerApi], T]) -> T:
+    @property
+    def hung(self) -> Mapping[str, float]:
+        return {}
+
+    async def call(self, call: Callable[[DockerApi], T], *, about: str = "") -> T:
+        del about
         async with self._calls:
             return await self._on(self._machine.faults.call_seconds, call)
 
-    async def stop(self, call: Callable[[DockerApi], T]) -> T:
+    async def stop(self, call: Callable[[DockerApi], T], *, about: str = "") -> T:
+        del about
         faults = self._machine.faults
         async with self._stops:
             return await self._on(faults.call_seconds + faults.stop_seconds, call)

@@ -221,6 +221,10 @@ class HollowMachine:
         if existing.up:
             self._end(existing, 0)
 
+    def update(self, container: str, body: Mapping[str, Any]) -> None:
+        del body
+        self._known(container)
+
     def remove(self, container: str, *, force: bool = False) -> None:
         existing = self._known(container)
         if existing.up:
@@ -272,7 +276,7 @@ class HollowMachine:
     def _tell(self, action: str, container: Container) -> None:
         attributes = {names.LABEL_ENVIRONMENT: container.environment}
         for hear in tuple(self.told):
-            hear(EngineEvent("container", action, container.id, attributes, time.time()))
+            hear(EngineEvent("container", action, container.id, attributes, time.monotonic()))
 
 
 def _now() -> str:

@@ -19,13 +19,13 @@ from tenacity import AsyncRetrying, retry_if_result, wait_exponential
 
 from devopsellence.nodeagent.docker.client import DockerClient
 from devopsellence.nodeagent.docker.engine import DockerEngine
-from devopsellence.nodeagent.docker.errors import EngineError, EngineUnavailable, NotFound
+from devopsellence.nodeagent.docker.errors import ContainerHung, EngineError, EngineUnavailable, NotFound
 from devopsellence.nodeagent.docker.frames import FrameParser, MalformedFrame
 from devopsellence.nodeagent.docker.process import send_signal
 from devopsellence.nodeagent.docker.streams import ExecState, HijackedConnection, create_exec, inspect_exec, start_exec
 from devopsellence.nodeagent.plan.probe_spec import Probe
 
-#: Runs a probe once: "" on success, else the problem. Raises EngineUnavailable if the result is unknown.
+#: Runs a probe once: "" on success, else the problem. Raises EngineUnavailable or ContainerHung for an unknown result.
 ProbeCall: TypeAlias = Callable[[], Awaitable[str]]
 
 _OUTPUT_BYTES: Final = 4096
@@ -93,7 +93,7 @@ class _ExecProbe:
         """Run the command: exit code 0 is a success."""
         try:
             return await self._run()
-        except EngineUnavailable:
+        except (EngineUnavailable, ContainerHung):
             raise
         except EngineError as error:
             return f"{self._name}: {error}"
@@ -102,16 +102,19 @@ class _ExecProbe:
         if await self._still_runs():
             return f"{self._name}: the previous run has still not ended"
         exec_id = await self._engine.check(
-            lambda docker: create_exec(docker, self._container, self._command, stdin=False, tty=False)
+            lambda docker: create_exec(docker, self._container, self._command, stdin=False, tty=False),
+            about=self._container,
         )
-        connection = await self._engine.check(lambda docker: start_exec(docker, exec_id, tty=False))
+        connection = await self._engine.check(
+            lambda docker: start_exec(docker, exec_id, tty=False), about=self._container
+        )
         try:
             async with asyncio.timeout(self._timeout):
                 output = await _output(connection)
                 code = (await self._exit_state(exec_id)).exit_code
         except TimeoutError:
             self._timed_out = exec_id
-            await self._engine.check(lambda docker: _kill(docker, exec_id, self._container))
+            await self._engine.check(lambda docker: _kill(docker, exec_id, self._container), about=self._container)
             return f"{self._name}: timed out after {self._timeout:g} s"
         finally:
             connection.socket.close()
@@ -126,7 +129,7 @@ class _ExecProbe:
         return False
 
     async def _inspect(self, exec_id: str) -> ExecState:
-        return await self._engine.check(lambda docker: inspect_exec(docker, exec_id))
+        return await self._engine.check(lambda docker: inspect_exec(docker, exec_id), about=self._container)
 
     async def _exit_state(self, exec_id: str) -> ExecState:
         """Wait for the exit: the output ends a moment before the engine knows the exit code."""
