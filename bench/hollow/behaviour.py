@@ -40,6 +40,8 @@ class Faults:
     pull_seconds: float = 0.0
     #: Seconds that a container takes to stop.
     stop_seconds: float = 0.0
+    #: Seconds by which the engine's clock was set forward, or back.
+    clock_seconds: float = 0.0
     #: Services whose probes fail.
     sick: set[str] = field(default_factory=set)
     #: Services that exit at once with code 1.

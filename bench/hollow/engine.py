@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Final, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 
 from bench.hollow.machine import HollowMachine
 from devopsellence.nodeagent.docker.cache import ContainerCache
 from devopsellence.nodeagent.docker.engine import CALLS, PULLS, STOPS, EngineCallbacks
-from devopsellence.nodeagent.docker.errors import EngineUnavailable, NotFound
+from devopsellence.nodeagent.docker.errors import ContainerHung, EngineError, EngineUnavailable, NotFound
+from devopsellence.nodeagent.docker.hung import HungContainers
 from devopsellence.nodeagent.docker.interface import DockerApi
 from devopsellence.nodeagent.docker.model import EngineEvent
 from devopsellence.nodeagent.health.probe import ProbeCall
@@ -19,6 +21,8 @@ from devopsellence.nodeagent.reconcile.machine import Machine
 T = TypeVar("T")
 
 VERSION: Final = "hollow"
+#: Far less than on a real engine, whose calls can be slow.
+HUNG_SECONDS: Final = 0.2
 _AWAY: Final = "the Docker Engine does not answer: it is not running"
 
 
@@ -35,6 +39,8 @@ class HollowEngine:
         self._calls = asyncio.Semaphore(CALLS)
         self._stops = asyncio.Semaphore(STOPS)
         self._pulls = asyncio.Semaphore(PULLS)
+        self._hung = HungContainers(self._inspect, self._ping, self._hung_changed, HUNG_SECONDS)
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Connect and follow events, reconnecting until cancelled."""
@@ -48,20 +54,26 @@ class HollowEngine:
                 self.connected, self.problem, self.version = True, "", VERSION
                 self._callbacks.connection()
                 await self._machine.until_gone()
+                self._hung.clear()
                 self.connected, self.problem = False, _AWAY
                 self._callbacks.connection()
         finally:
+            self._hung.clear()
             self.connected = False
             self._machine.told.discard(self._on_event)
 
-    async def call(self, call: Callable[[DockerApi], T]) -> T:
-        async with self._calls:
-            return await self._on(self._machine.faults.call_seconds, call)
+    @property
+    def hung(self) -> Mapping[str, float]:
+        return self._hung.since
 
-    async def stop(self, call: Callable[[DockerApi], T]) -> T:
+    async def call(self, call: Callable[[DockerApi], T], *, about: str = "") -> T:
+        async with self._calls:
+            return await self._guarded(about, self._on(self._machine.faults.call_seconds, call, about))
+
+    async def stop(self, call: Callable[[DockerApi], T], *, about: str = "") -> T:
         faults = self._machine.faults
         async with self._stops:
-            return await self._on(faults.call_seconds + faults.stop_seconds, call)
+            return await self._guarded(about, self._on(faults.call_seconds + faults.stop_seconds, call, about))
 
     async def pull(self, call: Callable[[DockerApi], T]) -> T:
         faults = self._machine.faults
@@ -69,20 +81,38 @@ class HollowEngine:
             return await self._on(faults.call_seconds + faults.pull_seconds, call)
 
     async def refresh(self, container: str) -> None:
+        await self._guarded(container, self._inspect(container))
+
+    async def _inspect(self, container: str) -> None:
+        asked = self.cache.stamp()
         try:
-            seen = await self._on(0.0, lambda machine: machine.inspect(container))
+            seen = await self._on(0.0, lambda machine: machine.inspect(container), container)
         except NotFound:
             self.cache.remove(container)
             return
         if seen is not None:
-            self.cache.put(seen)
+            self.cache.put(seen, asked)
+
+    async def _refresh_changed(self, container: str, environment: str) -> None:
+        with suppress(EngineError):
+            await self.refresh(container)
+        self._callbacks.changed(environment)
+
+    async def _ping(self) -> None:
+        if self._machine.away:
+            raise EngineUnavailable(_AWAY)
+
+    def _hung_changed(self, container: str) -> None:
+        if container in self.cache.containers:
+            self._callbacks.changed(self.cache.containers[container].environment)
 
     async def relist(self) -> None:
         stamp = self.cache.stamp()
         listing = self._machine.list()
         concerned, unknown = self.cache.replace(listing, stamp)
         for container in unknown:
-            await self.refresh(container)
+            with suppress(ContainerHung):
+                await self.refresh(container)
         for env in concerned:
             self._callbacks.changed(env)
 
@@ -92,9 +122,13 @@ class HollowEngine:
 
         return ask
 
-    async def _on(self, seconds: float, call: Callable[[DockerApi], T]) -> T:
+    async def _guarded(self, container: str, call: Coroutine[Any, Any, T]) -> T:
+        return await (self._hung.guard(container, call) if container else call)
+
+    async def _on(self, seconds: float, call: Callable[[DockerApi], T], about: str = "") -> T:
         """Run a call with delay: a cut before the call prevents the call, a later cut only loses the answer."""
         await asyncio.sleep(seconds / 2)
+        await self._machine.until_answers(about)
         if self._machine.away:
             raise EngineUnavailable(_AWAY)
         answer = call(self._machine)
@@ -107,6 +141,11 @@ class HollowEngine:
         if self._machine.away:
             return
         effect = self.cache.apply(event)
+        if effect.inspect and effect.inspect in self._machine.containers:
+            environment = self._machine.containers[effect.inspect].environment
+            task = asyncio.create_task(self._refresh_changed(effect.inspect, environment))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         if effect.environment:
             self._callbacks.changed(effect.environment)
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
@@ -21,6 +21,7 @@ from devopsellence.nodeagent.docker.images import StoredImage
 from devopsellence.nodeagent.docker.model import (
     Container,
     ContainerExit,
+    ContainerSettings,
     ContainerState,
     EngineEvent,
     EngineListing,
@@ -65,6 +66,7 @@ class HollowMachine:
         self._behaviours: dict[str, Behaviour] = {}
         self._ends: dict[str, asyncio.TimerHandle] = {}
         self._numbers = count(1)
+        self._hung: dict[str, asyncio.Event] = {}
         self._back = asyncio.Event()
         self._back.set()
         self._gone = asyncio.Event()
@@ -104,6 +106,9 @@ class HollowMachine:
             return
         self._end(existing, code)
         self._tell("die", existing)
+        if existing.settings is not None and existing.settings.engine_restarts:
+            self.start(existing.id)
+            self._tell("start", existing)
 
     def discard(self, container: str) -> None:
         """Remove a container by force, as by hand."""
@@ -111,6 +116,47 @@ class HollowMachine:
         if existing is not None:
             self._forget(existing)
             self._tell("destroy", existing)
+
+    def hang(self, container: str) -> None:
+        """Answer nothing about a container until :meth:`answer`."""
+        self._hung[container] = asyncio.Event()
+
+    def answer(self, container: str) -> None:
+        """Answer about a hung container again."""
+        self._hung.pop(container).set()
+
+    async def until_answers(self, container: str) -> None:
+        """Wait while a container hangs."""
+        if container in self._hung:
+            await self._hung[container].wait()
+
+    def pause(self, container: str) -> None:
+        """Pause a running container, as by hand."""
+        self._by_hand("pause", container, ContainerState.RUNNING, ContainerState.PAUSED)
+
+    def unpause(self, container: str) -> None:
+        """Let a paused container continue, as by hand."""
+        self._by_hand("unpause", container, ContainerState.PAUSED, ContainerState.RUNNING)
+
+    def restart_always(self, container: str) -> None:
+        """Let the engine restart a container by itself, as ``docker update --restart=always`` does."""
+        if container in self.containers:
+            settings = ContainerSettings(engine_restarts=True)
+            self.containers[container] = replace(self.containers[container], settings=settings)
+            self._tell("update", self.containers[container])
+
+    def disconnect(self, network: str) -> None:
+        """Disconnect all running containers from a network, as by hand."""
+        for existing in list(self.containers.values()):
+            if existing.up and self.networks[network].name in existing.networks:
+                self.containers[existing.id] = replace(existing, networks={})
+                self._tell_network("disconnect", network, existing.id)
+
+    def discard_network(self, network: str) -> None:
+        """Disconnect all containers from a network and remove it, as by hand."""
+        self.disconnect(network)
+        del self.networks[network]
+        self._tell_network("destroy", network)
 
     def passes(self, container: str) -> str:
         """Return the result of a probe: "" for success, else the problem."""
@@ -198,7 +244,7 @@ class HollowMachine:
             state=ContainerState.RUNNING,
             networks={name: self._attached(by_name[name]) for name in existing.networks},
             running_since=time.monotonic(),
-            started_at=_now(),
+            started_at=self._now(),
             finished_at="",
             exit_code=None,
         )
@@ -220,6 +266,10 @@ class HollowMachine:
         existing = self._known(container)
         if existing.up:
             self._end(existing, 0)
+
+    def update(self, container: str, body: Mapping[str, Any]) -> None:
+        del body
+        self.containers[container] = replace(self._known(container), settings=ContainerSettings())
 
     def remove(self, container: str, *, force: bool = False) -> None:
         existing = self._known(container)
@@ -263,7 +313,7 @@ class HollowMachine:
             container,
             state=ContainerState.EXITED,
             running_since=0.0,
-            finished_at=_now(),
+            finished_at=self._now(),
             exit_code=code,
             networks=attachments,
         )
@@ -277,11 +327,21 @@ class HollowMachine:
         with suppress(KeyError):
             self._ends.pop(container.id).cancel()
 
+    def _by_hand(self, action: str, container: str, before: ContainerState, after: ContainerState) -> None:
+        existing = self.containers.get(container)
+        if existing is not None and existing.state is before:
+            self.containers[container] = replace(existing, state=after)
+            self._tell(action, existing)
+
+    def _tell_network(self, action: str, network: str, container: str = "") -> None:
+        for hear in tuple(self.told):
+            hear(EngineEvent("network", action, network, {"container": container}, time.monotonic()))
+
     def _tell(self, action: str, container: Container) -> None:
         attributes = {names.LABEL_ENVIRONMENT: container.environment}
         for hear in tuple(self.told):
-            hear(EngineEvent("container", action, container.id, attributes, time.time()))
+            hear(EngineEvent("container", action, container.id, attributes, time.monotonic()))
 
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    def _now(self) -> str:
+        now = datetime.now(UTC) + timedelta(seconds=self.faults.clock_seconds)
+        return now.isoformat().replace("+00:00", "Z")

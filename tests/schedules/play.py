@@ -179,6 +179,47 @@ async def _crash(node: HollowNode, _seconds: float) -> None:
         node.machine.end(running[0].id, 1)
 
 
+def _any_running(node: HollowNode) -> str:
+    """Return the id of a running container of a service; empty if there is none."""
+    running = (container for container in node.machine.containers.values() if container.up and not container.task)
+    return next((container.id for container in running), "")
+
+
+async def _hang(node: HollowNode, seconds: float) -> None:
+    if container := _any_running(node):
+        node.machine.hang(container)
+        await asyncio.sleep(seconds)
+        node.machine.answer(container)
+
+
+async def _pause(node: HollowNode, seconds: float) -> None:
+    if container := _any_running(node):
+        node.machine.pause(container)
+        await asyncio.sleep(seconds)
+        node.machine.unpause(container)
+
+
+async def _restart_always(node: HollowNode, _seconds: float) -> None:
+    if container := _any_running(node):
+        node.machine.restart_always(container)
+
+
+async def _disconnect(node: HollowNode, _seconds: float) -> None:
+    for network in list(node.machine.networks):
+        node.machine.disconnect(network)
+
+
+async def _remove_network(node: HollowNode, _seconds: float) -> None:
+    for network in list(node.machine.networks):
+        node.machine.discard_network(network)
+
+
+async def _clock_step(node: HollowNode, seconds: float) -> None:
+    node.machine.faults.clock_seconds = -3600.0
+    await asyncio.sleep(seconds)
+    node.machine.faults.clock_seconds = 0.0
+
+
 async def _kill_controller(controller: ControllerActor, seconds: float) -> None:
     await controller.kill()
     await asyncio.sleep(seconds)
@@ -211,6 +252,12 @@ _TO_MACHINES: Final[dict[StepKind, Callable[[HollowNode, float], Awaitable[None]
     StepKind.SLOW_ENGINE: _slow_engine,
     StepKind.CRASH: _crash,
     StepKind.REBOOT: _reboot,
+    StepKind.HANG: _hang,
+    StepKind.PAUSE: _pause,
+    StepKind.RESTART_ALWAYS: _restart_always,
+    StepKind.DISCONNECT: _disconnect,
+    StepKind.REMOVE_NETWORK: _remove_network,
+    StepKind.CLOCK_STEP: _clock_step,
 }
 _TO_CONTROLLERS: Final[dict[StepKind, Callable[[ControllerActor, float], Awaitable[None]]]] = {
     StepKind.KILL_CONTROLLER: _kill_controller,

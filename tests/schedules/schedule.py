@@ -66,6 +66,16 @@ class StepKind(Enum):
     CRASH = auto()
     #: All containers end and the agent is killed.
     REBOOT = auto()
+    #: The engine answers nothing about one container.
+    HANG = auto()
+    #: By hand, with Docker's own commands: one container.
+    PAUSE = auto()
+    RESTART_ALWAYS = auto()
+    #: By hand: all containers, off their network; and the network removed.
+    DISCONNECT = auto()
+    REMOVE_NETWORK = auto()
+    #: The engine's clock is set back by an hour, and forward again.
+    CLOCK_STEP = auto()
     KILL_CONTROLLER = auto()
     STOP_CONTROLLER = auto()
     HOLD_CONTROLLER = auto()
@@ -83,6 +93,12 @@ _OF_NODES: Final = (
     StepKind.SLOW_ENGINE,
     StepKind.CRASH,
     StepKind.REBOOT,
+    StepKind.HANG,
+    StepKind.PAUSE,
+    StepKind.RESTART_ALWAYS,
+    StepKind.DISCONNECT,
+    StepKind.REMOVE_NETWORK,
+    StepKind.CLOCK_STEP,
 )
 _OF_CONTROLLERS: Final = (
     StepKind.KILL_CONTROLLER,

@@ -10,6 +10,7 @@ from devopsellence.clock import Now
 from devopsellence.nodeagent.docker.model import (
     Container,
     ContainerExit,
+    ContainerSettings,
     ContainerState,
     Health,
     Network,
@@ -20,6 +21,7 @@ from devopsellence.nodeagent.docker.model import (
 from devopsellence.nodeagent.plan.actions import Action, ActionKind, EnvironmentPlan
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import NO_HISTORY, RestartHistory
+from devopsellence.nodeagent.plan.repeats import RepeatedActions
 from devopsellence.nodeagent.plan.spec import Desired, DesiredService, resolve_assignment
 from devopsellence.nodeagent.reconcile.executor import change_before
 from devopsellence.store.keys import EnvironmentRef
@@ -184,6 +186,11 @@ class FakeEngine:
     made: int = 0
     history: list[Action] = field(default_factory=list)
     router: DrainingRouter | None = None
+    #: Containers about which the engine does not answer, since when.
+    hung: dict[str, float] = field(default_factory=dict)
+    #: The engine answers every call, and nothing changes.
+    is_deaf: bool = False
+    repeats: RepeatedActions = field(default_factory=RepeatedActions)
 
     @property
     def now(self) -> Now:
@@ -209,7 +216,7 @@ class FakeEngine:
         return results
 
     def observe(self) -> Observed:
-        return Observed(tuple(self.containers.values()), self.network, self.health(), self.held())
+        return Observed(tuple(self.containers.values()), self.network, self.health(), self.held(), self.hung)
 
     def held(self) -> Mapping[str, str]:
         return self.router.held(self.mono) if self.router is not None else {}
@@ -217,6 +224,7 @@ class FakeEngine:
     def plan(self, goal: Desired) -> EnvironmentPlan:
         """Observe, plan, and note ready containers, as the agent does."""
         planned = plan(goal, self.observe(), self.memories, self.now)
+        planned = self.repeats.hold_back(planned, self.observe(), self.now)
         for service in planned.services:
             if service.ready is not None:
                 key = (service.service, service.ready.hash)
@@ -236,6 +244,10 @@ class FakeEngine:
     def carry_out(self, action: Action, goal: Desired) -> None:
         """Carry out an action and note it in the restart history."""
         self.history.append(action)
+        self.repeats.ended(action, self.observe(), self.now)
+        if self.is_deaf:
+            return
+        assert action.container not in self.hung, "the engine does not answer about it"
         if action.kind is ActionKind.STOP and not (action.became_unhealthy or action.unhealthy):
             assert action.container not in self.held(), "requests go there"
         key = (action.service, action.hash)
@@ -260,6 +272,8 @@ class FakeEngine:
             case ActionKind.CONNECT:
                 assert self.network is not None
                 self._put(replace(container, networks={goal.network: NetworkAttachment(self.network.id, "172.18.0.9")}))
+            case ActionKind.UPDATE:
+                self._put(replace(container, settings=ContainerSettings()))
             case ActionKind.EXAMINE:
                 code = 0 if container.hash in self.done else 1
                 ended = replace(container, finished_at=container.finished_at or f"t{self.mono}", exit_code=code)

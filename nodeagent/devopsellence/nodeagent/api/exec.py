@@ -46,10 +46,11 @@ class ContainerExec:
         command, tty = start.command.command, start.tty
         try:
             self._id = await self._engine.ask(
-                lambda docker: streams.create_exec(docker, self.container, command, stdin=start.interactive, tty=tty)
+                lambda docker: streams.create_exec(docker, self.container, command, stdin=start.interactive, tty=tty),
+                about=self.container,
             )
             self._starting = asyncio.ensure_future(
-                self._engine.ask(lambda docker: streams.start_exec(docker, self._id, tty=tty))
+                self._engine.ask(lambda docker: streams.start_exec(docker, self._id, tty=tty), about=self.container)
             )
             # A cancellation leaves the start undecided; abandon() waits for the outcome.
             connection = await asyncio.shield(self._starting)
@@ -123,4 +124,4 @@ class ContainerExec:
         return state
 
     async def _inspect(self) -> streams.ExecState:
-        return await self._engine.ask(lambda docker: streams.inspect_exec(docker, self._id))
+        return await self._engine.ask(lambda docker: streams.inspect_exec(docker, self._id), about=self.container)

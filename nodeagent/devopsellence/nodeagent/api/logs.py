@@ -139,16 +139,18 @@ class LogTail:
             if tail:
                 lines = tail
                 tail, reader.skip = await self.engine.ask(
-                    lambda docker: streams.find_tail(docker, container.id, lines, since)
+                    lambda docker: streams.find_tail(docker, container.id, lines, since), about=container.id
                 )
             reader.stream = await self.engine.ask(
-                lambda docker: streams.open_log(docker, container.id, follow=follow, tail=tail, since=since)
+                lambda docker: streams.open_log(docker, container.id, follow=follow, tail=tail, since=since),
+                about=container.id,
             )
         except (errors.NotFound, errors.Conflict):
             # The container is being removed, with its log.
             return
-        except errors.EngineUnavailable:
-            # After a reconnect all containers in the cache are refreshed, which leads back here.
+        except (errors.EngineUnavailable, errors.ContainerHung):
+            # After a reconnect all containers in the cache are refreshed, a container that hung once it answers again;
+            # which leads back here.
             if first:
                 raise
             return

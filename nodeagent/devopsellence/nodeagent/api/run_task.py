@@ -56,7 +56,7 @@ class OneOffTask:
         # A cancellation leaves the creation undecided; abandon() waits for the outcome.
         self.container = await asyncio.shield(self._creating)
         connection = await self._engine.ask(
-            lambda docker: streams.attach(docker, self.container, stdin=start.interactive)
+            lambda docker: streams.attach(docker, self.container, stdin=start.interactive), about=self.container
         )
         pipe = ProcessPipe(connection, tty=start.tty)
         try:
@@ -77,7 +77,7 @@ class OneOffTask:
         try:
             self.container = await self._creating
             with suppress(errors.NotFound):
-                await self._engine.stop(lambda docker: docker.stop(self.container))
+                await self._engine.stop(lambda docker: docker.stop(self.container), about=self.container)
             await self._discard()
         except CallRefused:
             # Never created, as already reported to the caller.
@@ -92,13 +92,17 @@ class OneOffTask:
     async def resize(self, size: WindowSize) -> None:
         """Resize the terminal; a missing terminal is ignored."""
         with suppress(errors.EngineError):
-            await self._engine.ask(lambda docker: streams.resize(docker, self.container, size.columns, size.rows))
+            await self._engine.ask(
+                lambda docker: streams.resize(docker, self.container, size.columns, size.rows), about=self.container
+            )
 
     async def signal(self, name: str) -> None:
         """Send a signal to the container's first process; ignored after its exit."""
         number = signal_named(name)
         with suppress(errors.Conflict, errors.NotFound):
-            await self._engine.ask(lambda docker: streams.kill(docker, self.container, number.name))
+            await self._engine.ask(
+                lambda docker: streams.kill(docker, self.container, number.name), about=self.container
+            )
 
     async def _create(self, desired: Desired, desired_service: DesiredService, start: RunStart) -> str:
         task = start.task
@@ -119,7 +123,7 @@ class OneOffTask:
     async def _started(self, answer: Answer) -> bool:
         """Start the container; False, with the engine's message as stderr, if the image lacks the command."""
         try:
-            await self._engine.ask(lambda docker: docker.start(self.container))
+            await self._engine.ask(lambda docker: docker.start(self.container), about=self.container)
         except errors.EngineRefused as error:
             code = await self._engine.ask(lambda docker: streams.exit_code(docker, self.container))
             if code not in _NOT_STARTED:
@@ -130,7 +134,7 @@ class OneOffTask:
         return True
 
     async def _discard(self) -> None:
-        await self._engine.ask(lambda docker: streams.discard(docker, self.container))
+        await self._engine.ask(lambda docker: streams.discard(docker, self.container), about=self.container)
         self._ended = True
 
 
@@ -139,8 +143,8 @@ async def discard_leftovers(engine: DockerEngine, node_uid: str) -> None:
     for container in await engine.ask(lambda docker: streams.one_offs(docker, node_uid)):
         _log.info("removing the container of an abandoned task", container=container)
         with suppress(errors.NotFound):
-            await engine.stop(partial(_stop, container=container))
-        await engine.ask(partial(streams.discard, container=container))
+            await engine.stop(partial(_stop, container=container), about=container)
+        await engine.ask(partial(streams.discard, container=container), about=container)
 
 
 def _stop(docker: DockerClient, container: str) -> None:

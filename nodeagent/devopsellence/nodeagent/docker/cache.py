@@ -4,24 +4,24 @@ The agent lists everything only on (re)connecting, once a minute, and in doubt. 
 into the cache and each engine event is applied. Results and events about the same container arrive in any order, so
 every rule gives the same end state for either order:
 
-- an exited container stays exited until seen started later, on the engine's clock;
+- an exit overrules every answer that was asked for before the exit's event arrived (the engine's timestamps decide
+  nothing: its clock may be set back between an exit and a start);
 - the id of a removed container never comes back, because ids are never reused;
 - a listing does not undo news that came after the listing was requested.
 """
 
 from __future__ import annotations
 
-import datetime
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from devopsellence.clock import Now
 from devopsellence.nodeagent.docker import names
 from devopsellence.nodeagent.docker.model import (
     Container,
+    ContainerSettings,
     ContainerState,
     EngineEvent,
     EngineListing,
@@ -48,8 +48,9 @@ def parse_listed(entry: Mapping[str, Any]) -> Container:
     )
 
 
-def parse_inspected(document: Mapping[str, Any], now: Now) -> Container:
-    """Return the container of ``GET /containers/<id>/json`` (API 1.41)."""
+def parse_inspected(document: Mapping[str, Any], running_since: float) -> Container:
+    """Return the container of ``GET /containers/<id>/json`` (API 1.41). ``running_since``: monotonic seconds of this
+    machine, used if it runs."""
     config, state = document["Config"], document["State"]
     container = _container(
         document["Id"],
@@ -60,21 +61,14 @@ def parse_inspected(document: Mapping[str, Any], now: Now) -> Container:
         document.get("NetworkSettings") or {},
     )
     started, finished = str(state.get("StartedAt", "")), str(state.get("FinishedAt", ""))
-    age = max(0.0, now.wall - epoch(started)) if started else 0.0
     return replace(
         container,
-        running_since=now.mono - age if container.up else 0.0,
+        running_since=running_since if container.up else 0.0,
         started_at="" if started.startswith(_ZERO_TIME) else started,
         finished_at="" if container.up or finished.startswith(_ZERO_TIME) else finished,
         exit_code=int(state.get("ExitCode", 0)) if container.state is ContainerState.EXITED else None,
+        settings=_settings(document.get("HostConfig") or {}, is_restarting=bool(state.get("Restarting"))),
     )
-
-
-def epoch(timestamp: str) -> float:
-    """Return the seconds since the epoch of an engine timestamp (RFC 3339, up to nanoseconds); 0 for none."""
-    if not timestamp or timestamp.startswith(_ZERO_TIME):
-        return 0.0
-    return datetime.datetime.fromisoformat(timestamp).timestamp()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +88,8 @@ class ContainerCache:
         self._containers: dict[str, Container] = {}
         self._networks: dict[str, Network] = {}
         self._stamps: dict[str, int] = {}
-        self._died: dict[str, float] = {}
+        #: By container: stamp and arrival time (monotonic) of the last exit event.
+        self._died: dict[str, tuple[int, float]] = {}
         self._removed: deque[str] = deque(maxlen=_MAX_REMOVED)
         self._clock = 0
         self._watchers: set[Callable[[], None]] = set()
@@ -166,16 +161,21 @@ class ContainerCache:
                 self.put(entry)
         return concerned | self.environments, unknown
 
-    def put(self, item: Container | Network) -> None:
-        """Store the state of a container or network, as returned by a call."""
+    def put(self, item: Container | Network, asked: int | None = None) -> None:
+        """Store the state of a container or network, as returned by a call.
+
+        ``asked``: stamp taken before the call (:meth:`stamp`); None: the state is that of this moment.
+        """
         if item.id in self._removed:
             return
         self._touch(item.id)
         if isinstance(item, Network):
             self._networks[item.id] = item
             return
-        if item.up and self._died.get(item.id, 0.0) > epoch(item.started_at):
-            item = _ended(item)
+        item = _with_history(item, self._containers.get(item.id))
+        died, at = self._died.get(item.id, (0, 0.0))
+        if item.up and asked is not None and died > asked:
+            item = _ended(item, at)
         self._containers[item.id] = item
 
     def remove(self, identity: str) -> None:
@@ -183,12 +183,12 @@ class ContainerCache:
         self._forget(identity)
         self._removed.append(identity)
 
-    def mark_exited(self, container: str) -> None:
-        """Mark a container as exited, after a stop call of the agent has waited for the exit."""
+    def mark_exited(self, container: str, at: float) -> None:
+        """Mark a container as exited at ``at`` (monotonic), after a stop call of the agent has waited for the exit."""
         known = self._containers.get(container)
         if known is not None and known.up:
             self._touch(container)
-            self._containers[container] = _ended(known)
+            self._containers[container] = _ended(known, at)
 
     def apply(self, event: EngineEvent) -> EventEffect:
         """Apply an engine event and return its consequence."""
@@ -207,11 +207,13 @@ class ContainerCache:
         return EventEffect() if settled or not environment else EventEffect(inspect=event.id)
 
     def _die(self, event: EngineEvent, known: Container | None) -> EventEffect:
-        self._died[event.id] = event.time
-        if known is None or not known.up or event.time < epoch(known.started_at):
+        # At worst this is the late event of an earlier run: the exit is examined next, with a call asked for after it.
+        self._clock += 1
+        self._died[event.id] = (self._clock, event.time)
+        if known is None or not known.up:
             return EventEffect()
         self._touch(event.id)
-        self._containers[event.id] = _ended(known)
+        self._containers[event.id] = _ended(known, event.time)
         return EventEffect(environment=known.environment)
 
     def _network(self, event: EngineEvent) -> EventEffect:
@@ -261,13 +263,39 @@ def _container(
 
 
 def _state(state: str) -> ContainerState:
-    # "restarting" belongs to the engine's own restart policy, which the agent's containers do not use.
+    # "restarting" belongs to the engine's own restart policy, which the agent resets (``ContainerSettings``).
     if state == "restarting":
         return ContainerState.RUNNING
     # A state that only a newer engine knows: leave the container alone until its state changes.
     return ContainerState(state) if state in set(ContainerState) else ContainerState.REMOVING
 
 
-def _ended(container: Container) -> Container:
+def _settings(host: Mapping[str, Any], *, is_restarting: bool) -> ContainerSettings:
+    policy = str((host.get("RestartPolicy") or {}).get("Name") or "no")
+    return ContainerSettings(
+        policy != "no" or is_restarting, int(host.get("Memory") or 0), int(host.get("NanoCpus") or 0)
+    )
+
+
+def _with_history(container: Container, known: Container | None) -> Container:
+    """Return a container with what is known about the same run of it, or of it while no listing or call says more."""
+    if known is None:
+        return container
+    container = replace(container, settings=container.settings or known.settings)
+    if not container.start_key or container.start_key != known.start_key:
+        return container
+    if container.up:
+        return replace(container, running_since=known.running_since if known.up else container.running_since)
+    return replace(container, ran=known.ran)
+
+
+def _ended(container: Container, at: float) -> Container:
     networks = {name: replace(attachment, address="") for name, attachment in container.networks.items()}
-    return replace(container, state=ContainerState.EXITED, running_since=0.0, finished_at="", networks=networks)
+    return replace(
+        container,
+        state=ContainerState.EXITED,
+        running_since=0.0,
+        finished_at="",
+        networks=networks,
+        ran=max(0.0, at - container.running_since) if container.running_since else None,
+    )

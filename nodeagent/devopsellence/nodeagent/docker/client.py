@@ -6,7 +6,9 @@ only the errors of ``docker.errors`` and return only the types of ``docker.model
 
 from __future__ import annotations
 
+import datetime
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -18,12 +20,12 @@ import urllib3.exceptions
 from docker.api.client import APIClient
 from docker.errors import APIError, DockerException, ImageNotFound, create_api_error_from_http_exception
 
-from devopsellence import clock
 from devopsellence.nodeagent.docker import errors, names, output
-from devopsellence.nodeagent.docker.cache import epoch, parse_inspected, parse_listed
+from devopsellence.nodeagent.docker.cache import parse_inspected, parse_listed
 from devopsellence.nodeagent.docker.frames import MalformedFrame, last_frames
 from devopsellence.nodeagent.docker.images import ImageStore
 from devopsellence.nodeagent.docker.model import Container, ContainerExit, EngineEvent, EngineListing, Network
+from devopsellence.nodeagent.docker.process import running_time
 
 DEFAULT_HOST: Final = "unix:///var/run/docker.sock"
 #: Timeout of a call. Most answers take milliseconds, a start a third of a second, on a busy machine several seconds.
@@ -40,7 +42,7 @@ _CHUNK: Final = 64 * 1024
 _EVENTS: Final = {
     "type": ["container", "network", "image"],
     "event": [
-        *("create", "start", "die", "destroy", "pause", "unpause", "rename"),
+        *("create", "start", "die", "destroy", "pause", "unpause", "rename", "update"),
         *("connect", "disconnect", "load", "pull", "import", "tag"),
     ],
 }  # fmt: skip
@@ -53,6 +55,7 @@ class DockerClient:
 
     Raises:
         EngineUnavailable: the engine does not answer.
+        TimedOut: the engine does not answer this call.
     """
 
     def __init__(self, host: str, node_uid: str) -> None:
@@ -113,7 +116,7 @@ class DockerClient:
             document = self._client.inspect_container(container)
         labels = document["Config"].get("Labels") or {}
         is_own = labels.get(names.LABEL_NODE_UID) == self._uid and names.LABEL_ROUTER not in labels
-        return parse_inspected(document, clock.now()) if is_own else None
+        return _inspected(document) if is_own else None
 
     def create_network(self, name: str, labels: Mapping[str, str]) -> str:
         """Create a bridge network and return its id.
@@ -196,6 +199,25 @@ class DockerClient:
             grace = document["Config"].get("StopTimeout")
             self._client.stop(container, timeout=10 if grace is None else grace)
 
+    def update(self, container: str, body: Mapping[str, Any]) -> None:
+        """Change the settings of a container, as the body of ``POST /containers/<id>/update`` (API 1.41) says.
+
+        A container that waits for its restart by the engine is stopped: the engine would still start it once.
+
+        Raises:
+            NotFound, EngineRefused.
+        """
+        with _errors(errors.EngineRefused):
+            url = f"{self._client.base_url}/v{self._client.api_version}/containers/{container}/update"
+            response = self._client.post(url, json=dict(body), timeout=CALL_SECONDS)
+            try:
+                response.raise_for_status()
+            except requests.HTTPError as error:
+                create_api_error_from_http_exception(error)
+            state = self._client.inspect_container(container)["State"]
+            if state["Restarting"]:
+                self._client.stop(container, timeout=0)
+
     def remove(self, container: str, *, force: bool = False) -> None:
         """Remove a stopped container; all volumes stay. Conflict while running, unless ``force``."""
         with _errors():
@@ -205,12 +227,12 @@ class DockerClient:
         """Return an exited container with its exit; the exit is None if running again. NotFound if missing."""
         with _errors():
             document = self._client.inspect_container(container)
-        exited, state = parse_inspected(document, clock.now()), document["State"]
+        exited, state = _inspected(document), document["State"]
         if exited.up:
             return exited, None
         # Always set an exit time, even where the engine has none: the exit time tells exits apart.
         exited = replace(exited, finished_at=exited.finished_at or exited.started_at or "1970-01-01T00:00:00Z")
-        ran = max(0.0, epoch(exited.finished_at) - epoch(exited.started_at))
+        ran = _between(exited.started_at, exited.finished_at)
         oom = bool(state.get("OOMKilled"))
         lines = self._last_lines(container, document)
         return exited, ContainerExit(int(state.get("ExitCode", 0)), oom, exited.finished_at, ran, lines)
@@ -276,7 +298,7 @@ class EventStream:
                     raw.get("Action", ""),
                     actor.get("ID", ""),
                     actor.get("Attributes") or {},
-                    raw.get("timeNano", 0) / 1e9,
+                    time.monotonic(),
                 )
         except (OSError, ValueError, AttributeError, requests.RequestException, urllib3.exceptions.HTTPError):
             # The connection broke, in one of the many ways in which the SDK reports that; the reader reconnects.
@@ -286,6 +308,20 @@ class EventStream:
         """End the iteration, from any thread."""
         with suppress(OSError, AttributeError, DockerException):
             self._source.close()
+
+
+def _inspected(document: Mapping[str, Any]) -> Container:
+    age = running_time(int(document["State"].get("Pid") or 0), str(document["Id"]))
+    # Not visible from here: at least it runs now, and the cache keeps the time at which that was seen first.
+    return parse_inspected(document, time.monotonic() - (age or 0.0))
+
+
+def _between(started: str, finished: str) -> float:
+    """Return the seconds between two engine timestamps (RFC 3339), 0 if the engine's clock was set back in between."""
+    if not started or not finished:
+        return 0.0
+    begin, end = (datetime.datetime.fromisoformat(timestamp) for timestamp in (started, finished))
+    return max(0.0, (end - begin).total_seconds())
 
 
 @contextmanager
@@ -309,7 +345,18 @@ def _errors(refusal: type[errors.EngineError] = errors.EngineError) -> Iterator[
             raise errors.Conflict(message) from error
         raise _refusal(message, refusal) from error
     except (OSError, requests.RequestException, urllib3.exceptions.HTTPError, DockerException) as error:
+        if _is_timeout(error):
+            raise errors.TimedOut(f"the Docker Engine has not answered this call for {CALL_SECONDS} s") from error
         raise errors.EngineUnavailable(f"the Docker Engine does not answer: {error}") from error
+
+
+def _is_timeout(error: BaseException | None) -> bool:
+    """Return True if the connection stands and no answer came, rather than that the connection broke."""
+    while error is not None:
+        if isinstance(error, (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _refusal(message: str, kind: type[errors.EngineError]) -> errors.EngineError:

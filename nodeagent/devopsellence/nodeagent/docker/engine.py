@@ -7,8 +7,9 @@ the next full listing.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -19,8 +20,9 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, w
 from devopsellence.nodeagent.docker import names
 from devopsellence.nodeagent.docker.cache import ContainerCache
 from devopsellence.nodeagent.docker.client import DockerClient, EventStream
-from devopsellence.nodeagent.docker.errors import EngineError, EngineUnavailable, NotFound
-from devopsellence.nodeagent.docker.model import EngineEvent
+from devopsellence.nodeagent.docker.errors import EngineError, EngineUnavailable, NotFound, TimedOut
+from devopsellence.nodeagent.docker.hung import HUNG_SECONDS, HungContainers
+from devopsellence.nodeagent.docker.model import Container, EngineEvent
 from devopsellence.nodeagent.util.threads import ThreadPool
 
 T = TypeVar("T")
@@ -36,13 +38,18 @@ SAVES: Final = 2
 CHECKS: Final = 4
 #: Calls on behalf of operators at the same time.
 ASKS: Final = 8
+#: Inspections of hung containers at the same time; each waits until the engine answers.
+HUNG: Final = 16
 #: Interval of full listings, for changes without an event.
 RESYNC_SECONDS: Final = 60.0
 #: A frozen engine keeps its connections open; only a ping detects it.
 PING_SECONDS: Final = 15.0
 PING_TIMEOUT: Final = 10.0
-#: Limit for connecting, which lists and inspects everything.
+#: Limit for connecting, which lists everything.
 CONNECT_TIMEOUT: Final = 20.0
+#: Longest wait for the inspections of all running containers on connecting; those without an answer count as hung until
+#: it comes.
+FRESH_SECONDS: Final = 5.0
 #: An event caused by a call of the agent arrives before the answer to the call: wait this long for the answer.
 EVENT_GRACE_SECONDS: Final = 0.25
 
@@ -79,16 +86,24 @@ class DockerEngine:
         self._callbacks = callbacks
         self._docker: DockerClient | None = None
         self._lost = asyncio.Event()
-        self._calls = ThreadPool(CALLS, "docker-call")
-        self._stops = ThreadPool(STOPS, "docker-stop")
+        # A call about a hung container must not keep calls about others waiting.
+        self._calls = ThreadPool(CALLS, "docker-call", HUNG_SECONDS)
+        self._stops = ThreadPool(STOPS, "docker-stop", math.inf)
         self._pulls = ThreadPool(PULLS, "docker-pull")
         self._saves = ThreadPool(SAVES, "docker-save")
-        self._checks = ThreadPool(CHECKS, "docker-check")
-        self._asks = ThreadPool(ASKS, "docker-ask")
+        self._checks = ThreadPool(CHECKS, "docker-check", HUNG_SECONDS)
+        self._asks = ThreadPool(ASKS, "docker-ask", HUNG_SECONDS)
         #: Queries that must not wait behind calls: list, inspect, ping.
-        self._queries = ThreadPool(4, "docker-query")
-        self._pending: set[str] = set()
+        self._queries = ThreadPool(4, "docker-query", HUNG_SECONDS)
+        self._patient = ThreadPool(HUNG, "docker-hung")
+        self._hung = HungContainers(self._inspect_patiently, self._ping_in_time, self._hung_changed)
+        #: Containers to inspect soon, with their stamps at the last event about them.
+        self._pending: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def hung(self) -> Mapping[str, float]:
+        return self._hung.since
 
     async def run(self) -> None:
         """Connect, follow events, reconnect after a loss; until cancelled."""
@@ -107,16 +122,17 @@ class DockerEngine:
                 self._disconnected(EngineUnavailable("the Docker Engine does not answer: it has closed the connection"))
             finally:
                 self.connected = False
+                self._hung.clear()
                 session[1].close()
                 session[0].close()
 
-    async def call(self, call: Callable[[DockerClient], T]) -> T:
+    async def call(self, call: Callable[[DockerClient], T], *, about: str = "") -> T:
         """Run a short call."""
-        return await self._on(self._calls, call)
+        return await self._on(self._calls, call, about)
 
-    async def stop(self, call: Callable[[DockerClient], T]) -> T:
+    async def stop(self, call: Callable[[DockerClient], T], *, about: str = "") -> T:
         """Run a call that may take as long as a container's grace period."""
-        return await self._on(self._stops, call)
+        return await self._on(self._stops, call, about)
 
     async def pull(self, call: Callable[[DockerClient], T]) -> T:
         """Run a call that may take minutes."""
@@ -126,42 +142,44 @@ class DockerEngine:
         """Run a call that may take minutes on behalf of a peer, without waiting behind pulls."""
         return await self._on(self._saves, call)
 
-    async def check(self, call: Callable[[DockerClient], T]) -> T:
+    async def check(self, call: Callable[[DockerClient], T], *, about: str = "") -> T:
         """Run a short call of a probe, without waiting behind anything but probes."""
-        return await self._on(self._checks, call)
+        return await self._on(self._checks, call, about)
 
-    async def ask(self, call: Callable[[DockerClient], T]) -> T:
+    async def ask(self, call: Callable[[DockerClient], T], *, about: str = "") -> T:
         """Run a call on behalf of an operator, without waiting behind the agent's own calls or delaying them."""
-        return await self._on(self._asks, call)
+        return await self._on(self._asks, call, about)
 
     async def refresh(self, container: str) -> None:
-        """Inspect a container and update the cache."""
-        try:
-            current = await self._on(self._queries, lambda docker: docker.inspect(container))
-        except NotFound:
-            self.cache.remove(container)
-            return
-        if current is not None:
-            self.cache.put(current)
+        """Inspect a container and update the cache. ContainerHung if the engine does not answer about it."""
+        await self._inspect(self._queries, container, about=container)
 
     async def relist(self, *, fresh: bool = False) -> None:
-        """List everything and update the cache; ``fresh``: inspect all running containers, not only unknown ones."""
-        stamp = self.cache.stamp()
-        listing = await self._on(self._queries, lambda docker: docker.list())
-        concerned, unknown = self.cache.replace(listing, stamp)
-        await self._refresh_all(
-            {container.id for container in listing.containers if container.up} if fresh else unknown
-        )
+        """List everything and update the cache; ``fresh``: inspect all running containers, not only unknown ones.
+
+        A container about which the engine does not answer is known from the list alone.
+        """
+        concerned, inspected = await self._list(fresh=fresh)
+        await self._refresh_all(inspected, FRESH_SECONDS if fresh else None)
         for environment in concerned:
             self._callbacks.changed(environment)
 
+    async def _list(self, *, fresh: bool = False) -> tuple[set[str], list[Container]]:
+        """List everything; return the environments concerned, and the containers to inspect."""
+        stamp = self.cache.stamp()
+        listing = await self._on(self._queries, lambda docker: docker.list())
+        concerned, unknown = self.cache.replace(listing, stamp)
+        return concerned, [
+            container for container in listing.containers if container.up and (fresh or container.id in unknown)
+        ]
+
     async def _connect_in_time(self) -> tuple[DockerClient, EventStream]:
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
+            async with asyncio.timeout(CONNECT_TIMEOUT + FRESH_SECONDS):
                 return await self._connect()
         except TimeoutError as error:
             raise EngineUnavailable(
-                f"the Docker Engine does not answer: nothing for {CONNECT_TIMEOUT:.0f} s"
+                f"the Docker Engine does not answer: nothing for {CONNECT_TIMEOUT + FRESH_SECONDS:.0f} s"
             ) from error
 
     async def _connect(self) -> tuple[DockerClient, EventStream]:
@@ -193,30 +211,93 @@ class DockerEngine:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._lost.wait(), PING_SECONDS)
                 return
+            concerned: set[str] = set()
+            inspected: list[Container] = []
             try:
                 async with asyncio.timeout(PING_TIMEOUT):
                     await self._on(self._queries, lambda docker: docker.ping())
                     if loop.time() >= resync:
-                        await self.relist()
+                        concerned, inspected = await self._list()
                         resync = loop.time() + RESYNC_SECONDS
             except TimeoutError as error:
                 raise EngineUnavailable(
                     f"the Docker Engine does not answer: nothing for {PING_TIMEOUT:.0f} s"
                 ) from error
+            await self._refresh_all(inspected)
+            for environment in concerned:
+                self._callbacks.changed(environment)
 
-    async def _on(self, pool: ThreadPool, call: Callable[[DockerClient], T]) -> T:
+    async def _on(self, pool: ThreadPool, call: Callable[[DockerClient], T], about: str = "") -> T:
+        """Run a call on a thread of ``pool``. Only an engine that does not answer at all counts as lost."""
         docker = self._docker
         if docker is None:
             raise EngineUnavailable(self.problem)
         try:
-            return await pool.run(lambda: call(docker))
+            running = pool.run(lambda: call(docker))
+            return await (self._hung.guard(about, running) if about else running)
         except EngineUnavailable:
             if docker is self._docker:
                 self._lost.set()
             raise
+        except TimedOut as error:
+            if docker is not self._docker or not self.connected:
+                raise EngineUnavailable(str(error)) from error
+            raise
 
-    async def _refresh_all(self, containers: Iterable[str]) -> None:
-        await asyncio.gather(*(self.refresh(container) for container in containers))
+    async def _inspect(self, pool: ThreadPool, container: str, *, about: str) -> None:
+        asked = self.cache.stamp()
+        try:
+            current = await self._on(pool, lambda docker: docker.inspect(container), about)
+        except NotFound:
+            self.cache.remove(container)
+            return
+        if current is not None:
+            self.cache.put(current, asked)
+
+    async def _inspect_patiently(self, container: str) -> None:
+        await self._inspect(self._patient, container, about="")
+
+    async def _ping_in_time(self) -> None:
+        """Return if the engine answers; EngineUnavailable otherwise, and the connection counts as lost."""
+        try:
+            async with asyncio.timeout(PING_TIMEOUT):
+                await self._on(self._queries, lambda docker: docker.ping())
+        except (TimeoutError, TimedOut) as error:
+            self._lost.set()
+            raise EngineUnavailable("the Docker Engine does not answer") from error
+
+    def _hung_changed(self, container: str) -> None:
+        known = self.cache.containers.get(container)
+        name = known.name if known is not None else container
+        if container in self._hung.since:
+            _log.warning("the engine does not answer about a container, which is left alone until it does", name=name)
+        else:
+            _log.info("the engine answers about a container again", name=name)
+        if known is not None:
+            self._callbacks.changed(known.environment)
+
+    async def _refresh_all(self, listed: Iterable[Container], seconds: float | None = None) -> None:
+        """Inspect containers of a listing; those without an answer within ``seconds`` are stored as listed."""
+        refreshing = {asyncio.create_task(self.refresh(container.id)): container for container in listed}
+        if not refreshing:
+            return
+        try:
+            await asyncio.wait(refreshing, timeout=seconds)
+            for task, container in refreshing.items():
+                if not task.done():
+                    self._hung.suspect(container.id)
+                elif (error := task.exception()) is None:
+                    continue
+                elif isinstance(error, EngineUnavailable) or not isinstance(error, EngineError):
+                    raise error
+                else:
+                    _log.warning("cannot inspect a container", name=container.name, error=str(error))
+                known = self.cache.containers.get(container.id)
+                if known is None or known.up != container.up:
+                    self.cache.put(container)
+        finally:
+            for task in refreshing:
+                task.cancel()
 
     def _on_event(self, event: EngineEvent) -> None:
         if names.LABEL_ROUTER in event.attributes:
@@ -228,19 +309,22 @@ class DockerEngine:
         effect = self.cache.apply(event)
         if effect.image:
             self._callbacks.image()
-        if effect.inspect and effect.inspect not in self._pending:
-            self._pending.add(effect.inspect)
-            task = asyncio.create_task(self._inspect_after_event(effect.inspect, self.cache.stamp_of(effect.inspect)))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        if effect.inspect:
+            if effect.inspect not in self._pending:
+                task = asyncio.create_task(self._inspect_after_event(effect.inspect))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            self._pending[effect.inspect] = self.cache.stamp_of(effect.inspect)
         if effect.environment:
             self._callbacks.changed(effect.environment)
 
-    async def _inspect_after_event(self, container: str, stamp: int) -> None:
-        """Inspect a container after an event, unless a call of the agent turns out to be the cause."""
+    async def _inspect_after_event(self, container: str) -> None:
+        """Inspect a container after an event, unless a call of the agent turns out to be the cause.
+
+        A call that was answered before the last event cannot be.
+        """
         await asyncio.sleep(EVENT_GRACE_SECONDS)
-        self._pending.discard(container)
-        if self.cache.stamp_of(container) != stamp:
+        if self.cache.stamp_of(container) != self._pending.pop(container):
             return
         before = self.cache.containers.get(container)
         try:

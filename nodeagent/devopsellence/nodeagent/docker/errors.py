@@ -14,6 +14,14 @@ class EngineUnavailable(EngineError):
     """The engine does not answer; the state of containers is unknown."""
 
 
+class TimedOut(EngineError):
+    """The engine has not answered a call in time; its outcome is unknown. Says nothing about other calls."""
+
+
+class ContainerHung(EngineError):
+    """The engine answers, but nothing about this container: its containerd-shim is stopped or stuck."""
+
+
 class NotFound(EngineError):
     """The container or network does not exist (any more)."""
 

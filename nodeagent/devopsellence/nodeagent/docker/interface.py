@@ -51,6 +51,8 @@ class DockerApi(Protocol):
 
     def stop(self, container: str) -> None: ...
 
+    def update(self, container: str, body: Mapping[str, Any]) -> None: ...
+
     def remove(self, container: str, *, force: bool = False) -> None: ...
 
     def inspect_exited(self, container: str) -> tuple[Container, ContainerExit | None]: ...
@@ -61,8 +63,10 @@ class DockerApi(Protocol):
 
 
 class ContainerEngine(Protocol):
-    """Async container engine: calls on threads, the cache of containers and networks, and the state of the
-    connection."""
+    """Async container engine: calls on threads, the cache of containers and networks, and the state of the connection.
+
+    ``about``: id of the container that a call is about. ContainerHung if the engine does not answer about it.
+    """
 
     cache: ContainerCache
     connected: bool
@@ -70,11 +74,16 @@ class ContainerEngine(Protocol):
     problem: str
     version: str
 
+    @property
+    def hung(self) -> Mapping[str, float]:
+        """Containers (id) about which the engine does not answer, since when (monotonic)."""
+        ...
+
     async def run(self) -> None: ...
 
-    async def call(self, call: Callable[[DockerApi], T], /) -> T: ...
+    async def call(self, call: Callable[[DockerApi], T], /, *, about: str = "") -> T: ...
 
-    async def stop(self, call: Callable[[DockerApi], T], /) -> T: ...
+    async def stop(self, call: Callable[[DockerApi], T], /, *, about: str = "") -> T: ...
 
     async def pull(self, call: Callable[[DockerApi], T], /) -> T: ...
 

@@ -31,6 +31,18 @@ class NetworkAttachment:
 
 
 @dataclass(frozen=True, slots=True)
+class ContainerSettings:
+    """Settings of a container that ``docker update`` changes.
+
+    ``engine_restarts``: the engine restarts the container by itself. ``memory`` (bytes), ``nano_cpus``: 0 for no limit.
+    """
+
+    engine_restarts: bool = False
+    memory: int = 0
+    nano_cpus: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
     """A container of this agent, as reported by the engine."""
 
@@ -47,7 +59,8 @@ class Container:
     networks: Mapping[str, NetworkAttachment] = field(default_factory=dict)
     #: Monotonic seconds of this machine; 0 unless running.
     running_since: float = 0.0
-    #: Timestamps of the engine (RFC 3339); empty if unknown.
+    #: Timestamps of the engine (RFC 3339); empty if unknown. They tell starts and ends apart and are shown; they are
+    #: compared with nothing else, because a clock can be set back.
     started_at: str = ""
     finished_at: str = ""
     #: Name of the release task; empty for a service's container.
@@ -60,6 +73,10 @@ class Container:
     exit_code: int | None = None
     #: Container of a one-off task, managed by the operator's call instead of the plan.
     one_off: bool = False
+    #: Seconds of the last run by this machine's monotonic clock; None while running, and if the agent was not there.
+    ran: float | None = None
+    #: None until inspected.
+    settings: ContainerSettings | None = None
 
     @property
     def up(self) -> bool:
@@ -101,8 +118,8 @@ class EngineListing:
 
 @dataclass(frozen=True, slots=True)
 class EngineEvent:
-    """An event of the engine. ``kind``: container, network or image. ``time``: seconds since the epoch, on the engine's
-    clock."""
+    """An event of the engine. ``kind``: container, network or image. ``time``: monotonic seconds of this machine, at
+    which the event arrived."""
 
     kind: str
     action: str
@@ -113,8 +130,8 @@ class EngineEvent:
 
 @dataclass(frozen=True, slots=True)
 class ContainerExit:
-    """Exit of a container. ``ran``: seconds on the engine's clock. ``log_lines``: the last lines of output, oldest
-    first."""
+    """Exit of a container. ``ran``: seconds of running, by the engine's clock if the agent was not there.
+    ``log_lines``: the last lines of output, oldest first."""
 
     code: int
     oom_killed: bool
@@ -159,9 +176,11 @@ class Health:
 @dataclass(frozen=True, slots=True)
 class Observed:
     """Observed state of an environment. ``health`` is keyed by container id. ``held`` as well: containers not to be
-    stopped yet because requests go to them, each with the reason as the end of a sentence."""
+    stopped yet because requests go to them, each with the reason as the end of a sentence. ``hung``: containers about
+    which the engine does not answer, with the time (monotonic) of the first question without an answer."""
 
     containers: tuple[Container, ...] = ()
     network: Network | None = None
     health: Mapping[str, Health] = field(default_factory=dict)
     held: Mapping[str, str] = field(default_factory=dict)
+    hung: Mapping[str, float] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Final
 
 #: Grace period between SIGHUP and SIGKILL, after the caller has gone.
 HANGUP_SECONDS: Final = 2.0
+#: Index of ``starttime`` (field 22 of /proc/<pid>/stat) after the command's name.
+_STARTTIME: Final = 19
 
 
 def signal_number(name: str) -> signal.Signals | None:
@@ -102,6 +105,22 @@ def _read(path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError:
         return b""
+
+
+def running_time(pid: int, container: str) -> float | None:
+    """Return the seconds since a process of this container started; None if the process is not visible from here.
+
+    By the kernel's count of ticks since boot (proc(5), ``starttime``), which no setting of a clock moves.
+    """
+    if pid <= 0 or not _belongs_to(pid, container):
+        return None
+    try:
+        # The command's name, in parentheses, may contain anything.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    started = int(fields[_STARTTIME]) / os.sysconf("SC_CLK_TCK")
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
 
 
 @contextmanager

@@ -102,7 +102,8 @@ class EnvoySupervisor:
     async def last_log_line(self) -> str:
         """Return the last log line of Envoy; "" if Docker cannot provide the line."""
         with suppress(EngineError):
-            return await self._engine.call(partial(container.last_log_line, container=self._id)) if self._id else ""
+            if self._id:
+                return await self._engine.call(partial(container.last_log_line, container=self._id), about=self._id)
         return ""
 
     async def run(self) -> None:
@@ -137,7 +138,7 @@ class EnvoySupervisor:
             return
         if self._desired is None:
             for envoy in containers:
-                await self._engine.stop(partial(container.remove, container=envoy.id))
+                await self._engine.stop(partial(container.remove, container=envoy.id), about=envoy.id)
                 _log.info("Envoy stopped", name=envoy.name)
             if containers:
                 await self._observe()
@@ -196,7 +197,7 @@ class EnvoySupervisor:
         await self._engine.pull(partial(image.ensure_image, image=desired_image, progress=progress))
         await self._disk.run(partial(self._prepare, spec))
         created = stopped.id if stopped is not None else await self._engine.call(partial(_create, spec=spec))
-        await self._engine.call(partial(container.start, container=created))
+        await self._engine.call(partial(container.start, container=created), about=created)
         _log.info("Envoy started", name=spec.name, image=spec.image)
 
     def _prepare(self, spec: EnvoySpec) -> None:
@@ -213,7 +214,7 @@ class EnvoySupervisor:
                 await admin.drain()
                 while replaced.running and await admin.active_requests():  # noqa: ASYNC110 - Envoy sends no event
                     await asyncio.sleep(_DRAIN_POLL_SECONDS)
-        await self._engine.stop(partial(container.remove, container=replaced.id))
+        await self._engine.stop(partial(container.remove, container=replaced.id), about=replaced.id)
         _log.info("replaced Envoy removed", name=replaced.name)
 
     def _set_problem(self, problem: str, *, failed: bool = False) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from devopsellence.clock import Now
-from devopsellence.nodeagent.docker.errors import EngineUnavailable
+from devopsellence.nodeagent.docker.errors import ContainerHung, EngineUnavailable
 from devopsellence.nodeagent.docker.model import Container, Health, ProbeVerdict
 from devopsellence.nodeagent.health.probe import ProbeCall, ProbePassed
 from devopsellence.nodeagent.plan.probe_spec import Probe, ProbeTiming
@@ -164,8 +164,8 @@ class HealthMonitor:
         while True:
             try:
                 result = await call()
-            except EngineUnavailable:
-                # Says nothing about the container.
+            except (EngineUnavailable, ContainerHung):
+                # Says nothing about the program in the container.
                 pass
             except Exception:  # noqa: BLE001 - logged with its traceback; the next result counts
                 _log.exception("cannot probe a container", container=target.container)

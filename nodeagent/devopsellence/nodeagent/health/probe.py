@@ -25,7 +25,7 @@ from tenacity import AsyncRetrying, retry_if_result, wait_exponential
 
 from devopsellence.nodeagent.docker.client import DockerClient
 from devopsellence.nodeagent.docker.engine import DockerEngine
-from devopsellence.nodeagent.docker.errors import EngineError, EngineUnavailable, NotFound
+from devopsellence.nodeagent.docker.errors import ContainerHung, EngineError, EngineUnavailable, NotFound
 from devopsellence.nodeagent.docker.frames import FrameParser, MalformedFrame
 from devopsellence.nodeagent.docker.process import end_marked, send_signal, still_there
 from devopsellence.nodeagent.docker.streams import ExecState, HijackedConnection, create_exec, inspect_exec, start_exec
@@ -39,7 +39,8 @@ class ProbePassed:
     note: str
 
 
-#: Runs a probe once: "" or a note on success, else the problem. Raises EngineUnavailable if the result is unknown.
+#: Runs a probe once: "" or a note on success, else the problem. Raises EngineUnavailable or ContainerHung if the result
+#: is unknown.
 ProbeCall: TypeAlias = Callable[[], Awaitable[str | ProbePassed]]
 
 #: Variable that marks the processes of a probe.
@@ -119,7 +120,7 @@ class _ExecProbe:
         """Run the command: exit code 0 is a success."""
         try:
             return await self._run()
-        except EngineUnavailable:
+        except (EngineUnavailable, ContainerHung):
             raise
         except EngineError as error:
             return f"{self._name}: {error}"
@@ -128,7 +129,7 @@ class _ExecProbe:
         if await self._still_runs():
             return f"{self._name}: the previous run has still not ended"
         problem = await self._run_command()
-        left = await self._engine.check(self._end_left_behind)
+        left = await self._engine.check(self._end_left_behind, about=self._container)
         if len(self._unreaped) > UNREAPED_LIMIT:
             return (
                 f"{self._name}: has left {len(self._unreaped)} processes behind, which the container's first process "
@@ -143,9 +144,12 @@ class _ExecProbe:
     async def _run_command(self) -> str:
         environ = {VARIABLE: self._mark}
         exec_id = await self._engine.check(
-            lambda docker: create_exec(docker, self._container, self._command, stdin=False, tty=False, environ=environ)
+            lambda docker: create_exec(docker, self._container, self._command, stdin=False, tty=False, environ=environ),
+            about=self._container,
         )
-        connection = await self._engine.check(lambda docker: start_exec(docker, exec_id, tty=False))
+        connection = await self._engine.check(
+            lambda docker: start_exec(docker, exec_id, tty=False), about=self._container
+        )
         output = bytearray()
         try:
             async with asyncio.timeout(self._timeout):
@@ -155,7 +159,7 @@ class _ExecProbe:
             state = await self._inspect(exec_id)
             if state.running:
                 self._timed_out = exec_id
-                await self._engine.check(lambda docker: _kill(docker, exec_id, self._container))
+                await self._engine.check(lambda docker: _kill(docker, exec_id, self._container), about=self._container)
                 return f"{self._name}: timed out after {self._timeout:g} s"
             # It has ended; somebody else holds its output open.
             code = state.exit_code
@@ -184,7 +188,7 @@ class _ExecProbe:
         return False
 
     async def _inspect(self, exec_id: str) -> ExecState:
-        return await self._engine.check(lambda docker: inspect_exec(docker, exec_id))
+        return await self._engine.check(lambda docker: inspect_exec(docker, exec_id), about=self._container)
 
     async def _exit_state(self, exec_id: str) -> ExecState:
         """Wait for the exit: the output ends a moment before the engine knows the exit code."""

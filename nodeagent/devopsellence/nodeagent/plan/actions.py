@@ -28,6 +28,8 @@ class ActionKind(enum.StrEnum):
     CREATE = "create"
     START = "start"
     CONNECT = "connect"
+    #: Set settings that were changed by hand (``docker update``) back.
+    UPDATE = "update"
     #: Inspect an exited container.
     EXAMINE = "examine"
     #: Read the last output of a container that is not healthy.

@@ -8,8 +8,11 @@ from typing import Any, Final
 
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.nodeagent.docker import names
+from devopsellence.nodeagent.docker.model import ContainerSettings
 from devopsellence.nodeagent.plan.spec import Desired, DesiredService, stop_grace, task_hash
 
+_MIB: Final = 1024 * 1024
+_NANO_PER_MILLI: Final = 1_000_000
 _LOGS: Final = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "5"}}
 
 
@@ -89,6 +92,39 @@ def _secrets_label(service: workload_pb2.Service) -> str:
     return ",".join(sorted(ref.name for ref in service.secret_refs))
 
 
+def update_config(service: workload_pb2.Service | None) -> dict[str, Any]:
+    """Return the JSON body of ``POST /containers/<id>/update`` (Docker API 1.41) that sets a container's settings back.
+
+    ``service``: spec of the container; None if it is not known, or for a task: only the restart policy. Docker cannot
+    take a limit away, so limits are those of the spec only.
+    """
+    body: dict[str, Any] = {"RestartPolicy": {"Name": "no"}}
+    if service is not None and service.resources.memory_mib:
+        memory = service.resources.memory_mib * _MIB
+        # The default of a new container; without, a higher limit than before is refused.
+        body |= {"Memory": memory, "MemorySwap": 2 * memory}
+    if service is not None and service.resources.cpu_millis:
+        body["NanoCpus"] = service.resources.cpu_millis * _NANO_PER_MILLI
+    return body
+
+
+def changed_settings(service: workload_pb2.Service | None, settings: ContainerSettings | None) -> tuple[str, ...]:
+    """Return the names of the settings that :func:`update_config` would set back.
+
+    A limit of 0 is left alone: an engine whose kernel knows no such limit drops it.
+    """
+    if settings is None:
+        return ()
+    memory = service.resources.memory_mib * _MIB if service is not None else 0
+    nano_cpus = service.resources.cpu_millis * _NANO_PER_MILLI if service is not None else 0
+    changed = {
+        "restart policy": settings.engine_restarts,
+        "memory limit": bool(memory and settings.memory) and settings.memory != memory,
+        "CPU limit": bool(nano_cpus and settings.nano_cpus) and settings.nano_cpus != nano_cpus,
+    }
+    return tuple(name for name, is_changed in changed.items() if is_changed)
+
+
 def _base_config(service: workload_pb2.Service, desired: Desired, environ: Mapping[str, str]) -> dict[str, Any]:
     """Return the configuration common to containers of services and tasks."""
     host: dict[str, Any] = {
@@ -99,9 +135,9 @@ def _base_config(service: workload_pb2.Service, desired: Desired, environ: Mappi
     if service.volumes:
         host["Mounts"] = [_mount(volume, desired) for volume in service.volumes]
     if service.resources.cpu_millis:
-        host["NanoCpus"] = service.resources.cpu_millis * 1_000_000
+        host["NanoCpus"] = service.resources.cpu_millis * _NANO_PER_MILLI
     if service.resources.memory_mib:
-        host["Memory"] = service.resources.memory_mib * 1024 * 1024
+        host["Memory"] = service.resources.memory_mib * _MIB
     return {
         "Image": service.image.pinned,
         "Env": [f"{name}={environ[name]}" for name in sorted(environ)],

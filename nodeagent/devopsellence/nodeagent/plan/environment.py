@@ -17,9 +17,11 @@ from devopsellence.api.v1 import stored_pb2
 from devopsellence.clock import Now
 from devopsellence.nodeagent.docker.model import Container, Observed
 from devopsellence.nodeagent.plan.actions import Action, ActionKind, EnvironmentPlan, RestartHistories, ServicePlan
+from devopsellence.nodeagent.plan.by_hand import settings_back
 from devopsellence.nodeagent.plan.cutover import hold_back
 from devopsellence.nodeagent.plan.dependencies import DependencyState, start_order, stops_after, unmet_dependencies
 from devopsellence.nodeagent.plan.history import GIVE_UP, NETWORK_PROBLEMS, NO_HISTORY
+from devopsellence.nodeagent.plan.hung import hung_containers, without_hung
 from devopsellence.nodeagent.plan.service import plan_service
 from devopsellence.nodeagent.plan.service_state import Cleanup, ServiceState, rank, service_state
 from devopsellence.nodeagent.plan.spec import Desired
@@ -135,15 +137,17 @@ def _plan_removal(
     waiting = f"is stopped after {', '.join(after)}, which depends on it" if after else ""
     removable = [container for container in containers if not (after and container.up)]
     allowed = hold_back(cleanup.of(removable, reason), observed.held)
+    hung = hung_containers(containers, observed.hung, cleanup.now.mono)
     return ServicePlan(
         name,
         stored_pb2.ServiceStatus.STOPPING,
-        allowed.actions,
-        cleanup.history.reason or allowed.waits or waiting or reason,
+        without_hung(settings_back(containers) + allowed.actions, observed.hung),
+        hung.reason or cleanup.history.reason or allowed.waits or waiting or reason,
+        failed=hung.failed,
         current=max((container for container in containers if container.up), key=rank, default=None),
         retry_wall=cleanup.history.retry_wall,
-        wake=cleanup.wake,
+        wake=min((time for time in (cleanup.wake, hung.wake) if time is not None), default=None),
         lasted=True,
         # A container that cannot be stopped or removed is waited for in vain.
-        waits_for_older=not cleanup.history.reason,
+        waits_for_older=not cleanup.history.reason and not hung.reason,
     )

@@ -18,8 +18,10 @@ from typing import Final
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.docker.model import Container, ContainerState, ProbeVerdict
 from devopsellence.nodeagent.plan.actions import Action, ActionKind, HealthPhase, ServicePhase, ServicePlan
+from devopsellence.nodeagent.plan.by_hand import settings_back
 from devopsellence.nodeagent.plan.cutover import AllowedActions, hold_back, serving_containers
 from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause
+from devopsellence.nodeagent.plan.hung import hung_containers, without_hung
 from devopsellence.nodeagent.plan.service_state import SETTLE_SECONDS, ServiceState, action_on, rank
 
 _Status = stored_pb2.ServiceStatus
@@ -57,24 +59,27 @@ def plan_service(state: ServiceState, waits: str, *, dependencies_wait_for_older
     lapses_expire_at = state.lapses_expire_at
     read = (_read_output(state),) if state.is_output_unread else ()
     allowed = hold_back(read + (_upkeep(state, waits) or step.actions + leftover), state.held)
+    containers = (*((state.container,) if state.container else ()), *state.others)
+    hung = hung_containers(containers, state.hung, state.now.mono)
     return ServicePlan(
         service=state.assigned.spec.name,
         phase=step.phase,
-        actions=allowed.actions,
-        reason=step.reason or allowed.waits or cleanup.history.reason or _why_untrusted(state, step),
+        actions=without_hung(settings_back(containers, state.assigned) + allowed.actions, state.hung),
+        reason=hung.reason or step.reason or allowed.waits or cleanup.history.reason or _why_untrusted(state, step),
         health=_health(state),
         current=_current(state),
         serving=serving_containers(state, allowed.draining),
         ready=state.container if state.running else None,
-        settled=_settled(state, step),
-        failed=state.failed,
+        settled=_settled(state, step) and not hung.reason,
+        failed=state.failed or hung.failed,
         retry_wall=state.history.retry_wall if step.phase == _Status.BACKOFF else step.retry_wall,
-        wake=_wake(state, step),
+        wake=min((time for time in (_wake(state, step), hung.wake) if time is not None), default=None),
         unhealthy_since=state.health.since.wall if _health(state) == _Status.UNHEALTHY else 0.0,
         lapses_expired=lapses_expire_at is not None and state.now.mono >= lapses_expire_at,
         lasted=state.lasted,
-        waits_for_older=_waits_for_older(state, allowed)
-        or bool(waits and waits == step.reason and dependencies_wait_for_older),
+        # A hung container is waited for in vain.
+        waits_for_older=not hung.reason
+        and (_waits_for_older(state, allowed) or bool(waits and waits == step.reason and dependencies_wait_for_older)),
     )
 
 

@@ -42,8 +42,9 @@ class ServiceState:
     history: RestartHistory
     histories: RestartHistories
     now: Now
-    #: As in ``Observed.held``.
+    #: As in ``Observed.held`` and ``Observed.hung``.
     held: Mapping[str, str]
+    hung: Mapping[str, float]
 
     @property
     def others(self) -> tuple[Container, ...]:
@@ -238,6 +239,7 @@ def service_state(
         histories=histories,
         now=now,
         held=observed.held,
+        hung=observed.hung,
     )
 
 

@@ -15,7 +15,9 @@ from devopsellence.api.v1 import stored_pb2
 from devopsellence.clock import Now
 from devopsellence.nodeagent.docker.model import Container, ContainerState, Observed
 from devopsellence.nodeagent.plan.actions import TASK, Action, ActionKind, RestartHistories, ServicePlan, TaskPlan
+from devopsellence.nodeagent.plan.by_hand import settings_back
 from devopsellence.nodeagent.plan.history import GIVE_UP, NO_HISTORY, FailureCause, RestartHistory
+from devopsellence.nodeagent.plan.hung import hung_containers, without_hung
 from devopsellence.nodeagent.plan.service_state import Cleanup, rank
 from devopsellence.nodeagent.plan.spec import Desired, DesiredService
 from devopsellence.nodeagent.plan.task_run import TaskRun, TaskRunKey, exit_of
@@ -48,9 +50,10 @@ def plan_task(
     """
     ours = [container for container in observed.containers if container.task]
     cleanup = Cleanup(TASK, histories, now)
+    updates = tuple(_as_task(action) for action in settings_back(ours))
     if desired.removed:
         leaving = tuple(_as_task(action) for action in cleanup.of(ours, "the environment left this node"))
-        return TaskPlan(leaving, wake=cleanup.wake)
+        return TaskPlan(without_hung(updates + leaving, observed.hung), wake=cleanup.wake)
     released = [container for container in ours if not container.one_off]
     current = max((container for container in released if _is_assigned(container, desired)), key=rank, default=None)
     others = [
@@ -58,9 +61,9 @@ def plan_task(
         for container in released
         if container is not current and (desired.task is not None or container.release != desired.release)
     ]
-    leftovers = _leftovers(others, runs, cleanup)
+    leftovers = updates + _leftovers(others, runs, cleanup)
     if desired.task is None or desired.task_service is None:
-        return TaskPlan(leftovers, wake=cleanup.wake)
+        return TaskPlan(without_hung(leftovers, observed.hung), wake=cleanup.wake)
     key = (desired.release, desired.task.name, desired.task_service.hash)
     run = runs.get(key, TaskRun(*key))
     history = histories.get((TASK, desired.task_service.hash), NO_HISTORY)
@@ -68,10 +71,12 @@ def plan_task(
         step = _Step(_Status.WAITING, problem)
     else:
         step = _next_step(desired.task_service, run, current, _waits_for(services, desired, others), history, now)
+    if reason := hung_containers(released, observed.hung, now.mono).reason:
+        step = replace(step, reason=reason)
     wakes = [cleanup.wake, history.retry if history.waits(now.mono) else None]
     return TaskPlan(
         # An old container can have the name of the new one.
-        leftovers + step.actions,
+        without_hung(leftovers + step.actions, observed.hung),
         _status(desired, run, current, step),
         wake=min((wake for wake in wakes if wake is not None), default=None),
     )

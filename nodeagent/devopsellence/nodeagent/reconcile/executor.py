@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 import structlog
@@ -71,6 +71,7 @@ class ActionExecutor:
 
         Raises:
             EngineUnavailable: the outcome is unknown until the engine is connected again.
+            ContainerHung: the outcome is unknown until the engine answers about the container again.
         """
         try:
             if action.service == TASK and action.kind in _TASK_METHODS:
@@ -80,7 +81,7 @@ class ActionExecutor:
                 change = await self._pull(action, desired, progress)
             else:
                 change = await _METHODS[action.kind](self, action, desired)
-        except errors.EngineUnavailable:
+        except (errors.EngineUnavailable, errors.ContainerHung):
             raise
         except (errors.EngineError, SecretError, StateError) as error:
             return self._failed(action, desired, error)
@@ -179,19 +180,21 @@ class ActionExecutor:
 
     async def _adopt(self, action: Action, desired: Desired) -> HistoryChange:
         """Handle a container name in use: by a container of an earlier, interrupted call, or by a foreign one."""
+        asked = self._engine.cache.stamp()
         try:
             container = await self._engine.call(lambda docker: docker.inspect(action.name))
         except errors.NotFound:
             return _keep
         if container is not None and (container.environment, container.hash) == (str(desired.ref), action.hash):
-            self._engine.cache.put(container)
+            self._engine.cache.put(container, asked)
             return _keep
         reason = f"a container called {action.name} that is not this agent's is in the way (docker rm {action.name})"
         return self._refused(action, desired, FailureCause.NAME_TAKEN, reason)
 
     async def _start(self, action: Action, desired: Desired) -> HistoryChange:
+        asked = self._engine.cache.stamp()
         try:
-            container = await self._engine.call(lambda docker: docker.start(action.container))
+            container = await self._engine.call(lambda docker: docker.start(action.container), about=action.container)
         except errors.NetworkGone:
             await self._engine.relist()
             raise
@@ -201,11 +204,13 @@ class ActionExecutor:
         except errors.HalfStarted as error:
             _log.warning("a container whose start was cut off is recreated", name=action.name, error=str(error))
             with suppress(errors.NotFound):
-                await self._engine.call(lambda docker: docker.remove(action.container, force=True))
+                await self._engine.call(
+                    lambda docker: docker.remove(action.container, force=True), about=action.container
+                )
             self._engine.cache.remove(action.container)
             return _keep
         if container is not None:
-            self._engine.cache.put(container)
+            self._engine.cache.put(container, asked)
         return lambda history: history.started(container)
 
     async def _connect(self, action: Action, desired: Desired) -> HistoryChange:
@@ -213,29 +218,53 @@ class ActionExecutor:
         if network is None:
             return _keep
         try:
-            await self._engine.call(lambda docker: docker.connect(network.id, action.container, action.service))
+            await self._engine.call(
+                lambda docker: docker.connect(network.id, action.container, action.service), about=action.container
+            )
         except errors.NotFound:
             await self._engine.relist()
             raise
         await self._engine.refresh(action.container)
         return RestartHistory.cleared
 
-    async def _examine(self, action: Action, desired: Desired) -> HistoryChange:
+    async def _update(self, action: Action, desired: Desired) -> HistoryChange:
+        """Set what was changed by hand back. Without success the container goes on as it is, and so does its service:
+        the loop tries again later (``plan.repeats``)."""
+        assigned = desired.services.get(action.service)
+        is_assigned = assigned is not None and assigned.hash == action.hash
+        body = container_config.update_config(assigned.spec if assigned is not None and is_assigned else None)
         try:
-            container, end = await self._engine.call(lambda docker: docker.inspect_exited(action.container))
+            await self._engine.call(lambda docker: docker.update(action.container, body), about=action.container)
         except errors.NotFound:
             self._engine.cache.remove(action.container)
             return _keep
-        self._engine.cache.put(container)
+        except (errors.EngineRefused, errors.TimedOut) as error:
+            _log.warning("the settings of a container cannot be set back", name=action.name, error=str(error))
+        await self._engine.refresh(action.container)
+        return _keep
+
+    async def _examine(self, action: Action, desired: Desired) -> HistoryChange:
+        asked = self._engine.cache.stamp()
+        try:
+            container, end = await self._engine.call(
+                lambda docker: docker.inspect_exited(action.container), about=action.container
+            )
+        except errors.NotFound:
+            self._engine.cache.remove(action.container)
+            return _keep
+        self._engine.cache.put(container, asked)
         if end is None:
             return _keep
+        known = self._engine.cache.containers.get(container.id)
+        if known is not None and known.ran is not None:
+            end = replace(end, ran=known.ran)
         now, seed = self._clock(), f"{desired.ref}/{action.service}"
         return lambda history: history.ended(container, end, now, seed=seed)
 
     async def _read_output(self, action: Action, desired: Desired) -> HistoryChange:
         container = self._engine.cache.containers.get(action.container)
         try:
-            lines = await self._engine.call(lambda docker: docker.last_lines(action.container))
+            lines = await self._engine.call(lambda docker: docker.last_lines(action.container), about=action.container)
         except errors.NotFound:
             self._engine.cache.remove(action.container)
             return _keep
@@ -251,17 +280,17 @@ class ActionExecutor:
 
     async def _stop(self, action: Action, desired: Desired) -> HistoryChange:
         try:
-            await self._engine.stop(lambda docker: docker.stop(action.container))
+            await self._engine.stop(lambda docker: docker.stop(action.container), about=action.container)
         except errors.NotFound:
             self._engine.cache.remove(action.container)
         else:
-            self._engine.cache.mark_exited(action.container)
+            self._engine.cache.mark_exited(action.container, self._clock().mono)
         return _forget
 
     async def _remove(self, action: Action, desired: Desired) -> HistoryChange:
         await self._save_output(action)
         try:
-            await self._engine.call(lambda docker: docker.remove(action.container))
+            await self._engine.call(lambda docker: docker.remove(action.container), about=action.container)
         except errors.NotFound:
             pass
         except errors.Conflict:
@@ -277,7 +306,7 @@ class ActionExecutor:
         if self._keep_output is None or container is None or container.state is ContainerState.CREATED:
             return
         try:
-            frames = await self._engine.call(lambda docker: docker.log_tail(action.container))
+            frames = await self._engine.call(lambda docker: docker.log_tail(action.container), about=action.container)
             if frames:
                 await self._keep_output(container, frames)
         except errors.EngineUnavailable:
@@ -298,8 +327,9 @@ class ActionExecutor:
         """
         run = tasks.get(_run_key(action, desired))
         await tasks.save(run.starting(action.container))
+        asked = self._engine.cache.stamp()
         try:
-            container = await self._engine.call(lambda docker: docker.start(action.container))
+            container = await self._engine.call(lambda docker: docker.start(action.container), about=action.container)
         except errors.NetworkGone:
             await tasks.save(run.not_started())
             await self._engine.relist()
@@ -315,7 +345,7 @@ class ActionExecutor:
             await tasks.save(run.failed(f"its container cannot be started: {error}"))
         else:
             if container is not None:
-                self._engine.cache.put(container)
+                self._engine.cache.put(container, asked)
 
     async def _examine_task(self, action: Action, _desired: Desired, tasks: TaskStore) -> None:
         """Record the end of a task's container: one recorded as started, or one without a record.
@@ -323,8 +353,11 @@ class ActionExecutor:
         The engine answers after a start in progress, so the answer is up to date.
         """
         started = tasks.started_in(action.container)
+        asked = self._engine.cache.stamp()
         try:
-            container, end = await self._engine.call(lambda docker: docker.inspect_exited(action.container))
+            container, end = await self._engine.call(
+                lambda docker: docker.inspect_exited(action.container), about=action.container
+            )
         except errors.NotFound:
             self._engine.cache.remove(action.container)
             if started is not None:
@@ -339,7 +372,7 @@ class ActionExecutor:
         before = tasks.get((container.release, container.task, container.hash))
         run = before.finished(container, end) if end is not None else before.starting(container.id)
         await tasks.save(run)
-        self._engine.cache.put(container)
+        self._engine.cache.put(container, asked)
         if run.ended:
             _log.info(
                 "a release task has ended",
@@ -413,6 +446,7 @@ _METHODS: Final[dict[ActionKind, Callable[[ActionExecutor, Action, Desired], Awa
     ActionKind.CREATE: ActionExecutor._create,
     ActionKind.START: ActionExecutor._start,
     ActionKind.CONNECT: ActionExecutor._connect,
+    ActionKind.UPDATE: ActionExecutor._update,
     ActionKind.EXAMINE: ActionExecutor._examine,
     ActionKind.READ_OUTPUT: ActionExecutor._read_output,
     ActionKind.STOP: ActionExecutor._stop,
@@ -430,6 +464,7 @@ _FAILURES: Final = {
     ActionKind.CREATE: "its container cannot be created",
     ActionKind.START: "its container cannot be started",
     ActionKind.CONNECT: "its container cannot be put on the environment's network",
+    ActionKind.UPDATE: "the settings of its container cannot be set back",
     ActionKind.EXAMINE: "its container cannot be inspected",
     ActionKind.READ_OUTPUT: "the output of its container cannot be read",
     ActionKind.STOP: "its container cannot be stopped",

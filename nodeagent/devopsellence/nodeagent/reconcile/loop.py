@@ -20,7 +20,7 @@ import structlog
 from devopsellence import clock
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.assignments import Assignments, UnsavedAssignment
-from devopsellence.nodeagent.docker.errors import EngineUnavailable
+from devopsellence.nodeagent.docker.errors import ContainerHung, EngineUnavailable
 from devopsellence.nodeagent.docker.interface import ContainerEngine
 from devopsellence.nodeagent.docker.model import Container, ContainerState, Observed
 from devopsellence.nodeagent.health.monitor import HealthMonitor
@@ -32,6 +32,7 @@ from devopsellence.nodeagent.mirror import NodeContext
 from devopsellence.nodeagent.plan.actions import NEEDS_NETWORK, TASK, Action, ActionKind, EnvironmentPlan
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import RestartHistory
+from devopsellence.nodeagent.plan.repeats import RepeatedActions
 from devopsellence.nodeagent.plan.spec import Desired, specs_with_new_peers
 from devopsellence.nodeagent.plan.task import plan_task
 from devopsellence.nodeagent.reconcile.busy import BusyActions
@@ -72,6 +73,7 @@ class _Environment:
     problem: str = ""
     #: The newest assignment, if it cannot be written to disk; ``desired`` is the one in force instead.
     unsaved: UnsavedAssignment | None = None
+    repeats: RepeatedActions = field(default_factory=RepeatedActions)
     timer: asyncio.TimerHandle | None = None
 
 
@@ -129,6 +131,7 @@ class Reconciler:
         """Let services that wait for an image try again at once."""
         for ref, state in self._environments.items():
             if state.histories.image_arrived():
+                state.repeats.forget()
                 self.enqueue(ref)
 
     def networks_changed(self) -> None:
@@ -184,6 +187,8 @@ class Reconciler:
             state.histories.change(key, RestartHistory.retry_now)
         for key in specs_with_new_peers(state.desired, assignment.desired):
             state.histories.change(key, RestartHistory.new_peers)
+        if assignment.desired is not state.desired:
+            state.repeats.forget()
         state.desired, state.problem = assignment.desired, assignment.problem
         newly_unsaved = assignment.unsaved is not None and assignment.unsaved != state.unsaved
         state.unsaved = assignment.unsaved
@@ -227,7 +232,7 @@ class Reconciler:
         histories, tasks, now = state.histories.histories, state.tasks, clock.now()
         planned = plan(desired, observed, histories, now)
         task = plan_task(desired, observed, planned.services, tasks.runs, histories, now, problem=tasks.problem)
-        state.plan = replace(planned, task=task)
+        state.plan = state.repeats.hold_back(replace(planned, task=task), observed, now)
         # Before any container is stopped: requests have to go to another container first.
         self._route(state, desired)
         if state.histories.note_ready(state.plan.services):
@@ -237,7 +242,7 @@ class Reconciler:
             # An assignment not yet on disk is forgotten if the agent is killed now. Until it is saved, nothing is
             # removed and no task is run because of it.
             if saved or (action.service != TASK and action.kind not in _REMOVALS):
-                self._start(ref, state, action, desired)
+                self._start(ref, state, action, desired, observed)
         self._schedule(ref, state)
         if state.histories.unsaved:
             self._spawn(state.histories.save(), None)
@@ -255,7 +260,9 @@ class Reconciler:
             and assigned.probes
         ]
         self._monitor.watch(path, desired.network, checks)
-        return Observed(containers, network, self._monitor.of(path), self._ingress.held(ref))
+        hung = self._engine.hung
+        hung_here = {container.id: hung[container.id] for container in containers if container.id in hung}
+        return Observed(containers, network, self._monitor.of(path), self._ingress.held(ref), hung_here)
 
     def _route(self, state: _Environment, desired: Desired) -> None:
         state.ingress = self._ingress.follow(desired, state.plan.services, state.busy.actions)
@@ -274,16 +281,20 @@ class Reconciler:
         )
         return self._slots.choose(ref, startable)
 
-    def _start(self, ref: EnvironmentRef, state: _Environment, action: Action, desired: Desired) -> None:
+    def _start(
+        self, ref: EnvironmentRef, state: _Environment, action: Action, desired: Desired, observed: Observed
+    ) -> None:
         container = self._engine.cache.containers.get(action.container)
         if container is not None:
             change = change_before(action, container, desired, clock.now())
             state.histories.change((action.service, action.hash), change)
         state.busy.add(action, desired)
         self._slots.take(action)
-        self._spawn(self._carry_out(ref, state, action, desired), action)
+        self._spawn(self._carry_out(ref, state, action, desired, observed), action)
 
-    async def _carry_out(self, ref: EnvironmentRef, state: _Environment, action: Action, desired: Desired) -> None:
+    async def _carry_out(
+        self, ref: EnvironmentRef, state: _Environment, action: Action, desired: Desired, observed: Observed
+    ) -> None:
         log = _log.bind(env=str(ref), service=action.service, action=action.kind.value, name=action.name)
         started = time.monotonic()
         loop = asyncio.get_running_loop()
@@ -295,12 +306,14 @@ class Reconciler:
             if action.kind is ActionKind.STOP and _needs_status_first(state.plan, action):
                 await self._write_status(ref)
             result = await self._executor.carry_out(action, desired, progress, state.tasks)
-        except EngineUnavailable as error:
+        except (EngineUnavailable, ContainerHung) as error:
             log.warning("the engine did not answer", error=str(error))
         except Exception:
             log.exception("an action failed in the agent itself")
+            state.repeats.ended(action, observed, clock.now())
             await asyncio.sleep(AFTER_BUG_SECONDS)
         else:
+            state.repeats.ended(action, observed, clock.now())
             history = state.histories.change(result.key, result.change)
             if action.kind is ActionKind.PULL and not history.failure:
                 self._images.image_pulled(action, desired)

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from devopsellence.clock import Now
-from devopsellence.nodeagent.docker.cache import ContainerCache, epoch, parse_inspected, parse_listed
+from devopsellence.nodeagent.docker.cache import ContainerCache, parse_inspected, parse_listed
 from devopsellence.nodeagent.docker.model import (
     Container,
+    ContainerSettings,
     ContainerState,
     EngineEvent,
     EngineListing,
@@ -19,15 +19,14 @@ from devopsellence.nodeagent.docker.model import (
 from tests.unit.nodeagent.planning import ENV, container, desired_of, service
 
 STARTED = "2026-11-22T22:32:22.944082437Z"
-AT = epoch(STARTED)
-RUNNING = replace(container(service(), identity="c1"), started_at=STARTED)
+#: Monotonic.
+SINCE, AT = 1000.0, 1060.0
+RUNNING = replace(container(service(), identity="c1"), started_at=STARTED, running_since=SINCE)
 NETWORK = Network("net-1", desired_of().network, str(ENV))
 LABELS = {"devopsellence.environment": str(ENV), "devopsellence.node_uid": "u"}
 
 
-def event(
-    action: str, identity: str = "c1", kind: str = "container", time: float = AT + 60, **more: str
-) -> EngineEvent:
+def event(action: str, identity: str = "c1", kind: str = "container", time: float = AT, **more: str) -> EngineEvent:
     return EngineEvent(kind, action, identity, {**LABELS, **more}, time)
 
 
@@ -50,20 +49,48 @@ def test_exit_event_marks_the_container_exited() -> None:
     assert only_container(cache).address_on(desired_of().network) == ""
 
 
-def test_exit_event_older_than_the_start_is_ignored() -> None:
-    cache = cache_of(RUNNING)
-    assert cache.apply(event("die", time=AT - 1)).environment == ""
-    assert only_container(cache).up
-
-
-def test_inspection_older_than_the_exit_is_overruled() -> None:
+def test_answer_asked_for_before_the_exit_is_overruled() -> None:
     cache = cache_of(replace(RUNNING, state=ContainerState.CREATED))
+    asked = cache.stamp()
     cache.apply(event("die"))
-    cache.put(RUNNING)
+    cache.put(RUNNING, asked)
     assert only_container(cache).state is ContainerState.EXITED
+    asked = cache.stamp()
     again = replace(RUNNING, started_at="2026-11-22T22:40:00Z")
-    cache.put(again)
+    cache.put(again, asked)
     assert only_container(cache) == again
+
+
+@pytest.mark.parametrize("started", ["2026-11-22T21:40:00Z", STARTED, "2026-11-22T23:40:00Z"])
+def test_engine_clock_set_anywhere_between_exit_and_start_changes_nothing(started: str) -> None:
+    cache = cache_of(RUNNING)
+    assert cache.apply(event("die")).environment == str(ENV)
+    asked = cache.stamp()
+    again = replace(RUNNING, started_at=started, running_since=AT + 1)
+    cache.put(again, asked)
+    assert only_container(cache).up
+    assert cache.apply(event("die", time=AT + 5)).environment == str(ENV)
+    assert only_container(cache).state is ContainerState.EXITED
+
+
+def test_time_of_running_is_that_of_the_machine() -> None:
+    cache = cache_of(RUNNING)
+    later = replace(RUNNING, running_since=SINCE + 3)
+    cache.put(later, cache.stamp())
+    assert only_container(cache).running_since == SINCE, "the first answer about a run is kept"
+    cache.apply(event("die"))
+    assert only_container(cache).ran == AT - SINCE
+    ended = replace(RUNNING, state=ContainerState.EXITED, finished_at="2026-11-22T21:00:00Z", running_since=0.0)
+    cache.put(ended, cache.stamp())
+    assert only_container(cache).ran == AT - SINCE
+    cache.put(replace(ended, started_at="2026-11-22T21:00:00Z"), cache.stamp())
+    assert only_container(cache).ran is None, "it ran again, unseen"
+
+
+def test_run_without_a_known_start_has_no_time() -> None:
+    cache = cache_of(replace(RUNNING, running_since=0.0))
+    cache.mark_exited("c1", AT)
+    assert only_container(cache).ran is None
 
 
 def test_destroyed_container_stays_removed() -> None:
@@ -80,7 +107,7 @@ def test_own_calls_need_no_inspection(action: str) -> None:
     assert cache_of(RUNNING).apply(event(action)).inspect == ""
 
 
-@pytest.mark.parametrize("action", ["create", "start", "rename", "pause"])
+@pytest.mark.parametrize("action", ["create", "start", "rename", "pause", "update"])
 def test_foreign_changes_are_inspected(action: str) -> None:
     assert cache_of().apply(event(action)).inspect == "c1"
 
@@ -115,7 +142,7 @@ def test_listing_does_not_undo_later_changes() -> None:
     stamp = cache.stamp()
     new = container(service(version="2"), identity="c2")
     cache.put(new)
-    cache.mark_exited("c1")
+    cache.mark_exited("c1", AT)
     cache.replace(EngineListing((replace(RUNNING, started_at=""),), ()), stamp)
     assert cache.containers["c1"].state is ContainerState.EXITED
     assert cache.containers["c2"] == new
@@ -148,9 +175,9 @@ def test_inspected_container_is_parsed() -> None:
         "State": {"Status": "running", "StartedAt": STARTED, "FinishedAt": "0001-01-01T00:00:00Z"},
         "NetworkSettings": {"Networks": {"n": {"NetworkID": "net-1", "IPAddress": "172.18.0.2"}}},
     }
-    parsed = parse_inspected(document, Now(1000.0, AT + 5.0))
+    parsed = parse_inspected(document, 995.0)
     assert (parsed.name, parsed.release, parsed.started_at, parsed.finished_at) == ("shop", 7, STARTED, "")
-    assert parsed.running_since == pytest.approx(995.0)
+    assert parsed.running_since == 995.0
     assert parsed.address_on("n") == "172.18.0.2"
     assert (parsed.depends_on, parsed.exit_code) == (("db", "redis"), None)
 
@@ -158,7 +185,31 @@ def test_inspected_container_is_parsed() -> None:
 @pytest.mark.parametrize(("status", "code"), [("exited", 3), ("created", None), ("paused", None)])
 def test_exit_code_is_set_only_after_an_exit(status: str, code: int | None) -> None:
     document = {"Id": "c1", "Name": "/shop", "Config": {}, "State": {"Status": status, "ExitCode": 3}}
-    assert parse_inspected(document, Now(1000.0, AT)).exit_code == code
+    assert parse_inspected(document, 1000.0).exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("host", "state", "settings"),
+    [
+        ({}, {}, ContainerSettings()),
+        ({"RestartPolicy": {"Name": "no"}}, {}, ContainerSettings()),
+        ({"RestartPolicy": {"Name": ""}}, {}, ContainerSettings()),
+        ({"RestartPolicy": {"Name": "unless-stopped"}}, {}, ContainerSettings(engine_restarts=True)),
+        ({"RestartPolicy": {"Name": "no"}}, {"Restarting": True}, ContainerSettings(engine_restarts=True)),
+        ({"Memory": 64, "NanoCpus": 5}, {}, ContainerSettings(memory=64, nano_cpus=5)),
+    ],
+)
+def test_settings_that_can_be_updated_are_parsed(
+    host: dict[str, object], state: dict[str, object], settings: ContainerSettings
+) -> None:
+    document = {"Id": "c1", "Name": "/shop", "Config": {}, "HostConfig": host, "State": {"Status": "running", **state}}
+    assert parse_inspected(document, 1000.0).settings == settings
+
+
+def test_settings_outlive_answers_without_them() -> None:
+    known = replace(RUNNING, settings=ContainerSettings(memory=64))
+    cache = cache_of(known, RUNNING)
+    assert only_container(cache).settings == known.settings
 
 
 def test_unknown_state_counts_as_removing() -> None:

@@ -31,7 +31,8 @@ class Engine:
         self.fails: Exception | None = None
         self._open: list[socket.socket] = []
 
-    async def check(self, call: Callable[[Any], Any]) -> Any:
+    async def check(self, call: Callable[[Any], Any], *, about: str = "") -> Any:
+        del about
         return call(self)
 
     @contextmanager

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.nodeagent.docker.model import Container, ContainerState, Network
+from devopsellence.nodeagent.docker.model import Container, ContainerSettings, ContainerState, Network
 from devopsellence.nodeagent.plan.history import NO_HISTORY
 from devopsellence.nodeagent.plan.spec import Desired
 from tests.unit.nodeagent.planning import (
@@ -380,3 +382,59 @@ def test_same_input_gives_the_same_plan() -> None:
     machine = engine(container(OLD_WEB), container(OLD_DB))
     goal = desired_of(NEW_WEB, NEW_DB)
     assert machine.plan(goal) == copy.deepcopy(machine).plan(goal)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_engine_that_changes_nothing_is_asked_ever_less(scenario: str) -> None:
+    start, goal = SCENARIOS[scenario]
+    machine = start()
+    machine.is_deaf = True
+    end = machine.mono + 3600
+    while machine.mono < end:
+        machine.step(goal)
+        machine.mono = max(machine.mono + 0.1, machine.plan(goal).wake or end)
+    counts = Counter((action.service, action.kind, action.container, action.name) for action in machine.history)
+    # In an hour: after 0, 1, 2, … 256 s, then every 300 s.
+    assert max(counts.values()) <= 21
+    machine.is_deaf = False
+    for _ in range(3):
+        machine.mono += 300
+        machine.step(goal)
+    converge(machine, goal)
+    finished(machine, goal)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_hung_container_is_left_alone_and_recovers(scenario: str) -> None:
+    start, goal = SCENARIOS[scenario]
+    for hung in start().containers:
+        machine = start()
+        machine.hung[hung] = machine.mono
+        before = machine.containers[hung]
+        for _ in range(200):
+            machine.step(goal)
+            machine.mono += 0.5
+        assert machine.containers[hung] == before
+        (of_it,) = [service for service in machine.plan(goal).services if service.service == before.service]
+        assert of_it.failed
+        assert not of_it.settled
+        assert before.name in of_it.reason
+        machine.hung.clear()
+        machine.mono += 300
+        converge(machine, goal)
+        finished(machine, goal)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_restart_policy_set_by_hand_at_every_action_is_reset(scenario: str) -> None:
+    start, goal = SCENARIOS[scenario]
+    by_hand = ContainerSettings(engine_restarts=True)
+    for cut in range(actions_of(start, goal) + 1):
+        machine = start()
+        while len(machine.history) < cut:
+            machine.step(goal)
+            machine.mono += 0.5
+        machine.add(*(replace(container, settings=by_hand) for container in machine.containers.values()))
+        converge(machine, goal)
+        finished(machine, goal)
+        assert all(container.settings != by_hand for container in machine.containers.values())

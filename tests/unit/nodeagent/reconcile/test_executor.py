@@ -10,6 +10,7 @@ from typing import Any
 import docker.errors
 import pytest
 import requests
+import urllib3.exceptions
 
 from devopsellence.age import AgeIdentity
 from devopsellence.api.v1 import stored_pb2, workload_pb2
@@ -17,7 +18,7 @@ from devopsellence.clock import Now
 from devopsellence.nodeagent.docker import errors
 from devopsellence.nodeagent.docker.cache import ContainerCache
 from devopsellence.nodeagent.docker.client import _errors
-from devopsellence.nodeagent.docker.model import Container, ContainerState
+from devopsellence.nodeagent.docker.model import Container, ContainerExit, ContainerState
 from devopsellence.nodeagent.plan.actions import TASK, Action, ActionKind
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause, RestartHistory
@@ -47,7 +48,11 @@ class ScriptedEngine:
         self.calls: list[tuple[str, Any]] = []
         self._answers = answers
 
-    async def call(self, call: Callable[[Any], Any]) -> Any:
+    async def refresh(self, container: str) -> None:
+        self.calls.append(("refresh", (container,)))
+
+    async def call(self, call: Callable[[Any], Any], *, about: str = "") -> Any:
+        del about
         return call(self)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -313,3 +318,62 @@ async def test_broken_start_of_a_task_fails_the_task(tmp_path: Path) -> None:
     assert run.ended
     assert run.reason.endswith("its outcome is not known")
     assert [name for name, _ in scripted.calls] == ["start"], "nothing of it is taken away or started again"
+
+
+# Clocks, and settings changed by hand
+
+
+@pytest.mark.parametrize("started", ["2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z"], ids=["back", "forward"])
+async def test_time_of_running_is_not_the_engines_when_its_clock_steps(started: str) -> None:
+    want = wants(service())
+    ended = replace(
+        container(service(), ContainerState.EXITED, finished="2026-06-01T00:00:00Z", code=3), started_at=started
+    )
+    exit_ = ContainerExit(3, False, ended.finished_at, ran=0.0 if started > ended.finished_at else 1e7)
+    scripted = ScriptedEngine(inspect_exited=(ended, exit_))
+    scripted.cache.put(replace(ended, state=ContainerState.RUNNING, finished_at="", running_since=900.0))
+    scripted.cache.mark_exited(ended.id, 960.0)
+    memory = await history_after(scripted, action_on_web(want, ActionKind.EXAMINE, ended.id), want)
+    assert memory.last_end is not None
+    assert memory.last_end.ran == 60.0
+    assert (memory.crashes, memory.unstable) == (1, 0)
+
+
+async def test_refused_update_of_settings_is_no_failure_of_the_service() -> None:
+    want = wants(service())
+    action = action_on_web(want, ActionKind.UPDATE, "c1")
+    scripted = ScriptedEngine(update=errors.EngineRefused("memory limit below what is in use"))
+    assert await history_after(scripted, action, want) == NO_HISTORY
+    assert [name for name, _ in scripted.calls] == ["update", "refresh"]
+    assert scripted.calls[0][1] == ("c1", {"RestartPolicy": {"Name": "no"}})
+
+
+@pytest.mark.parametrize("error", [errors.ContainerHung("no answer"), errors.EngineUnavailable("gone")])
+async def test_unknown_outcome_is_no_failure_of_the_service(error: errors.EngineError) -> None:
+    want = wants(service())
+    with pytest.raises(type(error)):
+        await history_after(ScriptedEngine(start=error), action_on_web(want, ActionKind.START, "c1"), want)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (requests.ReadTimeout("read timed out"), errors.TimedOut),
+        (requests.ConnectionError(urllib3.exceptions.ProtocolError("closed")), errors.EngineUnavailable),
+        (ConnectionRefusedError(), errors.EngineUnavailable),
+        (FileNotFoundError("/var/run/docker.sock"), errors.EngineUnavailable),
+    ],
+)
+def test_call_without_an_answer_differs_from_a_lost_connection(
+    error: Exception, expected: type[errors.EngineError]
+) -> None:
+    with pytest.raises(errors.EngineError) as raised, _errors():
+        raise error
+    assert type(raised.value) is expected
+
+
+def test_body_without_an_end_is_a_call_without_an_answer() -> None:
+    error = requests.ConnectionError("read timed out")
+    error.__cause__ = TimeoutError("timed out")
+    with pytest.raises(errors.TimedOut), _errors():
+        raise error
