@@ -11,6 +11,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from devopsellence.store.errors import MalformedRecord
+from devopsellence.store.size import RecordTooLarge, bounded
 
 M = TypeVar("M", bound=Message)
 
@@ -24,7 +25,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode(kind: type[M], key: str, value: bytes) -> M:
-    """Decode ``value`` as a message of type ``kind``; fields unknown to this version are ignored.
+    """Decode ``value`` as a message of type ``kind``; fields unknown to this version are ignored, reports are bounded.
 
     Raises:
         MalformedRecord: ``value`` is not such a message; the error names ``key`` and the reason.
@@ -33,6 +34,6 @@ def decode(kind: type[M], key: str, value: bytes) -> M:
     if not value.lstrip(b" \t\r\n").startswith(b"{"):
         raise MalformedRecord(key, kind.DESCRIPTOR.name, "it is not a JSON object")
     try:
-        return json_format.Parse(value.decode(), kind(), ignore_unknown_fields=True)
-    except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
+        return bounded(json_format.Parse(value.decode(), kind(), ignore_unknown_fields=True))
+    except (json_format.ParseError, UnicodeDecodeError, RecursionError, RecordTooLarge) as error:
         raise MalformedRecord(key, kind.DESCRIPTOR.name, str(error)) from error

@@ -38,6 +38,7 @@ from devopsellence.store.rpc import (
     watch_event,
 )
 from devopsellence.store.settings import Settings
+from devopsellence.store.size import check_writes
 from devopsellence.store.types import (
     MAX_OPERATIONS,
     Compare,
@@ -78,7 +79,7 @@ class Etcd:
     up to ``timeout`` seconds for a connection, then as long for an answer.
 
     Besides documented errors, every method raises Unavailable, Unauthenticated, PermissionDenied, and every write also
-    Ambiguous, NoSpace, Rejected.
+    Ambiguous, NoSpace, Rejected, and RecordTooLarge before anything is sent.
     """
 
     def __init__(self, settings: Settings, *, timeout: float = 5.0) -> None:
@@ -152,6 +153,7 @@ class Etcd:
         Raises:
             LeaseLost: the lease does not exist.
         """
+        check_writes([(key, value)])
         answer = await self._write(
             f"write {key}", lambda seconds: self._kv.put(key_bytes(key), value, lease, timeout=seconds)
         )
@@ -181,6 +183,7 @@ class Etcd:
                 f"a transaction of {len(compares)} compares and {len(operations)} operations: "
                 f"at most {MAX_OPERATIONS} of each"
             )
+        check_writes((operation.key, operation.value) for operation in operations if isinstance(operation, Put))
         conditions = [compare_message(compare) for compare in compares]
         success = [operation_message(operation) for operation in operations]
         failure = [] if key is None else [KVService.txn_op_get(key_bytes(key))]
