@@ -5,7 +5,7 @@ The output of ``etcdctl get --prefix`` is therefore readable, and works with ``j
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -14,6 +14,7 @@ from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.size import RecordTooLarge, bounded
 
 M = TypeVar("M", bound=Message)
+_REASON_CHARACTERS: Final = 500
 
 
 def encode(message: Message) -> bytes:
@@ -36,4 +37,5 @@ def decode(kind: type[M], key: str, value: bytes) -> M:
     try:
         return bounded(json_format.Parse(value.decode(), kind(), ignore_unknown_fields=True))
     except (json_format.ParseError, UnicodeDecodeError, RecursionError, RecordTooLarge) as error:
-        raise MalformedRecord(key, kind.DESCRIPTOR.name, str(error)) from error
+        # The reason may quote the value.
+        raise MalformedRecord(key, kind.DESCRIPTOR.name, str(error)[:_REASON_CHARACTERS]) from error

@@ -89,4 +89,6 @@ def _fix(node: Any) -> tuple[str, tuple[NextAction, ...]]:
         return "", ()
     if node.heartbeat is None:
         return "node_unreachable", (NextAction("on that machine", "systemctl status devopsellence-agent"),)
+    if node.heartbeat.others:
+        return "agent_twice", (NextAction("on those machines", "systemctl stop devopsellence-agent"),)
     return "node_unwell", (NextAction("on that machine", "docker version"),)

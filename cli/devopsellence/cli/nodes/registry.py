@@ -17,7 +17,7 @@ from devopsellence.cli.output import CliError
 from devopsellence.cli.store import transaction
 from devopsellence.cli.store.reader import Reader
 from devopsellence.cli.store.snapshot import UnreadableKey
-from devopsellence.cli.util.text import iso, safe
+from devopsellence.cli.util.text import few, iso, safe
 from devopsellence.placement import LABELS
 from devopsellence.store.codec import decode
 from devopsellence.store.etcd import MAX_OPERATIONS, Etcd, Put
@@ -49,7 +49,20 @@ class NodeOverview:
             return "no heartbeat: the agent is not running or cannot reach etcd"
         if self.heartbeat.uid != self.node.uid:
             return f"the agent runs with uid {self.heartbeat.uid}, but the node is registered with {self.node.uid}"
-        return safe(self.heartbeat.problem)
+        clauses = [safe(self.heartbeat.problem), second_agent_note(self.heartbeat)]
+        return "; ".join(filter(None, clauses))
+
+
+def second_agent_note(beat: Heartbeat) -> str:
+    """Return a clause about further agents with the uid of the node, which name themselves; "" for none. Pure."""
+    if not beat.others:
+        return ""
+    instances = [(beat.instance, beat.hostname), *((other.instance, other.hostname) for other in beat.others)]
+    agents = [f"{safe(instance)} on {safe(hostname) or 'an unnamed host'}" for instance, hostname in instances]
+    return (
+        f"{len(agents)} agents run with the uid of this node: {few(agents)}; stop all but one "
+        "(a cloned machine needs its own node register)"
+    )
 
 
 def parse_labels(text: str) -> list[str]:

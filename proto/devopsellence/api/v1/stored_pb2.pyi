@@ -129,6 +129,8 @@ class Heartbeat(_message.Message):
     API_ADDRESS_FIELD_NUMBER: _builtins.int
     DISK_FIELD_NUMBER: _builtins.int
     ROUTER_ADDRESS_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     uid: _builtins.str
     """The uid of the agent; differs from Node.uid after the machine was replaced."""
@@ -143,11 +145,19 @@ class Heartbeat(_message.Message):
     """Address of the agent's gRPC API, as "10.0.0.5:7443"; empty without an API."""
     router_address: _builtins.str
     """Address at which the router accepts requests forwarded by other nodes, as "10.0.0.5:7444"; empty without."""
+    instance: _builtins.str
+    """Id of the writing agent process, new at each start; empty in earlier versions. A second agent with the same uid,
+    on a cloned machine or with another state folder, has another.
+    """
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def disk(self) -> Global___DiskSpace:
         """File system of the engine's images and volumes; absent: not known yet."""
+
+    @_builtins.property
+    def others(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentInstance]:
+        """Other running agents with the same uid, at most 10, each added by itself. Only the writer of this heartbeat reports."""
 
     def __init__(
         self,
@@ -163,14 +173,44 @@ class Heartbeat(_message.Message):
         api_address: _builtins.str = ...,
         disk: Global___DiskSpace | None = ...,
         router_address: _builtins.str = ...,
+        instance: _builtins.str = ...,
+        others: _abc.Iterable[Global___AgentInstance] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "disk", b"disk", "docker_version", b"docker_version", "hostname", b"hostname", "node", b"node", "problem", b"problem", "router_address", b"router_address", "started_at", b"started_at", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "disk", b"disk", "docker_version", b"docker_version", "hostname", b"hostname", "instance", b"instance", "node", b"node", "others", b"others", "problem", b"problem", "router_address", b"router_address", "started_at", b"started_at", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class AgentInstance(_message.Message):
+    """An agent process."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    HOSTNAME_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    instance: _builtins.str
+    hostname: _builtins.str
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        instance: _builtins.str = ...,
+        hostname: _builtins.str = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hostname", b"hostname", "instance", b"instance", "started_at", b"started_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentInstance: _TypeAlias = AgentInstance  # noqa: Y015
 
 @_typing.final
 class DiskSpace(_message.Message):
