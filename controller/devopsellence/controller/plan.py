@@ -166,7 +166,9 @@ def _survey(
         problems=[
             *secret_problems(assigned.needed, frozenset(assigned.missing_secrets), snapshot.secrets),
             *placement_problems,
+            *assigned.problems,
         ],
+        oversized=assigned.oversized,
     )
     return _Survey(assigned, facts, [placement.recheck_after for placement in placements.values()])
 
