@@ -24,6 +24,8 @@ _KIB: Final = 1024
 MAX_REQUEST_BYTES: Final = 1536 * _KIB
 #: Limit of a value; leaves room for the other operations, keys and conditions of the request.
 MAX_RECORD_BYTES: Final = 1408 * _KIB
+#: Bytes that an assignment still gets for a single node: names, uid, generation, addresses of image peers.
+NODE_ROOM: Final = 4 * _KIB
 #: Limits of encoded reports by message type, in bytes. All other records are refused at :data:`MAX_RECORD_BYTES`.
 REPORT_BYTES: Final[Mapping[str, int]] = {
     "AssignmentStatus": 1280 * _KIB,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from devopsellence.api.v1.stored_pb2 import Registry, Release
 from devopsellence.cli import secrets
-from devopsellence.cli.deploy import git, preflight, replicas
+from devopsellence.cli.deploy import git, preflight, replicas, size
 from devopsellence.cli.deploy import ingress as deploy_ingress
 from devopsellence.cli.deploy.follow import follow_release
 from devopsellence.cli.deploy.publish import PublishTarget, publish, read_target
@@ -128,8 +128,10 @@ async def _dns_warnings(etcd: Etcd, run: DeployRun, target: PublishTarget) -> li
 async def _draft(etcd: Etcd, run: DeployRun, target: PublishTarget) -> Release:
     """Return the release without a number: secrets and images pinned, images uploaded or pushed."""
     draft = unpinned_release(run)
-    # Before the build, so that a missing secret is reported at once.
+    # Before the build, so that a missing secret, or too large a release, is reported at once.
     registry = draft.registry if draft.HasField("registry") else None
+    stored = await secrets.pin_versions(etcd, run.ref, draft.services, registry)
+    await size.check(etcd, run.ref, draft, target.nodes, stored)
     secrets.warn_of_keyless(run.output, await secrets.pin(etcd, run.ref, draft.services, registry, nodes=target.nodes))
     await _share_keys(etcd, run, target)
     # Before the build, so that the revision describes the files that are built.

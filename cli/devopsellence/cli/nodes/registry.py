@@ -129,15 +129,18 @@ async def attach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environmen
     First the secrets are encrypted for the node, so that the node can decrypt everything assigned to it.
 
     Raises:
-        CliError: ``node_unknown``; ``ingress_conflict``: another environment of the node has one of its hosts.
+        CliError: ``node_unknown``; ``ingress_conflict``: another environment of the node has one of its hosts;
+            ``assignment_too_large``: etcd could not take what a node is to run.
     """
     if await etcd.get(etcd.keys.node(name)) is None:
         raise errors.node_unknown(name)
+    from devopsellence.cli.deploy import size
     from devopsellence.cli.ingress import hosts
     from devopsellence.cli.secrets import access
 
     if problem := await hosts.find_conflict(etcd, ref, await hosts.environment_hosts(etcd, ref), [name]):
         raise problem
+    await size.check_attachment(etcd, ref, name)
     reencrypted = await access.grant_to_node(etcd, ref, name)
     fresh = transaction.new_environment(ref)
 

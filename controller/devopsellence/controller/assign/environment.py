@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.assign.image_peers import ImagePeers, images_of, missing_images
@@ -22,10 +21,7 @@ from devopsellence.controller.scheduler.placement import EnvironmentPlacement
 from devopsellence.placement.max_parallel import limit_of
 from devopsellence.store.keys import Keys
 from devopsellence.store.record import message_of
-from devopsellence.store.size import size_problem
-
-#: Bytes for fields of a single node, which come on top of an assignment: names, uid, generation, image peers.
-ASSIGNMENT_ROOM: Final = 4 * 1024
+from devopsellence.store.size import NODE_ROOM, size_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +138,7 @@ class _EnvironmentPass:
         if assignment is None:
             return update
         if id(assignment) not in self._measured:
-            self._measured[id(assignment)] = (assignment, size_problem(assignment, room=ASSIGNMENT_ROOM))
+            self._measured[id(assignment)] = (assignment, size_problem(assignment, room=NODE_ROOM))
         _, problem = self._measured[id(assignment)]
         if not problem:
             return update

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.api.v1.workload_pb2 import SecretRef, Service
 from devopsellence.store.codec import encode
 from devopsellence.store.size import MAX_RECORD_BYTES, check_writes
 from tests.unit.controller.batch_builders import at, settle, settled_store
@@ -30,11 +31,19 @@ def _store_secret(store: Store, name: str, size: int, *versions: int, service: s
 def _with_large_secrets(store: Store, number: int, **more: Any) -> None:
     for secret in range(12):
         _store_secret(store, f"S{secret}", len(BIG), 1)
-    store.deploy(number, service("web", **{f"S{secret}": 1 for secret in range(12)}), **more)
+    store.deploy(number, _with_secrets(12), **more)
+
+
+def _with_secrets(count: int) -> Service:
+    result = service("web")
+    result.secret_refs.extend(SecretRef(name=f"S{n}", secret=f"S{n}", version=1) for n in range(count))
+    return result
 
 
 def _everything_can_be_written(store: Store) -> None:
-    check_writes((key, encode(record.message)) for key, record in store.records.items() if "/assignments/" in key)
+    for name in store.attached():
+        if (assignment := store.assignment(name)) is not None:
+            check_writes([(KEYS.assignment(name, REF), encode(assignment))])
 
 
 @pytest.mark.parametrize("halt", [False, True], ids=["rolls back", "halts"])
@@ -121,7 +130,7 @@ def test_node_attached_later_that_cannot_get_its_assignment_is_named() -> None:
     for number in range(6):
         large.env[f"E{number}"] = BIG
         _store_secret(store, f"S{number}", len(BIG), 1)
-    store.deploy(1, large, service("web", **{f"S{number}": 1 for number in range(6)}))
+    store.deploy(1, large, _with_secrets(6))
     store.converge()
     settle(store, "n1", "n3")
     assert (store.phase(), store.rollout().reason) == ("SETTLED", "")
@@ -140,7 +149,7 @@ def test_secrets_that_grow_beyond_the_limit_leave_the_assignment_as_it_is() -> N
     store.set_environment("n1")
     for secret in range(12):
         _store_secret(store, f"S{secret}", 1000, 1)
-    store.deploy(1, service("web", **{f"S{secret}": 1 for secret in range(12)}))
+    store.deploy(1, _with_secrets(12))
     store.converge()
     settle(store, "n1")
     store.add_node("n1", "web", cordoned=True)
