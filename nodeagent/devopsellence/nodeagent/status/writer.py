@@ -190,7 +190,9 @@ class StatusWriter:
         else:
             await self._etcd.put(key, value)
         report.written = value
-        report.echo_deadline = asyncio.get_running_loop().time() + ECHO_SECONDS
+        # The echo may have arrived before the response: then a deletion is noticed from now on.
+        is_shown = self._shows(ref, report, value)
+        report.echo_deadline = 0.0 if is_shown else asyncio.get_running_loop().time() + ECHO_SECONDS
         report.events_until = with_last_container(before, status)
         await self._store_events(ref, events(before, status))
 
@@ -247,6 +249,9 @@ class StatusWriter:
         if self._shows(ref, report, report.written):
             report.echo_deadline = 0.0
             return
+        if key not in self._informer.records:
+            # Deleted, maybe in one batch with the echo. Another write of the same status does no harm.
+            report.echo_deadline = 0.0
         loop = asyncio.get_running_loop()
         # Either an older write of the agent, or a foreign value: check again after the echo deadline.
         loop.call_later(max(0.0, report.echo_deadline - loop.time()) + 0.01, self._schedule, ref, 0.0)
