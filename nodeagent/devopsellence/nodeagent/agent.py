@@ -152,9 +152,7 @@ class Agent(Generic[R]):
         self._statuses = StatusWriter(etcd, etcd.keys, options.node, folder, disk)
         # Until the heartbeat says that no other agent of this uid reports.
         self._statuses.set_reporting(False)
-        self.heartbeat = HeartbeatWriter(
-            etcd, etcd.keys, resources.keeper, self.beat, process, self._statuses.set_reporting
-        )
+        self.heartbeat = HeartbeatWriter(etcd, etcd.keys, resources.keeper, self.beat, process, self._set_ownership)
         self.assignments = Assignments(context, events.assignment_changed.emit)
         self.images = ImageCollector(self.engine, options.state_dir / "images.json", disk)
         self._router = machine.router
@@ -168,6 +166,11 @@ class Agent(Generic[R]):
         self._api: ApiServer | None = None
         self._disk: DiskMonitor | None = None
         self._subscribe(events)
+
+    def _set_ownership(self, owned: bool) -> None:
+        """Act and report, unless another agent with the same uid does."""
+        self._reconciler.set_acting(owned)
+        self._statuses.set_reporting(owned)
 
     def _subscribe(self, events: EventBus) -> None:
         events.environment_changed.subscribe(lambda _path: self._trimmer.touch())

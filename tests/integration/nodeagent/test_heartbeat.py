@@ -10,6 +10,7 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Heartbeat
 from tests.support.agent import ENV, AgentNode, Status, worker
+from tests.support.docker import docker
 from tests.support.process import log_lines
 from tests.support.until import eventually
 
@@ -90,6 +91,11 @@ async def test_second_agent_with_the_uid_of_a_node_is_named_and_reports_nothing(
         assert record.create_revision > deleted
         lines = log_lines(second.log, ANOTHER_AGENT)
         assert [(line["other_instance"], line["reports"]) for line in lines] == [(first.instance, "the other")]
+        # Nor does it act: the first alone replaces a container that was removed.
+        before = status.services[0].container
+        docker("rm", "--force", before)
+        await node.until("another", lambda status: status.services[0].container not in ("", before))
+        assert log_lines(second.log, "action") == []
         assert node.kill(signal.SIGTERM) == 0
 
         async def taken() -> bool:

@@ -20,8 +20,24 @@ def test_process_knows_the_earlier_processes_of_its_folder(tmp_path: Path) -> No
 def test_file_of_ids_stays_small(tmp_path: Path) -> None:
     for _ in range(50):
         last = new_process(tmp_path)
-    assert len((tmp_path / INSTANCES_FILE).read_text().split()) == 21
+    assert len((tmp_path / INSTANCES_FILE).read_text().split()) == 22
     assert len(last.former) == 20
+
+
+def test_processes_before_the_last_boot_may_run_on_another_machine(tmp_path: Path) -> None:
+    boot = tmp_path / "boot_id"
+    boot.write_text("one\n")
+    first = new_process(tmp_path, boot)
+    boot.write_text("two\n")
+    clone = new_process(tmp_path, boot)
+    assert clone.former == frozenset()
+    assert new_process(tmp_path, boot).former == {clone.instance}
+    assert first.instance not in new_process(tmp_path, boot).former
+
+
+def test_system_without_boot_ids_counts_as_booted_once(tmp_path: Path) -> None:
+    first = new_process(tmp_path, tmp_path / "missing")
+    assert new_process(tmp_path, tmp_path / "missing").former == {first.instance}
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"\n\n"])

@@ -19,7 +19,7 @@ MAX_OTHERS: Final = 10
 
 @dataclass(frozen=True)
 class AgentProcess:
-    """Id of an agent process, and the ids of earlier processes with the same state folder."""
+    """Id of an agent process, and the ids of earlier processes on this machine with the same state folder."""
 
     instance: str
     former: frozenset[str] = frozenset()
