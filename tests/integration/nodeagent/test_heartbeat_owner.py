@@ -173,6 +173,40 @@ async def test_clone_with_the_state_folder_of_a_running_agent_is_noticed_by_it(e
             assert (original.reports, clone.reports) == ([True, False], [True])
 
 
+async def test_deposed_owner_whose_lease_has_ended_waits_quietly(
+    etcd: Etcd, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a pause of the machine, in which another agent has taken the key."""
+    reads = 0
+    get = Etcd.get
+
+    async def counted(self: Etcd, key: str) -> KeyValue | None:
+        nonlocal reads
+        reads += self is not etcd
+        return await get(self, key)
+
+    monkeypatch.setattr(Etcd, "get", counted)
+    async with agent(settings, "a") as a:
+        first = await _shown(etcd, _by("a"))
+        beat = Heartbeat(node="n1", uid="u1", instance="b", hostname="host-b")
+        lease = await etcd.grant_lease(60)
+        await etcd.put(first.key, encode(beat), lease=lease)
+        await etcd.revoke_lease(first.lease)
+        await _shown(etcd, _by("b", "a"))
+        held = a.writer._lease
+        assert held is not None
+        await held.lost.wait()
+        await eventually("its answer", lambda: asyncio.sleep(0, a.reports[1:]))
+        before = reads
+        for _ in range(50):
+            await etcd.get(first.key)
+        # At most the echo of its own write.
+        assert reads - before <= 1
+        await etcd.revoke_lease(lease)
+        await _shown(etcd, _by("a"))
+        assert a.reports == [True, False, True]
+
+
 async def test_other_machine_stands_by_until_it_is_registered(etcd: Etcd, settings: Settings) -> None:
     await etcd.put(etcd.keys.node("n1"), encode(Node(name="n1", uid="u1")))
     async with agent(settings, "a"):

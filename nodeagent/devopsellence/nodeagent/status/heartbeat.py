@@ -138,7 +138,8 @@ class HeartbeatWriter:
     async def _until_due(self) -> None:
         """Return after a change of the heartbeat or of the key, the end of the lease, or if others have to confirm."""
         waits = [asyncio.create_task(self._changed.wait())]
-        if self._lease is not None:
+        # Only an owner needs its lease, and gets another one at the end.
+        if self._lease is not None and self._role is HeartbeatRole.OWNER:
             waits.append(asyncio.create_task(self._lease.lost.wait()))
         has_to_ask = self._role is HeartbeatRole.OWNER and bool(self._others)
         try:
