@@ -12,6 +12,7 @@ from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.cli.signals import number_of
 from devopsellence.store import errors as store_errors
 from devopsellence.store.keys import InvalidName
+from devopsellence.store.size import RecordTooLarge
 
 # Prefix of gRPC error messages: a status and the address.
 _ADDRESS: Final = re.compile(r"^(?:[A-Z_]+: )?(?:(?:ipv[46]|dns):\S+: )?")
@@ -87,6 +88,8 @@ def of_store(error: store_errors.StoreError, *, where: str = "", dev: bool = Fal
             return CliError("etcd_permission_denied", f"etcd{at}: permission denied{detail}", next_actions=[_DOCTOR])
         case store_errors.NoSpace():
             return of_alarm("NOSPACE", where=where)
+        case RecordTooLarge():
+            return CliError("record_too_large", f"{error}; it was not written", exit_code=2)
         case store_errors.MalformedRecord():
             show = NextAction("show the record", f"etcdctl get {error.key}")
             return CliError("record_unreadable", str(error), next_actions=[show])

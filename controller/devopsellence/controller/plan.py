@@ -168,8 +168,10 @@ def _survey(
         problems=[
             *secret_problems(assigned.needed, frozenset(assigned.missing_secrets), snapshot.secrets),
             *placement_problems,
+            *assigned.problems,
         ],
         trial=trial_of(assigned.planned_nodes, assigned.nodes, target.release),
+        oversized=assigned.oversized,
     )
     return _Survey(assigned, facts, [placement.recheck_after for placement in placements.values()])
 

@@ -1,10 +1,10 @@
 """Access to etcd for all programs: keys, values, connection, leases, informer, leader election.
 
-``keys`` builds and parses every key, ``codec`` encodes messages as values and decodes values, ``settings`` reads the
-address of etcd. Only ``etcd``, with ``connection`` and ``rpc`` below, imports the etcd client; ``error_mapping`` turns
-gRPC failures into the errors of ``errors``. ``lease`` keeps leases alive on one stream, ``informer`` caches a prefix as
-``record.Record`` and reports a stale cache, ``election`` elects the leader and fences the leader's writes, ``acl``
-grants etcd roles, ``events`` stores events that expire.
+``keys`` builds and parses every key, ``codec`` encodes messages as values and decodes values, ``size`` bounds records,
+``settings`` reads the address of etcd. Only ``etcd``, with ``connection`` and ``rpc`` below, imports the etcd client;
+``error_mapping`` turns gRPC failures into the errors of ``errors``. ``lease`` keeps leases alive on one stream,
+``informer`` caches a prefix as ``record.Record`` and reports a stale cache, ``election`` elects the leader and fences
+the leader's writes, ``acl`` grants etcd roles, ``events`` stores events that expire.
 
 May not go in here: the meaning of messages (releases, rollouts, assignments); only ``events`` and ``election`` name
 messages at all. ``acl``, ``connection``, ``election``, ``etcd`` and ``lease`` are covered by tests/integration/store.

@@ -5,14 +5,16 @@ The output of ``etcdctl get --prefix`` is therefore readable, and works with ``j
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from devopsellence.store.errors import MalformedRecord
+from devopsellence.store.size import RecordTooLarge, bounded
 
 M = TypeVar("M", bound=Message)
+_REASON_CHARACTERS: Final = 500
 
 
 def encode(message: Message) -> bytes:
@@ -24,7 +26,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode(kind: type[M], key: str, value: bytes) -> M:
-    """Decode ``value`` as a message of type ``kind``; fields unknown to this version are ignored.
+    """Decode ``value`` as a message of type ``kind``; fields unknown to this version are ignored, reports are bounded.
 
     Raises:
         MalformedRecord: ``value`` is not such a message; the error names ``key`` and the reason.
@@ -33,6 +35,7 @@ def decode(kind: type[M], key: str, value: bytes) -> M:
     if not value.lstrip(b" \t\r\n").startswith(b"{"):
         raise MalformedRecord(key, kind.DESCRIPTOR.name, "it is not a JSON object")
     try:
-        return json_format.Parse(value.decode(), kind(), ignore_unknown_fields=True)
-    except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedRecord(key, kind.DESCRIPTOR.name, str(error)) from error
+        return bounded(json_format.Parse(value.decode(), kind(), ignore_unknown_fields=True))
+    except (json_format.ParseError, UnicodeDecodeError, RecursionError, RecordTooLarge) as error:
+        # The reason may quote the value.
+        raise MalformedRecord(key, kind.DESCRIPTOR.name, str(error)[:_REASON_CHARACTERS]) from error

@@ -23,6 +23,7 @@ from devopsellence.store.errors import Ambiguous, Compacted, Fenced, LeaseLost, 
 from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Delete, Etcd, KeyListing, KeyValue, Put, TxnResult
 from devopsellence.store.lease import Lease, LeaseKeeper
 from devopsellence.store.retry import repeat
+from devopsellence.store.size import bounded
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ class Election:
         key = self._etcd.keys.candidate(lease.id)
         since = Timestamp()
         since.GetCurrentTime()
-        value = encode(stored_pb2.Candidate(identity=self._identity, since=since))
+        value = encode(bounded(stored_pb2.Candidate(identity=self._identity, since=since)))
         with suppress(Ambiguous):  # the next read shows the result; a write that arrives even later ends with the lease
             await self._etcd.txn([Compare.absent(key)], [Put(key, value, lease.id)])
         mine = await self._etcd.get(key)
@@ -163,10 +164,10 @@ class Election:
         await _insist(watch)
 
     async def _until_deleted(self, prefix: str, revision: int) -> None:
-        """Return when any key under ``prefix`` is deleted after ``revision``."""
+        """Return when a key under ``prefix`` is deleted, or detached from its lease, after ``revision``."""
         async with aclosing(self._etcd.watch(prefix, start_revision=revision + 1)) as batches:
             async for batch in batches:
-                if any(event.kv is None for event in batch.events):
+                if any(event.kv is None or not event.kv.lease for event in batch.events):
                     return
 
 

@@ -35,6 +35,7 @@ from devopsellence.store.rpc import (
     watch_event,
 )
 from devopsellence.store.settings import Settings
+from devopsellence.store.size import check_writes
 from devopsellence.store.types import (
     MAX_OPERATIONS,
     Compare,
@@ -75,7 +76,7 @@ class Etcd:
     up to ``timeout`` seconds for a connection, then as long for an answer.
 
     Besides documented errors, every method raises Unavailable, Unauthenticated, PermissionDenied, and every write also
-    Ambiguous, NoSpace, Rejected.
+    Ambiguous, NoSpace, Rejected, and RecordTooLarge before anything is sent.
     """
 
     def __init__(self, settings: Settings, *, timeout: float = 5.0) -> None:
@@ -136,6 +137,7 @@ class Etcd:
         Raises:
             LeaseLost: the lease does not exist.
         """
+        check_writes([(key, value)])
         request = rpc.PutRequest(key=key_bytes(key), value=value, lease=lease)
         answer = await self._write(f"write {key}", lambda stubs: stubs.kv.Put, request)
         return answer.header.revision
@@ -165,6 +167,7 @@ class Etcd:
                 f"a transaction of {len(compares)} compares and {len(operations)} operations: "
                 f"at most {MAX_OPERATIONS} of each"
             )
+        check_writes((operation.key, operation.value) for operation in operations if isinstance(operation, Put))
         request = rpc.TxnRequest(
             compare=[compare_message(compare) for compare in compares],
             success=[operation_message(operation) for operation in operations],

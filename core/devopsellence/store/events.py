@@ -16,6 +16,7 @@ from devopsellence.store.codec import encode
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Put
 from devopsellence.store.keys import EnvironmentRef, Keys
+from devopsellence.store.size import bounded
 
 LEASE_TTL_SECONDS: Final = 24 * 3600
 # All events of one hour share a lease without keepalive, and so last for 23 to 24 hours.
@@ -58,7 +59,7 @@ class EventWriter:
             _log.warning("events not stored", extra={"environment": str(ref), "reason": str(error)})
             return []
         keys = [self._etcd.keys.event(ref, event_id(wall, position)) for position in range(len(events))]
-        return [Put(key, encode(event), lease) for key, event in zip(keys, events, strict=True)]
+        return [Put(key, encode(bounded(event)), lease) for key, event in zip(keys, events, strict=True)]
 
     def forget_lease(self) -> None:
         """Drop a lease rejected by etcd: the next events get a new lease."""

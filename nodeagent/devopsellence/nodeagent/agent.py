@@ -31,6 +31,7 @@ from devopsellence.nodeagent.images.staging import LayerStaging
 from devopsellence.nodeagent.ingress.facade import IngressFacade
 from devopsellence.nodeagent.ingress.node_ingress import NodeIngressMirror
 from devopsellence.nodeagent.ingress.router import Router
+from devopsellence.nodeagent.instance import new_process
 from devopsellence.nodeagent.mirror import NodeContext
 from devopsellence.nodeagent.reconcile.loop import Reconciler
 from devopsellence.nodeagent.reconcile.machine import Machine
@@ -157,8 +158,12 @@ class Agent(Generic[R]):
         identity = load_identity(options.state_dir, folder.files)
         self.engine = machine.engine
         self.decrypter = SecretDecrypter(identity)
-        self.beat = _first_beat(options.node, options.node_uid, identity.recipient)
-        self.heartbeat = HeartbeatWriter(etcd, etcd.keys, resources.keeper, self.beat)
+        process = new_process(options.state_dir)
+        self.beat = _first_beat(options.node, options.node_uid, identity.recipient, process.instance)
+        self._statuses = StatusWriter(etcd, etcd.keys, options.node, folder, disk)
+        # Until the heartbeat says that no other agent of this uid reports.
+        self._statuses.set_reporting(False)
+        self.heartbeat = HeartbeatWriter(etcd, etcd.keys, resources.keeper, self.beat, process, self._set_ownership)
         self.assignments = Assignments(context, events.assignment_changed.emit, events.assignments_listed.emit)
         self.images = ImageCollector(self.engine, options.state_dir / "images.json", disk, files=folder.files)
         self._state_keeper = StateKeeper(
@@ -166,7 +171,6 @@ class Agent(Generic[R]):
         )
         self._router = machine.router
         self._node_ingress = NodeIngressMirror(context, self.decrypter, events.node_ingress_changed.emit)
-        self._statuses = StatusWriter(etcd, etcd.keys, options.node, folder, disk)
         ingress = IngressFacade(machine.router, self._node_ingress, clock.now)
         self._reconciler = Reconciler(
             context, machine, self.assignments, self._statuses, self.decrypter, self.images, ingress
@@ -177,6 +181,11 @@ class Agent(Generic[R]):
         self._disk: DiskMonitor | None = None
         self._networks: NetworkMonitor | None = None
         self._subscribe(events)
+
+    def _set_ownership(self, owned: bool) -> None:
+        """Act and report, unless another agent with the same uid does."""
+        self._reconciler.set_acting(owned)
+        self._statuses.set_reporting(owned)
 
     def _subscribe(self, events: EventBus) -> None:
         events.environment_changed.subscribe(lambda _path: self._trimmer.touch())
@@ -285,13 +294,18 @@ class Agent(Generic[R]):
         self.heartbeat.update(problem=problem, docker_version=self.engine.version)
 
 
-def _first_beat(node: str, node_uid: str, recipient: str) -> stored_pb2.Heartbeat:
+def _first_beat(node: str, node_uid: str, recipient: str, instance: str) -> stored_pb2.Heartbeat:
     try:
         version = metadata.version("devopsellence")
     except metadata.PackageNotFoundError:
         version = "unknown"
     beat = stored_pb2.Heartbeat(
-        node=node, uid=node_uid, agent_version=version, hostname=socket.gethostname(), age_recipient=recipient
+        node=node,
+        uid=node_uid,
+        agent_version=version,
+        hostname=socket.gethostname(),
+        age_recipient=recipient,
+        instance=instance,
     )
     beat.started_at.GetCurrentTime()
     return beat

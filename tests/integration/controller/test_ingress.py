@@ -9,6 +9,7 @@ import pytest
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.store.keys import PEERS
 from tests.support.controller import REF, EnvironmentDriver, StartController
+from tests.support.until import eventually
 
 pytestmark = pytest.mark.etcd
 HOST, OTHER = "app.example.com", "other.example.com"
@@ -122,3 +123,33 @@ async def test_ingress_that_fails_is_told_by_rollout_that_has_settled(
     assert rollout.reason == "ingress on n1: port 80 is taken"
     await environment.report(assigned, SETTLED)
     await environment.rollout(lambda one: one.phase == pb.Rollout.SETTLED and not one.reason)
+
+
+async def test_deleted_records_of_the_controller_are_written_anew(
+    start: StartController, environment: EnvironmentDriver
+) -> None:
+    keys, etcd = environment.keys, environment.etcd
+    start()
+    await environment.add_node("n1", "web")
+    await environment.add_node("n2", "web")
+    await environment.certify(HOST, "aa")
+    await environment.release(1, hosts=[HOST], web="web")
+    await environment.attach("n1", "n2", latest=1)
+    await environment.part("n1", HOST)
+    await environment.part("n1", PEERS)
+    await report(environment, "n1", "n2")
+    await environment.rollout(lambda rollout: rollout.phase == pb.Rollout.SETTLED)
+    written = [
+        *(keys.assignment("n1", REF), keys.rollout(REF)),
+        *(keys.ingress("n1", REF, HOST), keys.ingress("n1", REF, PEERS)),
+    ]
+    for key in written:
+        deleted = await etcd.delete(key)
+
+        async def again(key: str = key, deleted: int = deleted) -> bool:
+            record = await etcd.get(key)
+            return record is not None and record.create_revision > deleted
+
+        await eventually(f"{key} again", again)
+    await report(environment, "n1")
+    await environment.rollout(lambda rollout: rollout.phase == pb.Rollout.SETTLED)

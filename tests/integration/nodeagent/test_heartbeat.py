@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Heartbeat
-from tests.support.agent import AgentNode
+from tests.support.agent import ENV, AgentNode, Status, worker
+from tests.support.docker import docker
+from tests.support.process import log_lines
 from tests.support.until import eventually
 
+ANOTHER_AGENT = (
+    "another agent runs with the uid of this node: stop one of them; a cloned machine needs a registration of its own"
+)
 pytestmark = [pytest.mark.docker, pytest.mark.etcd]
 
 
@@ -53,3 +59,49 @@ async def test_heartbeat_reports_disk_and_is_rarely_written(node: AgentNode) -> 
 
 async def _gone(node: AgentNode) -> bool:
     return await node.heartbeat() is None
+
+
+async def test_second_agent_with_the_uid_of_a_node_is_named_and_reports_nothing(
+    node: AgentNode, tmp_path: Path
+) -> None:
+    second = AgentNode(node.etcd, node.settings, tmp_path / "second")
+    second.folder.mkdir()
+    second.uid = node.uid
+    node.start()
+    first = await _beat(node)
+    await node.assign(worker("job"))
+    await node.until("settled", lambda status: status.phase == Status.SETTLED)
+    second.start()
+    try:
+
+        async def both() -> Heartbeat | None:
+            beat = await node.heartbeat()
+            return beat if beat is not None and beat.others else None
+
+        named = await eventually("both agents are named", both)
+        assert named is not None
+        assert named.instance == first.instance
+        key = node.etcd.keys.status(node.name, ENV)
+        deleted = await node.etcd.delete(key)
+        # Written anew, and by the first: the second has logged why it does not.
+        status = await node.until("a status", lambda status: status.phase == Status.SETTLED)
+        assert status.node_uid == node.uid
+        record = await node.etcd.get(key)
+        assert record is not None
+        assert record.create_revision > deleted
+        lines = log_lines(second.log, ANOTHER_AGENT)
+        assert [(line["other_instance"], line["reports"]) for line in lines] == [(first.instance, "the other")]
+        # Nor does it act: the first alone replaces a container that was removed.
+        before = status.services[0].container
+        docker("rm", "--force", before)
+        await node.until("another", lambda status: status.services[0].container not in ("", before))
+        assert log_lines(second.log, "action") == []
+        assert node.kill(signal.SIGTERM) == 0
+
+        async def taken() -> bool:
+            beat = await node.heartbeat()
+            return beat is not None and beat.instance == lines[0]["instance"]
+
+        await eventually("the second agent takes over", taken)
+    finally:
+        second.clean()

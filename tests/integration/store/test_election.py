@@ -16,6 +16,7 @@ from devopsellence.store.lease import LeaseKeeper
 from devopsellence.store.settings import Settings
 from tests.support.etcd import EtcdServer
 from tests.support.relay import Relay
+from tests.support.until import eventually
 
 pytestmark = pytest.mark.etcd
 
@@ -124,6 +125,30 @@ async def test_candidate_key_without_its_lease_does_not_lead(etcd: Etcd, setting
     await etcd.put(etcd.keys.candidate(42), b"{}")
     async with candidate(settings, "a") as a:
         await a.leads()
+
+
+async def test_leader_key_detached_from_its_lease_is_given_up(etcd: Etcd, settings: Settings) -> None:
+    """Such a key would never expire; no other candidate counts it, so its holder must not lead either."""
+    async with candidate(settings, "a", ttl=60) as a:
+        first = await a.leads()
+        await etcd.put(first.key, b"by hand")
+        await a.deposed()
+        assert (await a.leads()).key != first.key
+
+
+async def test_deleted_key_of_waiting_candidate_is_written_anew(etcd: Etcd, settings: Settings) -> None:
+    async with candidate(settings, "a", ttl=60) as a, candidate(settings, "b", ttl=60):
+        first = await a.leads()
+
+        async def waiting() -> list[str]:
+            keys = [item.key for item in (await etcd.list(etcd.keys.election_prefix)).items]
+            return [key for key in keys if key != first.key]
+
+        (deleted,) = await eventually("the second candidate", waiting)
+        await etcd.delete(deleted)
+        (again,) = await eventually("another candidacy", waiting)
+        assert again != deleted
+        assert a.leadership is first
 
 
 async def test_network_loss_deposes_leader_before_next_leads(etcd_server: EtcdServer, settings: Settings) -> None:

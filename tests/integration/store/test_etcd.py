@@ -11,6 +11,7 @@ import pytest
 from devopsellence.store.errors import Ambiguous, LeaseLost, NoSpace, Rejected, Unavailable
 from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Delete, Etcd, Put
 from devopsellence.store.settings import Settings, SettingsError
+from devopsellence.store.size import MAX_RECORD_BYTES, MAX_REQUEST_BYTES, RecordTooLarge
 from tests.support.authority import Authority
 from tests.support.etcd import EtcdServer
 from tests.support.need import need_etcd
@@ -119,6 +120,19 @@ async def test_etcd_refusals_are_distinguished(etcd: Etcd) -> None:
     with pytest.raises(ValueError, match="101 compares"):
         await etcd.txn([Compare.exists(key)] * 101, [])
     assert await etcd.get(key) is None
+
+
+async def test_largest_allowed_writes_are_accepted_by_etcd(etcd: Etcd) -> None:
+    key = etcd.keys.node("n1")
+    await etcd.put(key, b"x" * MAX_RECORD_BYTES)
+    rest = MAX_REQUEST_BYTES - MAX_RECORD_BYTES - 9000
+    written = await etcd.txn([Compare.exists(key)], [Put(key, b"y" * MAX_RECORD_BYTES), Put(f"{key}2", b"z" * rest)])
+    assert written.succeeded
+    with pytest.raises(RecordTooLarge, match=f"^{key} is too large: "):
+        await etcd.txn(
+            [], [Put(f"{key}3", b"z" * rest), Put(key, b"y" * MAX_RECORD_BYTES), Put(f"{key}4", b"z" * 5000)]
+        )
+    assert await etcd.get(f"{key}4") is None
 
 
 async def test_revoked_lease_deletes_keys_and_revoke_is_idempotent(etcd: Etcd) -> None:

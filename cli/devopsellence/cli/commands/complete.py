@@ -149,9 +149,10 @@ def _configured_secrets() -> list[tuple[str, str]]:
         for reference in _items(settings, "secret_refs")
         if isinstance(reference, dict) and "secret" in reference
     ]
-    registry = document.get("registry")
-    password = registry.get("password_secret") if isinstance(registry, dict) else None
-    return [*found, *([(REGISTRY, str(password))] if password else [])]
+    registries = document.get("registries")
+    logins = [document.get("registry"), *(registries.values() if isinstance(registries, dict) else ())]
+    passwords = [login.get("password_secret") for login in logins if isinstance(login, dict)]
+    return [*found, *((REGISTRY, str(password)) for password in passwords if password)]
 
 
 def _items(node: Any, *path: str) -> list[Any]:

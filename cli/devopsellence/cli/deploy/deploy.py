@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from devopsellence.api.v1.stored_pb2 import Release
 from devopsellence.cli import secrets
-from devopsellence.cli.deploy import git, preflight, replicas
+from devopsellence.cli.deploy import git, preflight, replicas, size
 from devopsellence.cli.deploy import ingress as deploy_ingress
 from devopsellence.cli.deploy.follow import follow_release
 from devopsellence.cli.deploy.publish import PublishTarget, publish, read_target
@@ -135,7 +135,9 @@ async def _draft(etcd: Etcd, run: DeployRun, target: PublishTarget) -> Release:
         if service.image.app and run.image and not IMAGE_ID.match(run.image):
             # Overwritten by the name of the pinned image; until then it says which login the nodes need.
             service.image.reference = run.image
-    # Before the build, so that a missing secret or a wrong password is reported at once.
+    # Before the build, so that a missing secret, too large a release or a wrong password is reported at once.
+    stored = await secrets.pin_versions(etcd, run.ref, draft)
+    await size.check(etcd, run.ref, draft, target.nodes, stored)
     secrets.warn_of_keyless(run.output, await secrets.pin(etcd, run.ref, draft, nodes=target.nodes))
     passwords = [
         PasswordLogin(login.host, login.username, await secrets.registry_password(etcd, run.ref, login))

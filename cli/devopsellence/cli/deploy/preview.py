@@ -9,7 +9,7 @@ from typing import Any
 from devopsellence.api.v1.stored_pb2 import Assignment, Node, Release
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.deploy import ingress as deploy_ingress
-from devopsellence.cli.deploy import replicas
+from devopsellence.cli.deploy import replicas, size
 from devopsellence.cli.deploy.deploy import OPERATION, DeployRun, run_checks, unpinned_release
 from devopsellence.cli.deploy.plan import ServiceChange, headline, nodes_at_a_time, plan, rollout_order
 from devopsellence.cli.images.pin import local_pin
@@ -27,8 +27,9 @@ async def preview(etcd: Etcd, run: DeployRun) -> None:
     """Print the plan of a deploy."""
     target = await run_checks(etcd, run)
     draft = unpinned_release(run)
-    # Reports a missing secret, as a deploy does.
-    await pin_versions(etcd, run.ref, draft)
+    # Reports a missing secret, or too large a release, as a deploy does.
+    stored = await pin_versions(etcd, run.ref, draft)
+    await size.check(etcd, run.ref, draft, target.nodes, stored)
     services = [await _presumed(run, service) for service in draft.services]
     absent = sorted({s.image.reference for s in services if s.image.reference and not s.image.pinned})
     planned = await make_plan(etcd, run.ref, services, target.nodes, run.output)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from devopsellence.api.v1.stored_pb2 import Release
+from devopsellence.cli.deploy import size
 from devopsellence.cli.deploy.follow import follow_release
 from devopsellence.cli.deploy.publish import NewerReleaseExists, publish, read_target
 from devopsellence.cli.output import CliError, NextAction, Output
@@ -74,6 +75,8 @@ async def set_secret(
     if readers.keyless:
         names = ", ".join(readers.keyless)
         output.warning(f"the public key of {names} is not known yet: the next deploy encrypts the secret for them")
+    if base is not None:
+        await size.check_with_value(etcd, ref, base, secret, value, readers)
     note.text = f"secret {secret} may have been set; check with devopsellence secret list"
     stored = await vault.store(etcd, ref, secret, value, me=me, recipients=readers)
     text, facts = _text(ref, secret, stored, readers), _facts(ref, secret, stored, readers)

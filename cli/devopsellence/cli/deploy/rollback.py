@@ -12,6 +12,7 @@ from typing import Final
 from devopsellence.api.v1.stored_pb2 import Environment, Release, Rollout
 from devopsellence.cli import secrets
 from devopsellence.cli.deploy import ingress as deploy_ingress
+from devopsellence.cli.deploy import size
 from devopsellence.cli.deploy.follow import follow_release
 from devopsellence.cli.deploy.plan import headline
 from devopsellence.cli.deploy.preview import make_plan, plan_document, plan_table
@@ -56,8 +57,9 @@ async def rollback(etcd: Etcd, run: RollbackRun, *, dry_run: bool) -> None:
     target = await read_target(etcd, run.ref)
     ingress = draft.ingress if draft.HasField("ingress") else None
     await deploy_ingress.check_host_conflict(etcd, run.ref, ingress, target.nodes)
+    stored = await secrets.pin_versions(etcd, run.ref, draft)
+    await size.check(etcd, run.ref, draft, target.nodes, stored)
     if dry_run:
-        await secrets.pin_versions(etcd, run.ref, draft)
         await _preview(etcd, run, draft, older.number, target)
         return
     secrets.warn_of_keyless(run.output, await secrets.pin(etcd, run.ref, draft, nodes=target.nodes))

@@ -109,6 +109,8 @@ def _fix(node: Any) -> tuple[str, tuple[NextAction, ...]]:
         return "", ()
     if node.heartbeat is None:
         return "node_unreachable", (NextAction("on that machine", "systemctl status devopsellence-agent"),)
+    if node.heartbeat.others:
+        return "agent_twice", (NextAction("on those machines", "systemctl stop devopsellence-agent"),)
     if not node.heartbeat.problem and node.heartbeat.folder_problem:
         return "node_unwell", (NextAction("on that machine", "df -h; mount"),)
     return "node_unwell", (NextAction("on that machine", "docker version"),)

@@ -94,6 +94,11 @@ class ListedNode:
             "agent": "up" if beat else "gone",
             "agent_version": beat.agent_version if beat else "",
             "agent_started_at": iso(beat.started_at) if beat else None,
+            "agent_instance": beat.instance if beat else "",
+            "other_agents": [
+                {"instance": agent.instance, "hostname": agent.hostname, "started_at": iso(agent.started_at)}
+                for agent in (beat.others if beat else ())
+            ],
             "docker_version": beat.docker_version if beat else "",
             "hostname": beat.hostname if beat else "",
             "api_address": beat.api_address if beat else "",

@@ -17,7 +17,7 @@ from devopsellence.cli.output import CliError
 from devopsellence.cli.store import transaction
 from devopsellence.cli.store.reader import Reader
 from devopsellence.cli.store.snapshot import UnreadableKey
-from devopsellence.cli.util.text import iso, safe
+from devopsellence.cli.util.text import few, iso, safe
 from devopsellence.placement import LABELS
 from devopsellence.store.codec import decode
 from devopsellence.store.etcd import MAX_OPERATIONS, Etcd, Put
@@ -49,7 +49,20 @@ class NodeOverview:
             return "no heartbeat: the agent is not running or cannot reach etcd"
         if self.heartbeat.uid != self.node.uid:
             return f"the agent runs with uid {self.heartbeat.uid}, but the node is registered with {self.node.uid}"
-        return safe(self.heartbeat.problem or self.heartbeat.folder_problem)
+        clauses = [safe(self.heartbeat.problem or self.heartbeat.folder_problem), second_agent_note(self.heartbeat)]
+        return "; ".join(filter(None, clauses))
+
+
+def second_agent_note(beat: Heartbeat) -> str:
+    """Return a clause about further agents with the uid of the node, which name themselves; "" for none. Pure."""
+    if not beat.others:
+        return ""
+    instances = [(beat.instance, beat.hostname), *((other.instance, other.hostname) for other in beat.others)]
+    agents = [f"{safe(instance)} on {safe(hostname) or 'an unnamed host'}" for instance, hostname in instances]
+    return (
+        f"{len(agents)} agents run with the uid of this node: {few(agents)}; stop all but one "
+        "(a cloned machine needs its own node register)"
+    )
 
 
 def parse_labels(text: str) -> list[str]:
@@ -116,15 +129,18 @@ async def attach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environmen
     First the secrets are encrypted for the node, so that the node can decrypt everything assigned to it.
 
     Raises:
-        CliError: ``node_unknown``; ``ingress_conflict``: another environment of the node has one of its hosts.
+        CliError: ``node_unknown``; ``ingress_conflict``: another environment of the node has one of its hosts;
+            ``assignment_too_large``: etcd could not take what a node is to run.
     """
     if await etcd.get(etcd.keys.node(name)) is None:
         raise errors.node_unknown(name)
+    from devopsellence.cli.deploy import size
     from devopsellence.cli.ingress import hosts
     from devopsellence.cli.secrets import access
 
     if problem := await hosts.find_conflict(etcd, ref, await hosts.environment_hosts(etcd, ref), [name]):
         raise problem
+    await size.check_attachment(etcd, ref, name)
     reencrypted = await access.grant_to_node(etcd, ref, name)
     fresh = transaction.new_environment(ref)
 

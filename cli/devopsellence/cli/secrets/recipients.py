@@ -60,6 +60,12 @@ async def attached(etcd: Etcd, ref: EnvironmentRef) -> list[str]:
     return sorted(set(decode(Environment, key, item.value).nodes)) if item else []
 
 
+async def readable_nodes(etcd: Etcd, names: Iterable[str]) -> list[Node]:
+    """Return the readable records of the nodes ``names``, sorted by name."""
+    keys = {name: etcd.keys.node(name) for name in sorted(set(names))}
+    return list((await Reader(etcd).get_many(keys, Node)).values())
+
+
 async def of_nodes(etcd: Etcd, names: Iterable[str], *, record: bool = True) -> Recipients:
     """Return the public keys of the nodes ``names`` and of all operators.
 

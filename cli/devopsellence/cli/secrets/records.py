@@ -13,6 +13,7 @@ from devopsellence.age import AgeIdentity, EncryptionError, encrypt, is_recipien
 from devopsellence.api.v1.stored_pb2 import Secret, SecretVersion
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
+from devopsellence.store.size import size_problem
 
 #: Number of versions kept per secret, for rollbacks to releases with older versions.
 KEPT: Final = 10
@@ -91,11 +92,14 @@ def new_version(
 def appended(
     before: Secret | None, ref: EnvironmentRef, secret: SecretId, version: SecretVersion, in_use: Collection[int] = ()
 ) -> Secret:
-    """Return the record with ``version`` added; beyond :data:`KEPT`, removes the oldest versions not ``in_use``."""
+    """Return the record with ``version`` added.
+
+    Beyond :data:`KEPT`, and beyond the size that etcd takes, removes the oldest versions not ``in_use``.
+    """
     kept = list(before.versions) if before else []
     while len(kept) >= KEPT:
         kept.remove(next((old for old in kept if old.version not in in_use), kept[0]))
-    return Secret(
+    after = Secret(
         organization=ref.organization,
         project=ref.project,
         environment=ref.environment,
@@ -103,6 +107,7 @@ def appended(
         name=secret.name,
         versions=[*kept, version],
     )
+    return _fitting(after, in_use)
 
 
 def holds_value(version: SecretVersion, identity: AgeIdentity, value: bytes) -> bool:
@@ -143,4 +148,12 @@ def reencrypted(
         everybody = {*recipients, *filter(is_recipient, version.recipients)}
         version.age = encrypt(value, everybody)
         version.recipients[:] = sorted(everybody)
-    return after
+    return _fitting(after, needed)
+
+
+def _fitting(secret: Secret, needed: Collection[int]) -> Secret:
+    """Return ``secret``, changed in place: without its oldest versions not ``needed`` if etcd would not take them."""
+    for old in list(secret.versions)[:-1]:
+        if old.version not in needed and size_problem(secret):
+            secret.versions.remove(old)
+    return secret

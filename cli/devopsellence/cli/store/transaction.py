@@ -20,6 +20,7 @@ from devopsellence.store.errors import Ambiguous
 from devopsellence.store.etcd import Compare, Delete, Etcd, KeyValue, Put
 from devopsellence.store.events import LEASE_TTL_SECONDS, event_id
 from devopsellence.store.keys import EnvironmentRef
+from devopsellence.store.size import bounded
 
 M = TypeVar("M", bound=Message)
 _ATTEMPTS: Final = 10
@@ -140,4 +141,4 @@ async def event_put(etcd: Etcd, ref: EnvironmentRef, event: Event, *, name: str 
     event.source = "cli"
     lease = await etcd.grant_lease(LEASE_TTL_SECONDS)
     name = name or event_id(event.at.ToDatetime(UTC))
-    return Put(etcd.keys.event(ref, name), encode(event), lease=lease)
+    return Put(etcd.keys.event(ref, name), encode(bounded(event)), lease=lease)

@@ -21,6 +21,7 @@ from devopsellence.controller.scheduler.placement import EnvironmentPlacement
 from devopsellence.placement.max_parallel import limit_of
 from devopsellence.store.keys import Keys
 from devopsellence.store.record import message_of
+from devopsellence.store.size import NODE_ROOM, size_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,10 @@ class PassResult:
     #: Secrets that the nodes need, and the secrets among them missing from an assignment.
     needed: set[SecretReference] = field(default_factory=set)
     missing_secrets: set[SecretReference] = field(default_factory=set)
+    #: Why an update of the target release is too large for etcd, in a sentence with the node; the first by name.
+    oversized: str = ""
+    #: Problems that keep an assignment from being brought up to date, in sentences.
+    problems: list[str] = field(default_factory=list)
 
 
 def assign_all(pass_input: PassInput, attached: frozenset[str]) -> PassResult:
@@ -82,6 +87,8 @@ class _EnvironmentPass:
         self._attached_names = attached
         # Services of a release are copied, and secrets looked up, once for each set of services.
         self._templates: dict[tuple[int, frozenset[str]], _Template] = {}
+        # Assignments with the problem of their size, by identity: many nodes share a template.
+        self._measured: dict[int, tuple[pb.Assignment, str]] = {}
         self._result = PassResult()
         newest = pass_input.releases.newest
         max_parallel = newest.rollout.max_parallel if newest is not None else ""
@@ -104,7 +111,7 @@ class _EnvironmentPass:
                 self._withdraw(view, "no longer registered")
                 updates.append(NodeUpdate(PlannedNode(view, None)))
             else:
-                updates.append(self._node(view, view.node.message))
+                updates.append(self._fitting(self._node(view, view.node.message)))
         nodes = [progress_of(update.unchanged) for update in updates]
         views = (update.unchanged.view for update in updates)
         self._image_peers = ImagePeers(zip(views, nodes, strict=True), self._target.release)
@@ -122,6 +129,30 @@ class _EnvironmentPass:
         action = withdraw(self._keys, self._snapshot.ref, view, why)
         if action is not None:
             self._result.actions.append(action)
+
+    # Size
+
+    def _fitting(self, update: NodeUpdate) -> NodeUpdate:
+        """Return ``update``, or the node without an update if its new assignment is too large for etcd."""
+        view, assignment = update.unchanged.view, update.assignment
+        if assignment is None:
+            return update
+        if id(assignment) not in self._measured:
+            self._measured[id(assignment)] = (assignment, size_problem(assignment, room=NODE_ROOM))
+        _, problem = self._measured[id(assignment)]
+        if not problem:
+            return update
+        why = _why_oversized(view.name, assignment, problem)
+        self._result.oversized = self._result.oversized or why
+        unchanged = update.unchanged
+        return NodeUpdate(replace(unchanged, hold=Hold.HALT, why=f"{view.name} keeps what it has: {why}"))
+
+    def _fits(self, view: NodeView, assignment: pb.Assignment | None) -> bool:
+        """Return whether a kept assignment can be written as brought up to date; otherwise note the problem."""
+        problem = size_problem(assignment) if assignment is not None else ""
+        if problem and assignment is not None:
+            self._result.problems.append(f"{_why_oversized(view.name, assignment, problem)}; it stays as it is")
+        return not problem
 
     # Updates
 
@@ -175,6 +206,8 @@ class _EnvironmentPass:
         if not peers or any(self._image_peers.has(peer) for peer in current.peers):
             return planned
         offered, action = offer(self._keys, self._snapshot.ref, planned.view, current, peers)
+        if not self._fits(planned.view, offered):
+            return planned
         self._result.actions.append(action)
         return replace(planned, assignment=offered)
 
@@ -263,6 +296,8 @@ class _EnvironmentPass:
         if current is None or current.HasField("task"):
             return self._held(view, message_of(view.node))
         left, action = reduce(self._keys, self._snapshot.ref, view, self._snapshot.secrets, names)
+        if action is not None and not self._fits(view, left):
+            left, action = current, None
         self._result.actions += [action] if action is not None else []
         empty = left is None or not left.services
         what = "has been drained" if empty else f"is being drained{f': {why}' if why else ''}"
@@ -301,7 +336,7 @@ class _EnvironmentPass:
             self._target.newest,
             task_failed=failed,
         )
-        if action is None:
+        if action is None or not self._fits(planned.view, kept):
             return planned
         self._result.actions.append(action)
         return PlannedNode(planned.view, kept, planned.hold, planned.why, planned.task, planned.kept)
@@ -328,6 +363,10 @@ class _EnvironmentPass:
     def _why_halted(self, name: str, current: pb.Assignment | None) -> str:
         keeps = f"keeps {_describe(current)}" if current is not None else "gets nothing"
         return f"{name} {keeps}: release {self._target.newest} has been halted"
+
+
+def _why_oversized(node: str, assignment: pb.Assignment, problem: str) -> str:
+    return f"the assignment of release {assignment.release} for {node} is too large for etcd: {problem}"
 
 
 def _describe(current: pb.Assignment) -> str:

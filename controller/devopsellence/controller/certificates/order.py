@@ -15,7 +15,7 @@ import structlog
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.clock import Now
 from devopsellence.controller.certificates import next_step, record
-from devopsellence.controller.certificates.csr import CertificateMismatch, read_chain
+from devopsellence.controller.certificates.csr import CertificateChain, CertificateMismatch, read_chain
 from devopsellence.controller.certificates.demand import AcmeAccount, IngressServer
 from devopsellence.controller.certificates.failure import FailureKind, IssuanceError, IssuanceFailure, IssuancePace
 from devopsellence.controller.certificates.threads import in_thread
@@ -23,6 +23,7 @@ from devopsellence.controller.certificates.writer import CertificateWriter, Supe
 from devopsellence.controller.model.events import new_event
 from devopsellence.store.errors import StoreError
 from devopsellence.store.keys import EnvironmentRef
+from devopsellence.store.size import RecordTooLarge
 
 CERTIFICATE_OBTAINED = "certificate_obtained"
 CERTIFICATE_RENEWED = "certificate_renewed"
@@ -100,6 +101,10 @@ class OrderAttempt:
             _log.exception("certificate not obtained", environment=str(self.ref), host=self.host)
             await self._fail(IssuanceFailure(FailureKind.OTHER, "internal error of the controller, see its log"))
         else:
+            await self._obtained(chain)
+
+    async def _obtained(self, chain: CertificateChain) -> None:
+        try:
             await self._edit(
                 lambda before, at: (
                     record.obtained(before, chain, self.request, at.utc),
@@ -112,6 +117,9 @@ class OrderAttempt:
                     ],
                 )
             )
+        except RecordTooLarge as error:
+            # The chain comes from the authority, the encrypted key from a node.
+            await self._fail(IssuanceFailure(FailureKind.OTHER, f"the certificate cannot be stored: {error}"))
 
     async def _order(self, orders: Callable[[], Awaitable[CertificateAuthority]]) -> str:
         authorities = await orders()

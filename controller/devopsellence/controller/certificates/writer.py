@@ -14,6 +14,7 @@ from devopsellence.store.errors import Fenced, MalformedRecord, StoreError
 from devopsellence.store.etcd import Compare, Delete, Put
 from devopsellence.store.fenced import FencedWriter, Outdated, Written, log_events
 from devopsellence.store.keys import EnvironmentRef, Keys
+from devopsellence.store.size import RecordTooLarge
 
 
 class Superseded(Exception):
@@ -63,6 +64,7 @@ class CertificateWriter:
 
         Raises:
             Superseded: the record belongs to another request by now, or cannot be read.
+            RecordTooLarge: etcd would refuse the changed record.
             Fenced: another controller leads.
         """
 
@@ -88,4 +90,4 @@ class CertificateWriter:
 
 def _may_pass(error: BaseException) -> bool:
     # A write without an answer may have happened: the next read tells.
-    return isinstance(error, StoreError | Outdated) and not isinstance(error, Fenced)
+    return isinstance(error, StoreError | Outdated) and not isinstance(error, Fenced | RecordTooLarge)

@@ -2,7 +2,7 @@
 
 A part is written when its content changes and deleted when it is empty. Parts of hosts that a node no longer serves
 stay until the node has reported the new assignment or is unreachable. An unreadable certificate or assignment takes
-nothing away.
+nothing away, nor does a deleted record of a certificate that is ordered automatically.
 """
 
 from __future__ import annotations
@@ -90,12 +90,29 @@ class _NodeParts:
         for host in hosts_of(assignment.ingress):
             record = self.certificates.get(host)
             content = self._empty(assignment, host)
-            if record is not None and record.message is not None and _fill(content, record.message, assignment.ingress):
+            certificate = record.message if record is not None else pb.Certificate()
+            if certificate is None:
+                continue
+            filled = _fill(content, certificate, assignment.ingress)
+            if self._keep_served(content, certificate, assignment.ingress) or filled:
                 wanted[host] = content
         if near := self.routers.near(self.view.name):
             wanted[PEERS] = self._empty(assignment, PEERS)
             wanted[PEERS].peers.extend(near)
         return wanted
+
+    def _keep_served(self, content: pb.NodeIngress, certificate: pb.Certificate, ingress: workload_pb2.Ingress) -> bool:
+        """Keep the certificate that the node has while there is none in etcd; return whether there is one to keep.
+
+        The record of an ordered certificate was deleted by hand, so another is being ordered.
+        """
+        stored = message_of(self.view.parts.get(content.part))
+        if certificate.chain_pem or ingress.tls_mode != workload_pb2.Ingress.AUTO or stored is None:
+            return False
+        if not stored.HasField("certificate") or stored.node_uid != content.node_uid:
+            return False
+        content.certificate.CopyFrom(stored.certificate)
+        return True
 
     def _empty(self, assignment: pb.Assignment, part: str) -> pb.NodeIngress:
         return pb.NodeIngress(

@@ -14,6 +14,7 @@ from devopsellence.controller.model.snapshot import ProgressStopwatch
 from devopsellence.controller.rollout.events import rollout_events
 from devopsellence.controller.rollout.node_progress import NodeProgress
 from devopsellence.controller.rollout.verdict import RolloutFacts, RolloutVerdict, is_paused, severity_rank
+from devopsellence.store.size import bounded
 
 MAX_NODES: Final = 100
 _RUNNING: Final = (pb.Rollout.PROGRESSING, pb.Rollout.ROLLING_BACK)
@@ -90,6 +91,8 @@ def update_rollout(
         rollout.ClearField("finished_at")
     elif verdict.phase != before.phase:
         rollout.finished_at.FromDatetime(now.utc)
+    # Reasons come from the nodes.
+    rollout = bounded(rollout)
     events = rollout_events(previous, rollout, now, is_rolled_back=verdict.is_rolled_back)
     if verdict.phase not in _RUNNING:
         return RolloutUpdate(rollout, events)

@@ -69,6 +69,8 @@ class RolloutFacts:
     problems: Sequence[str] = ()
     #: First minute of the services of the target release.
     trial: ReleaseTrial = field(default_factory=ReleaseTrial)
+    #: Why the assignment of a node is too large for etcd; empty if all can be written.
+    oversized: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,9 @@ def _failure(facts: RolloutFacts, *, late: bool) -> _Failure:
     task = facts.task
     if task is not None and task.phase == pb.TaskStatus.FAILED:
         return _Failure(describe_task(task))
+    if facts.oversized:
+        # No attempt can ever succeed.
+        return _Failure(facts.oversized)
     given_up = [node for node in facts.nodes if node.given_up and node.waited_for]
     if given_up:
         why = _join(facts.problems, _sentences([node.given_up for node in given_up]))

@@ -106,7 +106,18 @@ class Reconciler:
         self._wake = asyncio.Event()
         self._slots = ActionSlots()
         self._unassigned: set[str] = set()
+        self._acting = True
         self._tasks: dict[asyncio.Task[None], Action | None] = {}
+
+    def set_acting(self, acting: bool) -> None:
+        """Stop or begin to act: of two agents with the same uid one acts, or a release task would run twice.
+
+        Actions in progress end, and containers keep running.
+        """
+        resumed = acting and not self._acting
+        self._acting = acting
+        if resumed:
+            self.everything()
 
     def enqueue(self, ref: EnvironmentRef) -> None:
         """Reconcile an environment soon."""
@@ -179,6 +190,8 @@ class Reconciler:
             asyncio.get_running_loop().call_later(AFTER_BUG_SECONDS, self.enqueue, ref)
 
     async def _reconcile(self, ref: EnvironmentRef) -> None:
+        if not self._acting:
+            return
         assignment = self._assignments.get(ref)
         state = self._environments.get(ref)
         if state is None:

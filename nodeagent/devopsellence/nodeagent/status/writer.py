@@ -22,13 +22,14 @@ from devopsellence.nodeagent.status.events import events, with_last_container
 from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.codec import encode
 from devopsellence.store.election import batches
-from devopsellence.store.errors import StoreError
+from devopsellence.store.errors import LeaseLost, StoreError
 from devopsellence.store.etcd import Compare, Etcd, Put
 from devopsellence.store.events import EventWriter
 from devopsellence.store.informer import Informer
 from devopsellence.store.keys import EnvironmentRef, Keys
 from devopsellence.store.record import message_of
 from devopsellence.store.retry import REFUSED_SECONDS, is_refused
+from devopsellence.store.size import bounded
 
 #: Interval of writes during convergence. Writing thirty services takes about the CPU time left idle by starting one.
 COALESCE_SECONDS: Final = 0.1
@@ -57,7 +58,7 @@ class _Report:
     events_until: stored_pb2.AssignmentStatus | None = None
 
     def rebuild(self) -> tuple[stored_pb2.AssignmentStatus, bytes]:
-        status = self.build()
+        status = bounded(self.build())
         value = encode(status)
         if self.built is None or self.built[1] != value:
             self.built = (status, value)
@@ -78,6 +79,7 @@ class StatusWriter:
         self._dirty: set[EnvironmentRef] = set()
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._reporting = True
         self._informer = Informer(etcd, keys.statuses_prefix(node), stored_pb2.AssignmentStatus, self._on_change)
 
     def report(self, ref: EnvironmentRef, build: BuildStatus, *, now: bool) -> None:
@@ -88,6 +90,14 @@ class StatusWriter:
         else:
             known.build = build
         self._schedule(ref, 0.0 if now else COALESCE_SECONDS)
+
+    def set_reporting(self, reporting: bool) -> None:
+        """Begin or stop writing to etcd: of two agents with the same uid only one reports, or they would write over
+        each other for ever. The statuses are built and kept on disk all the same."""
+        resumed = reporting and not self._reporting
+        self._reporting = reporting
+        for ref in self._reports if resumed else ():
+            self._schedule(ref, 0.0)
 
     def forget(self, ref: EnvironmentRef) -> None:
         """Stop reporting an environment; the key in etcd is left to the controller."""
@@ -146,6 +156,8 @@ class StatusWriter:
         if report is None:
             return
         await self._save(ref, report)
+        if not self._reporting:
+            return
         async with report.lock:
             await self._write_report(ref, report)
 
@@ -178,7 +190,9 @@ class StatusWriter:
         else:
             await self._etcd.put(key, value)
         report.written = value
-        report.echo_deadline = asyncio.get_running_loop().time() + ECHO_SECONDS
+        # The echo may have arrived before the response: then a deletion is noticed from now on.
+        is_shown = self._shows(ref, report, value)
+        report.echo_deadline = 0.0 if is_shown else asyncio.get_running_loop().time() + ECHO_SECONDS
         report.events_until = with_last_container(before, status)
         await self._store_events(ref, events(before, status))
 
@@ -193,11 +207,19 @@ class StatusWriter:
         for event in new_events:
             event.at.FromDatetime(now)
         try:
-            for batch in batches(await self._event_writer.puts(ref, new_events, now, time.monotonic())):
-                await self._etcd.txn([], batch)
+            try:
+                await self._put_events(ref, new_events, now)
+            except LeaseLost:
+                # Revoked by hand, or lost with a restored etcd: none of the events is stored.
+                self._event_writer.forget_lease()
+                await self._put_events(ref, new_events, now)
         except StoreError as error:
             self._event_writer.forget_lease()
             _log.warning("events not stored", env=str(ref), error=str(error))
+
+    async def _put_events(self, ref: EnvironmentRef, new_events: Sequence[stored_pb2.Event], now: datetime) -> None:
+        for batch in batches(await self._event_writer.puts(ref, new_events, now, time.monotonic())):
+            await self._etcd.txn([], batch)
 
     def _holds(self, ref: EnvironmentRef, report: _Report, value: bytes) -> bool:
         """Return True if etcd has this status or received it a moment ago. The cache may be older than the last write,
@@ -222,11 +244,14 @@ class StatusWriter:
         except ValueError:
             return
         report = self._reports.get(ref)
-        if report is None or not report.written:
+        if report is None or not report.written or not self._reporting:
             return
         if self._shows(ref, report, report.written):
             report.echo_deadline = 0.0
             return
+        if key not in self._informer.records:
+            # Deleted, maybe in one batch with the echo. Another write of the same status does no harm.
+            report.echo_deadline = 0.0
         loop = asyncio.get_running_loop()
         # Either an older write of the agent, or a foreign value: check again after the echo deadline.
         loop.call_later(max(0.0, report.echo_deadline - loop.time()) + 0.01, self._schedule, ref, 0.0)

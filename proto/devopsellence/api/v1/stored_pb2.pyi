@@ -131,6 +131,8 @@ class Heartbeat(_message.Message):
     ROUTER_ADDRESS_FIELD_NUMBER: _builtins.int
     FOLDER_PROBLEM_FIELD_NUMBER: _builtins.int
     NETWORKS_LEFT_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     uid: _builtins.str
     """The uid of the agent; differs from Node.uid after the machine was replaced."""
@@ -151,11 +153,19 @@ class Heartbeat(_message.Message):
     """
     networks_left: _builtins.int
     """Networks that Docker can still create on this node, one per environment; absent: not known yet."""
+    instance: _builtins.str
+    """Id of the writing agent process, new at each start; empty in earlier versions. A second agent with the same uid,
+    on a cloned machine or with another state folder, has another.
+    """
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def disk(self) -> Global___DiskSpace:
         """File system of the engine's images and volumes; absent: not known yet."""
+
+    @_builtins.property
+    def others(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentInstance]:
+        """Other running agents with the same uid, at most 10, each added by itself. Only the writer of this heartbeat reports."""
 
     def __init__(
         self,
@@ -173,16 +183,46 @@ class Heartbeat(_message.Message):
         router_address: _builtins.str = ...,
         folder_problem: _builtins.str = ...,
         networks_left: _builtins.int | None = ...,
+        instance: _builtins.str = ...,
+        others: _abc.Iterable[Global___AgentInstance] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left", "disk", b"disk", "networks_left", b"networks_left", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left", "age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "disk", b"disk", "docker_version", b"docker_version", "folder_problem", b"folder_problem", "hostname", b"hostname", "networks_left", b"networks_left", "node", b"node", "problem", b"problem", "router_address", b"router_address", "started_at", b"started_at", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left", "age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "disk", b"disk", "docker_version", b"docker_version", "folder_problem", b"folder_problem", "hostname", b"hostname", "instance", b"instance", "networks_left", b"networks_left", "node", b"node", "others", b"others", "problem", b"problem", "router_address", b"router_address", "started_at", b"started_at", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__networks_left: _TypeAlias = _typing.Literal["networks_left"]  # noqa: Y015
     _WhichOneofArgType__networks_left: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__networks_left) -> _WhichOneofReturnType__networks_left | None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class AgentInstance(_message.Message):
+    """An agent process."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    HOSTNAME_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    instance: _builtins.str
+    hostname: _builtins.str
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        instance: _builtins.str = ...,
+        hostname: _builtins.str = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hostname", b"hostname", "instance", b"instance", "started_at", b"started_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentInstance: _TypeAlias = AgentInstance  # noqa: Y015
 
 @_typing.final
 class DiskSpace(_message.Message):

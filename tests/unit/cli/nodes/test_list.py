@@ -86,6 +86,21 @@ def test_services_left_on_drained_node_are_noted() -> None:
     assert entry.document()["stays"] == ["redis"]
 
 
+def test_two_agents_with_one_uid_are_named() -> None:
+    beat = Heartbeat(uid="u", instance="a1", hostname="host-a", problem="Docker does not answer")
+    beat.others.add(instance="b2", hostname="host-\x1bb", started_at=at(3))
+    beat.others.add(instance="c3")
+    entry = listed_node(overview(Node(name="n1", uid="u"), beat), {}, {})
+    assert entry.state is NodeState.READY
+    assert entry.note.startswith(
+        "Docker does not answer; 3 agents run with the uid of this node: a1 on host-a, b2 on host-"
+    )
+    assert "\x1b" not in entry.note
+    assert "c3 on an unnamed host; stop all but one" in entry.note
+    assert entry.document()["agent_instance"] == "a1"
+    assert [agent["instance"] for agent in entry.document()["other_agents"]] == ["b2", "c3"]
+
+
 @pytest.mark.parametrize(
     ("beat", "note"),
     [

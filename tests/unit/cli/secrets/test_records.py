@@ -11,6 +11,7 @@ from devopsellence.cli.secrets import records
 from devopsellence.cli.secrets.records import CannotDecrypt, SecretId
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
+from devopsellence.store.size import MAX_RECORD_BYTES
 
 REF = EnvironmentRef("acme", "shop", "production")
 WEB = SecretId("web", "TOKEN")
@@ -90,6 +91,25 @@ def test_versions_of_newest_release_are_kept() -> None:
     # But there are never more than ten.
     after = records.appended(secret, REF, WEB, version(11, b"x", ANN), in_use=set(range(1, 11)))
     assert [each.version for each in after.versions] == list(range(2, 12))
+
+
+def test_oldest_unused_versions_make_room_for_a_large_new_one() -> None:
+    old = [SecretVersion(version=number, age="x" * (MAX_RECORD_BYTES // 4)) for number in range(1, 4)]
+    new = SecretVersion(version=4, age="x" * (MAX_RECORD_BYTES // 2))
+    after = records.appended(Secret(versions=old), REF, WEB, new, in_use={1})
+    assert [each.version for each in after.versions] == [1, 4]
+    # What is in use stays, so that the write is refused.
+    after = records.appended(Secret(versions=old), REF, WEB, new, in_use={1, 2, 3})
+    assert [each.version for each in after.versions] == [1, 2, 3, 4]
+
+
+def test_unneeded_versions_make_room_for_further_recipients() -> None:
+    before = stored(version(1, b"one", ANN), version(2, b"two", ANN))
+    before.versions[0].age = "x" * (MAX_RECORD_BYTES - 1000)
+    before.versions[0].recipients.append(NODE.recipient)
+    after = records.reencrypted(before, ANN, {ANN.recipient, NODE.recipient}, {NODE.recipient}, {2})
+    assert [each.version for each in after.versions] == [2]
+    assert NODE.decrypt(after.versions[0].age) == b"two"
 
 
 def test_undecryptable_version_is_an_error_only_if_needed() -> None:

@@ -112,7 +112,31 @@ def test_finished_challenges_are_removed() -> None:
         f"{HOST}: its certificate is aa, challenges to serve: 0, no key is to be created any more"
     ]
     assert not parts(store, "n1")[HOST].challenges
+
+
+@pytest.mark.parametrize("mode", [workload_pb2.Ingress.AUTO, workload_pb2.Ingress.MANUAL])
+def test_deleted_certificate_is_served_until_the_next_one_if_ordered_automatically(
+    mode: workload_pb2.Ingress.TlsMode.ValueType,
+) -> None:
+    store = serving_store("n1")
+    store.deploy(2, WEB, ingress=ingress(HOST, tls_mode=mode))
+    put_certificate(store, HOST, "aa")
+    settle(store)
     store.delete(KEYS.certificate(REF, HOST))
+    settle(store)
+    if mode == workload_pb2.Ingress.MANUAL:
+        # Removed on purpose: none else will come.
+        assert parts(store, "n1") == {}
+        return
+    assert parts(store, "n1")[HOST].certificate.serial == "aa"
+    put_certificate(store, HOST, challenges=[TOKEN])
+    settle(store)
+    assert parts(store, "n1")[HOST].certificate.serial == "aa"
+    assert list(parts(store, "n1")[HOST].challenges) == [TOKEN]
+    put_certificate(store, HOST, "bb")
+    settle(store)
+    assert parts(store, "n1")[HOST].certificate.serial == "bb"
+    store.deploy(3, WEB, ingress=ingress(HOST, tls_mode=workload_pb2.Ingress.OFF))
     settle(store)
     assert parts(store, "n1") == {}
 
