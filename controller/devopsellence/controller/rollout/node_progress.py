@@ -9,6 +9,7 @@ from typing import Final
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.model.snapshot import NodeView
 from devopsellence.controller.rollout.task import describe_task
+from devopsellence.placement import is_settled
 from devopsellence.store.record import message_of
 
 _Phase = pb.NodeProgress
@@ -158,15 +159,6 @@ def describe_service(service: pb.ServiceStatus, node: str) -> str:
         if exit_code not in reason:
             describe_task += f" ({exit_code}{', out of memory' if service.last_exit.oom_killed else ''})"
     return describe_task
-
-
-def is_settled(service: pb.ServiceStatus) -> bool:
-    """Return whether a service runs as assigned, healthy if probed, or has completed as its dependents require."""
-    return (service.phase == _Service.COMPLETED and not service.failed) or (
-        service.phase == _Service.RUNNING
-        and not service.failed
-        and service.health not in (_Service.CHECKING, _Service.UNHEALTHY)
-    )
 
 
 def _why_not_routed(assignment: pb.Assignment, status: pb.AssignmentStatus, node: str) -> str:

@@ -78,6 +78,9 @@ def update_rollout(
         rollout.ClearField("task")
     else:
         rollout.task.CopyFrom(verdict.task)
+    if facts.choices is not None:
+        del rollout.replicas[:]
+        rollout.replicas.extend(facts.choices)
     summarize(rollout, facts.nodes, facts.target.release, now)
     if verdict.phase in _RUNNING:
         rollout.ClearField("finished_at")

@@ -65,6 +65,8 @@ class RolloutFacts:
     task: pb.TaskStatus | None = None
     #: Problems with secrets and placement, in sentences.
     problems: Sequence[str] = ()
+    #: Choice of nodes for the replicas of the target release; None: unknown, so the recorded choice stays.
+    choices: Sequence[pb.ReplicaNodes] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,7 @@ class Heartbeat(_message.Message):
     API_ADDRESS_FIELD_NUMBER: _builtins.int
     DISK_FIELD_NUMBER: _builtins.int
     ROUTER_ADDRESS_FIELD_NUMBER: _builtins.int
+    WITHOUT_ENGINE_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     uid: _builtins.str
     """The uid of the agent; differs from Node.uid after the machine was replaced."""
@@ -143,6 +144,8 @@ class Heartbeat(_message.Message):
     """Address of the agent's gRPC API, as "10.0.0.5:7443"; empty without an API."""
     router_address: _builtins.str
     """Address at which the router accepts requests forwarded by other nodes, as "10.0.0.5:7444"; empty without."""
+    without_engine: _builtins.bool
+    """The Docker Engine does not answer; problem has the reason. The node counts as unreachable."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -163,10 +166,11 @@ class Heartbeat(_message.Message):
         api_address: _builtins.str = ...,
         disk: Global___DiskSpace | None = ...,
         router_address: _builtins.str = ...,
+        without_engine: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "disk", b"disk", "docker_version", b"docker_version", "hostname", b"hostname", "node", b"node", "problem", b"problem", "router_address", b"router_address", "started_at", b"started_at", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "disk", b"disk", "docker_version", b"docker_version", "hostname", b"hostname", "node", b"node", "problem", b"problem", "router_address", b"router_address", "started_at", b"started_at", "uid", b"uid", "without_engine", b"without_engine"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -617,6 +621,7 @@ class Rollout(_message.Message):
     LAST_SETTLED_FIELD_NUMBER: _builtins.int
     HALTED_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
     organization: _builtins.str
     project: _builtins.str
     environment: _builtins.str
@@ -655,6 +660,12 @@ class Rollout(_message.Message):
     def counts(self) -> Global___NodeCounts:
         """Counts over all attached nodes."""
 
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaNodes]:
+        """Nodes chosen for the replicas of the target release, by service, sorted. Recorded before the assignments that follow
+        from the choice, so that the choice stays the same while it is carried out.
+        """
+
     def __init__(
         self,
         *,
@@ -673,14 +684,48 @@ class Rollout(_message.Message):
         last_settled: _builtins.int = ...,
         halted: _builtins.str = ...,
         counts: Global___NodeCounts | None = ...,
+        replicas: _abc.Iterable[Global___ReplicaNodes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "finished_at", b"finished_at", "started_at", b"started_at", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "environment", b"environment", "finished_at", b"finished_at", "halted", b"halted", "history", b"history", "last_settled", b"last_settled", "nodes", b"nodes", "organization", b"organization", "phase", b"phase", "project", b"project", "reason", b"reason", "release", b"release", "started_at", b"started_at", "target", b"target", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "environment", b"environment", "finished_at", b"finished_at", "halted", b"halted", "history", b"history", "last_settled", b"last_settled", "nodes", b"nodes", "organization", b"organization", "phase", b"phase", "project", b"project", "reason", b"reason", "release", b"release", "replicas", b"replicas", "started_at", b"started_at", "target", b"target", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Rollout: _TypeAlias = Rollout  # noqa: Y015
+
+@_typing.final
+class ReplicaNodes(_message.Message):
+    """Nodes chosen for the replicas of a service."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    service: _builtins.str
+    @_builtins.property
+    def settled(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes whose replica has settled since it was placed there, the oldest replica first."""
+
+    @_builtins.property
+    def pending(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes whose replica has not settled yet, in the order of the choice."""
+
+    def __init__(
+        self,
+        *,
+        service: _builtins.str = ...,
+        settled: _abc.Iterable[_builtins.str] | None = ...,
+        pending: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pending", b"pending", "service", b"service", "settled", b"settled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaNodes: _TypeAlias = ReplicaNodes  # noqa: Y015
 
 @_typing.final
 class NodeCounts(_message.Message):
@@ -1608,6 +1653,7 @@ class ServiceStatus(_message.Message):
     LAST_EXIT_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     UNHEALTHY_SINCE_FIELD_NUMBER: _builtins.int
+    IMAGE_MISSING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     phase: Global___ServiceStatus.Phase.ValueType
     health: Global___ServiceStatus.Health.ValueType
@@ -1627,6 +1673,8 @@ class ServiceStatus(_message.Message):
     image: _builtins.str
     failed: _builtins.bool
     """The assigned spec has failed, so that the rollout fails: see reason."""
+    image_missing: _builtins.bool
+    """The image is not on the node, and has to be pulled before a container can be created."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
         """Start of the serving container."""
@@ -1660,10 +1708,11 @@ class ServiceStatus(_message.Message):
         last_exit: Global___Exit | None = ...,
         failed: _builtins.bool = ...,
         unhealthy_since: _timestamp_pb2.Timestamp | None = ...,
+        image_missing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_exit", b"last_exit", "next_attempt_at", b"next_attempt_at", "started_at", b"started_at", "unhealthy_since", b"unhealthy_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "container", b"container", "failed", b"failed", "hash", b"hash", "health", b"health", "image", b"image", "last_exit", b"last_exit", "name", b"name", "next_attempt_at", b"next_attempt_at", "phase", b"phase", "reason", b"reason", "release", b"release", "restarts", b"restarts", "reused", b"reused", "started_at", b"started_at", "unhealthy_since", b"unhealthy_since"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "container", b"container", "failed", b"failed", "hash", b"hash", "health", b"health", "image", b"image", "image_missing", b"image_missing", "last_exit", b"last_exit", "name", b"name", "next_attempt_at", b"next_attempt_at", "phase", b"phase", "reason", b"reason", "release", b"release", "restarts", b"restarts", "reused", b"reused", "started_at", b"started_at", "unhealthy_since", b"unhealthy_since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
