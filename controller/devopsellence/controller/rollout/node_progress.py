@@ -219,11 +219,13 @@ def _unreachable(view: NodeView, *, needed: bool) -> str:
     """Return why the node is unreachable; empty if reachable. ``needed``: the release task runs there."""
     if view.node is None or view.node.message is None:
         return f"{view.name} is attached but not registered; run devopsellence node register {view.name}, or detach it"
+    waits = "the release task waits for it" if needed else "it is not waited for"
     if view.heartbeat is None or view.heartbeat.message is None:
-        waits = "the release task waits for it" if needed else "it is not waited for"
         return f"{view.name} has no heartbeat: its agent is not running or cannot reach etcd; {waits}"
     if view.heartbeat.message.uid != view.node.message.uid:
         return f"the agent that answers as {view.name} was started for an earlier registration of that name"
+    if view.heartbeat.message.without_engine:
+        return f"{view.name} has no Docker Engine: {view.heartbeat.message.problem}; {waits}"
     return ""
 
 

@@ -115,6 +115,7 @@ def _service(
         reason=f"{planned.reason}: {progress}" if pulling else planned.reason,
         restarts=history.restarts,
         failed=planned.failed,
+        image_missing=history.lacks_image,
     )
     if current is not None:
         is_desired = assigned is not None and current.hash == assigned.hash
