@@ -53,6 +53,7 @@ class Host:
     def __init__(self, folder: Path, *, userns_remap: bool = False) -> None:
         self.folder = folder
         self._userns_remap = userns_remap
+        self._data = folder / "docker" / "data"
         # A socket's path may have 107 characters at most; pytest's folders come close.
         self._sockets = Path("/tmp") / f"dvo-{uuid.uuid4().hex[:8]}"
         self.socket = f"unix://{self._sockets}/docker.sock"
@@ -135,10 +136,9 @@ class Host:
             ranges = self.folder / name
             ranges.write_text("nobody:200000:65536\nnogroup:200000:65536\n")
             run([*self._inside("--mount"), "mount", "--bind", str(ranges), f"/etc/{name}"])
-        # The remapped root reaches its containers' files by their path.
-        for folder in (self.folder, *self.folder.parents):
-            if not folder.stat().st_mode & 0o001:
-                folder.chmod(folder.stat().st_mode | 0o011)
+        # The remapped root reaches its containers' files by their path, and pytest closes its own folders to others.
+        self._data = self._sockets / "data"
+        self._sockets.chmod(0o711)
 
     def _inside(self, *namespaces: str) -> list[str]:
         """Return the first words of a command run in ``namespaces``, such as ``--net``."""
@@ -147,11 +147,10 @@ class Host:
 
     def start_docker(self) -> None:
         """Start the engine and return once the engine answers."""
-        root = self.folder / "docker"
-        root.mkdir(exist_ok=True)
+        self._data.parent.mkdir(exist_ok=True)
         command = [
             *self._inside("--net", "--mount"),
-            "dockerd", "--host", self.socket, "--data-root", str(root / "data"),
+            "dockerd", "--host", self.socket, "--data-root", str(self._data),
             "--exec-root", str(self._sockets / "exec"), "--pidfile", str(self._sockets / "pid"),
             *(("--userns-remap", "nobody:nogroup") if self._userns_remap else ()),
         ]  # fmt: skip
