@@ -47,12 +47,14 @@ class Host:
     """Host as a context manager: all processes are gone at the end; the caller removes the folder.
 
     ``folder`` holds the Docker Engine's files and the local cluster's state (``folder / "home"``). ``options``: further
-    options of dockerd.
+    options of dockerd. With ``userns_remap`` the engine runs containers in a user namespace, as another user than root.
     """
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, userns_remap: bool = False) -> None:
         self.folder = folder
         self._options = options
+        self._userns_remap = userns_remap
+        self._data = folder / "docker" / "data"
         # A socket's path may have 107 characters at most; pytest's folders come close.
         self._sockets = Path("/tmp") / f"dvo-{uuid.uuid4().hex[:8]}"
         self.socket = f"unix://{self._sockets}/docker.sock"
@@ -78,6 +80,8 @@ class Host:
         self._sockets.mkdir(mode=0o700)
         try:
             self._hold()
+            if self._userns_remap:
+                self._prepare_remap()
             self.start_docker()
         except BaseException:
             self.close()
@@ -127,6 +131,16 @@ class Host:
         if self._holder.stdout.readline() != "ready\n":
             raise RuntimeError("the namespaces of a host cannot be made: see what 'unshare' and 'ip' said")
 
+    def _prepare_remap(self) -> None:
+        """Give the user nobody a range of subordinate ids, in the mount namespace alone."""
+        for name in ("subuid", "subgid"):
+            ranges = self.folder / name
+            ranges.write_text("nobody:200000:65536\nnogroup:200000:65536\n")
+            run([*self._inside("--mount"), "mount", "--bind", str(ranges), f"/etc/{name}"])
+        # The remapped root reaches its containers' files by their path, and pytest closes its own folders to others.
+        self._data = self._sockets / "data"
+        self._sockets.chmod(0o711)
+
     def _inside(self, *namespaces: str) -> list[str]:
         """Return the first words of a command run in ``namespaces``, such as ``--net``."""
         assert self._holder is not None
@@ -134,13 +148,13 @@ class Host:
 
     def start_docker(self) -> None:
         """Start the engine and return once the engine answers."""
-        root = self.folder / "docker"
-        root.mkdir(exist_ok=True)
+        self._data.parent.mkdir(exist_ok=True)
         command = [
             *self._inside("--net", "--mount"),
-            "dockerd", "--host", self.socket, "--data-root", str(root / "data"),
+            "dockerd", "--host", self.socket, "--data-root", str(self._data),
             "--exec-root", str(self._sockets / "exec"), "--pidfile", str(self._sockets / "pid"),
             *self._options,
+            *(("--userns-remap", "nobody:nogroup") if self._userns_remap else ()),
         ]  # fmt: skip
         with (self.folder / "dockerd.log").open("ab") as log:
             self._dockerd = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)

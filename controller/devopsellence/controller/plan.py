@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.api.v1 import workload_pb2
 from devopsellence.clock import Now
 from devopsellence.controller.assign.environment import PassInput, PassResult, assign_all
 from devopsellence.controller.assign.node import withdraw
@@ -20,7 +21,7 @@ from devopsellence.controller.assign.secrets import secret_problems
 from devopsellence.controller.ingress.node_parts import plan_parts
 from devopsellence.controller.model import events
 from devopsellence.controller.model.actions import EnvironmentPlan, KeyChange, Precondition, WriteAction, WriteKind
-from devopsellence.controller.model.snapshot import EnvironmentSnapshot
+from devopsellence.controller.model.snapshot import EnvironmentSnapshot, NodeView
 from devopsellence.controller.rollout.coverage import is_covered, why_unplaced
 from devopsellence.controller.rollout.history import begin_rollout
 from devopsellence.controller.rollout.node_progress import PlannedNode
@@ -29,7 +30,7 @@ from devopsellence.controller.rollout.target import KnownReleases, RolloutTarget
 from devopsellence.controller.rollout.task import TaskDecision, decide_task
 from devopsellence.controller.rollout.trial import trial_of
 from devopsellence.controller.rollout.verdict import RolloutFacts, judge
-from devopsellence.controller.scheduler.placement import place_services
+from devopsellence.controller.scheduler.placement import EnvironmentPlacement, place_services, task_order
 from devopsellence.store.keys import Keys
 from devopsellence.store.record import message_of, revision_of
 
@@ -102,14 +103,15 @@ def _with_environment(
     before = begin_rollout(snapshot, newest, now)
     target = recorded_target(before)
     releases = known_releases(snapshot, target, keys)
-    decision = _decide_task(snapshot, attached, releases.newest, before, keys)
-    survey = _survey(snapshot, attached, target, releases, decision.task, now, keys)
+    placements = _Placements(snapshot, attached, now)
+    decision = _decide_task(snapshot, attached, releases.newest, before, placements, keys)
+    survey = _survey(snapshot, attached, target, releases, decision.task, placements, keys)
     stopwatch = advance_stopwatch(survey.facts, snapshot.stopwatch, now)
     verdict = judge(survey.facts, before, stopwatch, now)
     blamed, failures = verdict.blamed, verdict.failures
     if verdict.target != target:
         # The rollout rolls back or halts: work out the assignments again for the new target.
-        survey = _survey(snapshot, attached, verdict.target, releases, verdict.task, now, keys)
+        survey = _survey(snapshot, attached, verdict.target, releases, verdict.task, placements, keys)
         stopwatch = advance_stopwatch(survey.facts, snapshot.stopwatch, now)
         verdict = judge(survey.facts, before, stopwatch, now)
     stored = message_of(snapshot.rollout)
@@ -122,6 +124,20 @@ def _with_environment(
     return EnvironmentPlan(
         rests_on, actions, [*update.events, *node_events], update.stopwatch, min(rechecks, default=None)
     )
+
+
+class _Placements:
+    """Placements of the releases of one plan, each worked out once."""
+
+    def __init__(self, snapshot: EnvironmentSnapshot, attached: frozenset[str], now: Now) -> None:
+        self._snapshot, self._attached, self._now = snapshot, attached, now
+        self._known: dict[int, EnvironmentPlacement] = {}
+
+    def of(self, release: pb.Release) -> EnvironmentPlacement:
+        """Return the placement of the services of ``release``."""
+        if release.number not in self._known:
+            self._known[release.number] = place_services(self._snapshot, self._attached, release, self._now)
+        return self._known[release.number]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,19 +156,17 @@ def _survey(
     target: RolloutTarget,
     releases: KnownReleases,
     task: pb.TaskStatus | None,
-    now: Now,
+    known: _Placements,
     keys: Keys,
 ) -> _Survey:
     numbers = (target.newest, target.last_settled) if target.is_halted else (target.release,)
     readable = [release for number in numbers if (release := releases.of(number)) is not None]
-    placements = {release.number: place_services(snapshot, attached, release, now) for release in readable}
+    placements = {release.number: known.of(release) for release in readable}
     assigned = assign_all(PassInput(snapshot, target, releases, task, placements, keys), attached)
     release = releases.of(target.release)
-    placement_problems = (
-        placements[release.number].problems if release is not None and release.number in placements else ()
-    )
+    placement = placements.get(release.number) if release is not None else None
     stored = message_of(snapshot.rollout)
-    known = stored.task.phase if stored is not None and stored.release == target.newest else pb.TaskStatus.WAITING
+    phase = stored.task.phase if stored is not None and stored.release == target.newest else pb.TaskStatus.WAITING
     facts = RolloutFacts(
         ref=snapshot.ref,
         target=target,
@@ -160,29 +174,39 @@ def _survey(
         unplaced=why_unplaced(release, assigned.placed, assigned.planned_nodes) if release is not None else "",
         can_roll_back=releases.can_roll_back,
         rollback_problem=releases.rollback_problem,
-        moved=assigned.moved or (task is not None and task.phase != known),
+        moved=assigned.moved or (task is not None and task.phase != phase),
         nodes=assigned.nodes,
         covered=release is not None and is_covered(release, assigned.planned_nodes, assigned.nodes),
         deadline=_deadline(releases.newest),
         task=task,
         problems=[
             *secret_problems(assigned.needed, frozenset(assigned.missing_secrets), snapshot.secrets),
-            *placement_problems,
+            *(placement.problems if placement is not None else ()),
             *assigned.problems,
         ],
         trial=trial_of(assigned.planned_nodes, assigned.nodes, target.release),
         oversized=assigned.oversized,
+        choices=placement.choices if placement is not None else None,
     )
     return _Survey(assigned, facts, [placement.recheck_after for placement in placements.values()])
 
 
 def _decide_task(
-    snapshot: EnvironmentSnapshot, attached: frozenset[str], newest: pb.Release | None, before: pb.Rollout, keys: Keys
+    snapshot: EnvironmentSnapshot,
+    attached: frozenset[str],
+    newest: pb.Release | None,
+    before: pb.Rollout,
+    placements: _Placements,
+    keys: Keys,
 ) -> TaskDecision:
     """Return the release task of the newest release; as recorded before if the release cannot be read."""
     if newest is None:
         return TaskDecision(before.task if before.HasField("task") else None)
-    return decide_task(snapshot, attached, newest, keys)
+
+    def order(service: workload_pb2.Service, views: Sequence[NodeView]) -> list[str]:
+        return task_order(placements.of(newest), newest, service, views)
+
+    return decide_task(snapshot, attached, newest, order, keys)
 
 
 def _why_unreadable(releases: KnownReleases, target: RolloutTarget) -> str:

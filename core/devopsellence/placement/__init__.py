@@ -1,9 +1,9 @@
 """Placement of services on nodes, with reasons; shared by the controller and the CLI.
 
 Pure functions over messages; no IO, no access to etcd or Docker. ``filters`` decides on candidates: may a node run a
-service. ``scheduler`` chooses among the candidates: a service runs once on every attached node that passes all filters,
-or with ``replicas`` on that number of nodes. ``reach`` finds dependencies that are out of reach. ``max_parallel``
-computes batch sizes.
+service. ``copies`` ranks existing copies. ``scheduler`` chooses among the candidates: a service runs once on every
+attached node that passes all filters, or with ``replicas`` on that number of nodes. ``reach`` finds dependencies that
+are out of reach. ``task`` orders the nodes for the release task, ``max_parallel`` computes batch sizes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,16 @@ from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.api.v1.workload_pb2 import Service
+from devopsellence.placement.copies import (
+    Copy,
+    CopyRank,
+    CopyState,
+    HeldCopies,
+    NodeRecords,
+    is_settled,
+    ranked_copies,
+    record_choice,
+)
 from devopsellence.placement.filters import (
     FILTERS,
     LABELS,
@@ -26,31 +36,37 @@ from devopsellence.placement.filters import (
 )
 from devopsellence.placement.reach import UnreachableDependency, unreachable_dependencies
 from devopsellence.placement.scheduler import (
-    HeldCopies,
     Placement,
     ReplicaPlacement,
     compute_placement,
-    held_copies,
     why_short,
     why_stuck,
 )
+from devopsellence.placement.task import task_nodes
 
 __all__ = [
     "DEFAULT_LABELS",
     "FILTERS",
     "LABELS",
+    "Copy",
+    "CopyRank",
+    "CopyState",
     "Filter",
     "HeldCopies",
+    "NodeRecords",
     "Placement",
     "Refusal",
     "ReplicaPlacement",
     "UnreachableDependency",
     "UnreachableFilter",
     "compute_placement",
-    "held_copies",
+    "is_settled",
     "label_needed",
     "may_run",
+    "ranked_copies",
+    "record_choice",
     "services_for_node",
+    "task_nodes",
     "unplaced_services",
     "unreachable_dependencies",
     "why_leaves",

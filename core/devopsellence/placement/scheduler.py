@@ -1,8 +1,8 @@
 """Scheduler: a node for every copy of a service.
 
 A service runs on every node that may run the service, or with ``replicas`` on that number of nodes. Replicas stay in
-place where possible. Missing replicas go to the nodes with the fewest services, then by name; surplus replicas leave
-the nodes with the most. So a change moves no unrelated replica.
+place where possible. Missing replicas go to the nodes with the fewest services, then by name. Of surplus replicas, the
+oldest that run stay; equally old ones leave the nodes with the most services. So a change moves no unrelated replica.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.api.v1.workload_pb2 import Service
+from devopsellence.placement.copies import Copy, CopyState, HeldCopies
 from devopsellence.placement.filters import FILTERS, Filter, Refusal, how_to_make_room, why_leaves, why_not
 
-# By service name and node name: rank of the copy on the node. Of surplus copies, those with the highest rank stay.
-HeldCopies = Mapping[str, Mapping[str, int]]
 _NAMED: Final = 5
 
 
@@ -117,27 +116,35 @@ class _ReplicaScheduler:
 
     def place(self, services: Iterable[Service], held: HeldCopies) -> dict[str, ReplicaPlacement]:
         ordered = sorted(services, key=lambda service: service.name)
-        stays = {service.name: self._stays(service, held.get(service.name, {})) for service in ordered}
+        stays = {service.name: self._stays(service, held.of(service.name)) for service in ordered}
         for names in stays.values():
             self._busy.update(names)
-        return {
-            service.name: self._place(service, stays[service.name], held.get(service.name, {})) for service in ordered
-        }
+        return {service.name: self._place(service, stays[service.name], held) for service in ordered}
 
     def _stays(self, service: Service, copies: Iterable[str]) -> list[str]:
         nodes = self._cache.nodes
         return [name for name in copies if name not in nodes or not self._cache.why_leaves(service, nodes[name])]
 
-    def _place(self, service: Service, stays: Sequence[str], copies: Mapping[str, int]) -> ReplicaPlacement:
+    def _place(self, service: Service, stays: Sequence[str], held: HeldCopies) -> ReplicaPlacement:
         nodes, busy = self._cache.nodes, self._busy
         refused = {name: clause for name, node in nodes.items() if (clause := self._cache.why_not(service, node))}
+        copies, before = held.of(service.name), held.chosen.get(service.name, frozenset())
         # Of copies with equal rank, a copy on an unknown node or on a node that takes no new copies stays.
-        best = sorted(stays, key=lambda name: (-copies[name], name in nodes and name not in refused, busy[name], name))
+        best = sorted(
+            stays,
+            key=lambda name: (
+                *_claim(copies[name]),
+                name in nodes and name not in refused,
+                copies[name].age,
+                busy[name],
+                name,
+            ),
+        )
         chosen = set(best[: service.replicas])
         busy.subtract(best[service.replicas :])
         if missing := service.replicas - len(chosen):
             free = (name for name in nodes if name not in refused and name not in chosen)
-            new = sorted(free, key=lambda name: (busy[name], name))[:missing]
+            new = sorted(free, key=lambda name: (name not in before, busy[name], name))[:missing]
             busy.update(new)
             chosen.update(new)
         return ReplicaPlacement(
@@ -146,6 +153,11 @@ class _ReplicaScheduler:
             fixed={name: clause for name, clause in refused.items() if name in chosen},
             refused={name: clause for name, clause in refused.items() if name not in chosen},
         )
+
+
+def _claim(copy: Copy) -> tuple[int, bool, bool]:
+    """Return the claim of a copy to stay, the strongest first."""
+    return -copy.rank, copy.state is not CopyState.CURRENT, copy.state < CopyState.RAN
 
 
 def why_short(
@@ -175,15 +187,6 @@ def why_stuck(
         f'service "{placement.service.name}" runs only on nodes that take no new copies ({_listed(placement.fixed)})',
         how_to_make_room(placement.service, stuck, filters),
     )
-
-
-def held_copies(services: Mapping[str, Iterable[str]]) -> HeldCopies:
-    """Return :data:`HeldCopies` for service names by node, with equal ranks."""
-    held: dict[str, dict[str, int]] = {}
-    for node, names in services.items():
-        for name in names:
-            held.setdefault(name, {})[node] = 0
-    return held
 
 
 def _listed(clauses: Mapping[str, str]) -> str:

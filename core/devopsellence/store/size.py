@@ -39,7 +39,7 @@ TEXT_CHARACTERS: Final = 4000
 # Fields of reports with text for people. All other strings identify something and are never cut.
 _TEXTS: Final = frozenset(
     {
-        *("reason", "message", "problem", "halted", "log_lines"),
+        *("reason", "message", "problem", "folder_problem", "halted", "first_failure", "log_lines"),
         *("hostname", "agent_version", "docker_version", "identity"),
     }
 )

@@ -291,7 +291,8 @@ class Agent(Generic[R]):
         self._foreign_uid = foreign_uid
         if not problem and foreign_uid:
             problem = f"this node's assignments are for the machine with uid {foreign_uid}, which this one is not"
-        self.heartbeat.update(problem=problem, docker_version=self.engine.version)
+        without_engine = not self.engine.connected
+        self.heartbeat.update(problem=problem, docker_version=self.engine.version, without_engine=without_engine)
 
 
 def _first_beat(node: str, node_uid: str, recipient: str, instance: str) -> stored_pb2.Heartbeat:

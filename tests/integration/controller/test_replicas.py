@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -109,3 +111,51 @@ async def test_drained_node_is_emptied_of_web_services_first(environment: Enviro
         )
     )
     assert rollout.phase == pb.Rollout.SETTLED
+
+
+async def test_chosen_copy_stays_while_controllers_die_and_it_restarts(
+    etcd: Etcd, settings: Settings, controller: ControllerProcess, tmp_path: Path
+) -> None:
+    made = EnvironmentDriver(etcd)
+    for name in NODES:
+        await made.add_node(name, "worker")
+    await made.deploy(shrinking(1, replicas=0), *NODES)
+    for name in NODES:
+        await report(made, await made.assignment(name, runs("redis")))
+    await made.rollout(lambda one: one.phase == pb.Rollout.SETTLED)
+    await made.deploy(shrinking(2, replicas=1), *NODES)
+    chosen = await made.assignment("n1", lambda one: one.release == 2)
+    controller.send(signal.SIGKILL)
+    await asyncio.to_thread(controller.wait, 10)
+    # An update of the chosen copy, while the others go on running.
+    starting = pb.ServiceStatus(name="redis", phase=pb.ServiceStatus.STARTING)
+    await made.report(chosen, pb.AssignmentStatus.CONVERGING, starting)
+    successor = ControllerProcess(settings, tmp_path / "successor.log")
+    try:
+        await made.rollout(
+            lambda one: any("is starting" in progress.reason for progress in one.nodes if progress.node == "n1")
+        )
+        await report(made, chosen)
+        for name in ("n2", "n3"):
+            await report(made, await made.assignment(name, runs()))
+        rollout = await made.rollout(lambda one: one.phase == pb.Rollout.SETTLED and one.release == 2)
+        assert list(rollout.replicas) == [pb.ReplicaNodes(service="redis", settled=["n1"])]
+        assert await made.read(pb.Assignment, made.keys.assignment("n1", REF)) == chosen
+    finally:
+        successor.end()
+
+
+def shrinking(number: int, *, replicas: int) -> pb.Release:
+    """Return a release of Redis with a volume; one node updates at a time."""
+    redis = Service(name="redis", kind=Service.WORKER, replicas=replicas, env={"RELEASE": str(number)})
+    redis.volumes.add(source="data", target="/data")
+    release = pb.Release(
+        organization=REF.organization,
+        project=REF.project,
+        environment=REF.environment,
+        number=number,
+        services=[redis],
+    )
+    release.rollout.progress_deadline.FromSeconds(600)
+    release.rollout.max_parallel = "1"
+    return release

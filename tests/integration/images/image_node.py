@@ -174,13 +174,14 @@ class ImageNode:
             await self._server.stop(None)
             self._server = None
 
-    async def register(self, etcd: Etcd, *, alive: bool = True) -> stored_pb2.Node:
-        """Write the records of the node."""
+    async def register(self, etcd: Etcd, *, alive: bool = True, lease: int = 0, problem: str = "") -> stored_pb2.Node:
+        """Write the records of the node; the heartbeat is bound to ``lease``. ``problem``: why it has no engine."""
         node = stored_pb2.Node(name=self.node, uid=self.uid, labels=["web", "worker"])
         await etcd.put(etcd.keys.node(self.node), encode(node))
         if alive:
             beat = stored_pb2.Heartbeat(node=self.node, uid=self.uid, api_address=self.address)
-            await etcd.put(etcd.keys.heartbeat(self.node), encode(beat))
+            beat.problem, beat.without_engine = problem, bool(problem)
+            await etcd.put(etcd.keys.heartbeat(self.node), encode(beat), lease=lease)
         return node
 
     def staged(self) -> list[str]:

@@ -197,6 +197,7 @@ async def test_failed_node_is_named_and_others_continue(
     assert failed.value.code == "images_not_sent"
     assert [finding.code for finding in failed.value.findings] == ["agent_unreachable"]
     assert "n2" in failed.value.findings[0].message
+    assert "to deploy without n2, run devopsellence node cordon n2" in failed.value.message
     assert host.docker("image", "inspect", "-f", "{{.Id}}", image) == image
     assert len(output.warnings) == 1
     assert "n3" in output.warnings[0]

@@ -119,7 +119,7 @@ async def test_second_agent_is_named_and_takes_over_at_the_end_of_the_first(etcd
         async with agent(settings, "b") as b:
             both = await _shown(etcd, _by("a", "b"))
             assert _beat(both).others[0].hostname == "host-b"
-            a.writer.update(problem="Docker does not answer", docker_version="27")
+            a.writer.update(problem="Docker does not answer", without_engine=True, docker_version="27")
             changed = await _shown(etcd, lambda beat: _by("a", "b")(beat) and beat.problem)
             assert changed.lease == both.lease
             # One write each, and none in turns.

@@ -135,6 +135,7 @@ async def test_killed_engine_recovers(node: AgentNode, tmp_path_factory: pytest.
 
         async def problem() -> str:
             beat = await node.heartbeat()
+            assert beat is None or beat.without_engine is bool(beat.problem)
             return beat.problem if beat else ""
 
         assert "does not answer" in await eventually("told", problem)

@@ -8,7 +8,7 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.api.v1.workload_pb2 import Dependency, Service
-from devopsellence.placement import UnreachableDependency, compute_placement, unreachable_dependencies
+from devopsellence.placement import HeldCopies, UnreachableDependency, compute_placement, unreachable_dependencies
 
 STARTED, COMPLETED = Dependency.SERVICE_STARTED, Dependency.SERVICE_COMPLETED_SUCCESSFULLY
 BOTH = [Node(name="n1", labels=["web", "worker"]), Node(name="n2", labels=["web", "worker"])]
@@ -38,7 +38,7 @@ def redis(replicas: int = 0) -> Service:
 def test_unreachable_dependencies_if(
     services: Sequence[Service], nodes: Sequence[Node], expected: Sequence[tuple[str, str, tuple[str, ...], bool]]
 ) -> None:
-    found = unreachable_dependencies(services, compute_placement(services, nodes, {}))
+    found = unreachable_dependencies(services, compute_placement(services, nodes, HeldCopies()))
     assert found == [UnreachableDependency(*fields) for fields in expected]
 
 

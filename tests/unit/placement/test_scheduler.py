@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 import pytest
 
@@ -10,6 +11,8 @@ from devopsellence.api.v1.stored_pb2 import Drain, Node
 from devopsellence.api.v1.workload_pb2 import Service, VolumeMount
 from devopsellence.placement import (
     FILTERS,
+    Copy,
+    CopyRank,
     HeldCopies,
     Placement,
     UnreachableFilter,
@@ -19,6 +22,15 @@ from devopsellence.placement import (
 )
 
 SEEDS = range(60)
+# By service and node: the rank of the copy.
+Ranks = Mapping[str, Mapping[str, int]]
+
+
+def existing(ranks: Ranks) -> HeldCopies:
+    """Copies that are equal but for their ranks."""
+    return HeldCopies(
+        {name: {node: Copy(CopyRank(rank)) for node, rank in copies.items()} for name, copies in ranks.items()}
+    )
 
 
 def jobs(replicas: int, name: str = "jobs") -> Service:
@@ -79,22 +91,24 @@ GONE = UnreachableFilter({"n1": "unreachable"}, frozenset({"n1"}))
         ),
     ],
 )
-def test_replica_placement(services: list[Service], given: list[Node], held: HeldCopies, expected: list[str]) -> None:
-    assert list(compute_placement(services, given, held).replica_placements["jobs"].nodes) == expected
+def test_replica_placement(services: list[Service], given: list[Node], held: Ranks, expected: list[str]) -> None:
+    assert list(compute_placement(services, given, existing(held)).replica_placements["jobs"].nodes) == expected
 
 
 def test_replicas_leave_lost_nodes_except_with_volumes() -> None:
     filters = (*FILTERS, GONE)
     held = {"jobs": {"n1": 0}}
-    assert compute_placement([jobs(1)], nodes("n1", "n2"), held, filters).replica_placements["jobs"].nodes == ("n2",)
+    assert compute_placement([jobs(1)], nodes("n1", "n2"), existing(held), filters).replica_placements[
+        "jobs"
+    ].nodes == ("n2",)
     data = Service(name="jobs", kind=Service.WORKER, replicas=1, volumes=[VolumeMount(source="a", target="/a")])
-    found = compute_placement([data], nodes("n1", "n2"), held, filters).replica_placements["jobs"]
+    found = compute_placement([data], nodes("n1", "n2"), existing(held), filters).replica_placements["jobs"]
     assert (found.nodes, found.fixed) == (("n1",), {"n1": "unreachable"})
 
 
 def test_services_by_node() -> None:
     web = Service(name="web", kind=Service.WEB)
-    found = compute_placement([web, jobs(1)], [node("n1", labels="web worker"), node("n2", labels="web")], {})
+    found = compute_placement([web, jobs(1)], [node("n1", labels="web worker"), node("n2", labels="web")], existing({}))
     assert found.services == {"n1": {"web", "jobs"}, "n2": {"web"}}
     assert (found.nodes_of("web"), found.nodes_of("jobs"), found.nodes_of("x")) == (("n1", "n2"), ("n1",), ())
 
@@ -129,20 +143,20 @@ def test_services_by_node() -> None:
         ),
     ],
 )
-def test_missing_replicas_name_rejected_nodes(
-    service: Service, given: list[Node], held: HeldCopies, expected: str
-) -> None:
-    found = compute_placement([service], given, held).replica_placements["jobs"]
+def test_missing_replicas_name_rejected_nodes(service: Service, given: list[Node], held: Ranks, expected: str) -> None:
+    found = compute_placement([service], given, existing(held)).replica_placements["jobs"]
     assert str(why_short(found, given) or "") == expected
 
 
 def test_kept_placements_are_reported_when_nothing_fits() -> None:
-    stuck = compute_placement([jobs(1)], CORDONED, {"jobs": {"n1": 0}}).replica_placements["jobs"]
+    stuck = compute_placement([jobs(1)], CORDONED, existing({"jobs": {"n1": 0}})).replica_placements["jobs"]
     assert str(why_stuck(stuck, CORDONED)) == (
         'service "jobs" runs only on nodes that take no new copies (n1: cordoned); run devopsellence node uncordon n1'
     )
     assert (
-        why_stuck(compute_placement([jobs(2)], CORDONED, {"jobs": {"n1": 0}}).replica_placements["jobs"], CORDONED)
+        why_stuck(
+            compute_placement([jobs(2)], CORDONED, existing({"jobs": {"n1": 0}})).replica_placements["jobs"], CORDONED
+        )
         is None
     )
 
@@ -162,8 +176,8 @@ class Cluster:
         self.services = [jobs(self.random.randint(1, 6), f"s{number}") for number in range(self.random.randint(1, 5))]
         self.services.append(Service(name="web", kind=Service.WEB))
 
-    def settle(self) -> HeldCopies:
-        return held(compute_placement(self.services, self.nodes, {}))
+    def settle(self) -> Ranks:
+        return held(compute_placement(self.services, self.nodes, existing({})))
 
     def matching(self) -> list[str]:
         return [each.name for each in self.nodes if "worker" in each.labels]
@@ -180,7 +194,7 @@ def places(found: Placement) -> set[tuple[str, str]]:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_replicas_are_spread_evenly(seed: int) -> None:
     cluster = Cluster(seed)
-    found = compute_placement(cluster.services, cluster.nodes, {})
+    found = compute_placement(cluster.services, cluster.nodes, existing({}))
     matching = cluster.matching()
     for name, each in found.replica_placements.items():
         assert len(each.nodes) == min(each.service.replicas, len(matching)), name
@@ -198,8 +212,8 @@ def test_placement_is_stable_in_any_order(seed: int) -> None:
     before = cluster.settle()
     cluster.random.shuffle(cluster.nodes)
     cluster.random.shuffle(cluster.services)
-    assert held(compute_placement(cluster.services, cluster.nodes, before)) == before
-    assert held(compute_placement(cluster.services, cluster.nodes, {})) == before
+    assert held(compute_placement(cluster.services, cluster.nodes, existing(before))) == before
+    assert held(compute_placement(cluster.services, cluster.nodes, existing({}))) == before
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -209,11 +223,11 @@ def test_new_node_or_service_moves_no_replica(seed: int) -> None:
     cluster.services = [
         jobs(min(service.replicas, len(cluster.matching())) or 1, service.name) for service in cluster.services
     ]
-    before = compute_placement(cluster.services, cluster.nodes, {})
+    before = compute_placement(cluster.services, cluster.nodes, existing({}))
     if not cluster.matching():
         return
     after = compute_placement(
-        [*cluster.services, jobs(2, "a-new-one")], [*cluster.nodes, node("n00-new")], held(before)
+        [*cluster.services, jobs(2, "a-new-one")], [*cluster.nodes, node("n00-new")], existing(held(before))
     )
     assert {compute_placement for compute_placement in places(after) if compute_placement[0] != "a-new-one"} == places(
         before
@@ -224,7 +238,7 @@ def test_new_node_or_service_moves_no_replica(seed: int) -> None:
 @pytest.mark.parametrize("way", ["drained", "gone", "other labels", "detached"])
 def test_only_the_copies_of_a_lost_node_move(seed: int, way: str) -> None:
     cluster = Cluster(seed)
-    before = compute_placement(cluster.services, cluster.nodes, {})
+    before = compute_placement(cluster.services, cluster.nodes, existing({}))
     lost = cluster.random.choice(cluster.nodes)
     rest = [each for each in cluster.nodes if each is not lost]
     gone = UnreachableFilter({lost.name: "unreachable"}, frozenset({lost.name}))
@@ -240,7 +254,7 @@ def test_only_the_copies_of_a_lost_node_move(seed: int, way: str) -> None:
             name: {n: s for n, s in copies.items() if n != lost.name} for name, copies in held_before.items()
         }
     filters = (*FILTERS, gone) if way == "gone" else FILTERS
-    after = compute_placement(cluster.services, [*rest, *instead], held_before, filters)
+    after = compute_placement(cluster.services, [*rest, *instead], existing(held_before), filters)
     stayed = {(name, where) for name, where in places(before) if where != lost.name}
     assert stayed <= places(after), "what did not run on the lost node stays"
     assert all(where != lost.name for _, where in places(after))
@@ -252,11 +266,11 @@ def test_only_the_copies_of_a_lost_node_move(seed: int, way: str) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_scaling_moves_no_other_replica(seed: int) -> None:
     cluster = Cluster(seed)
-    before = compute_placement(cluster.services, cluster.nodes, {})
+    before = compute_placement(cluster.services, cluster.nodes, existing({}))
     chosen = cluster.random.choice([service for service in cluster.services if service.replicas])
     scaled = jobs(cluster.random.randint(1, 8), chosen.name)
     services = [scaled if service is chosen else service for service in cluster.services]
-    after = compute_placement(services, cluster.nodes, held(before))
+    after = compute_placement(services, cluster.nodes, existing(held(before)))
     moved = places(before) ^ places(after)
     assert {name for name, _ in moved} <= {chosen.name}
     old, new = (set(each.replica_placements[chosen.name].nodes) for each in (before, after))

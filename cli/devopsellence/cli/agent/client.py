@@ -173,6 +173,8 @@ def call_error(agent: AgentEndpoint, error: grpc.aio.AioRpcError) -> CliError:
     refused_by_agent = any(key == REFUSED_BY for key, _ in error.trailing_metadata() or ())
     if code is grpc.StatusCode.UNAVAILABLE and not refused_by_agent:
         return _unreachable(agent, details)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED and not refused_by_agent:
+        return _unreachable(agent, "it does not answer in time")
     codes = {
         grpc.StatusCode.NOT_FOUND: "not_found",
         grpc.StatusCode.FAILED_PRECONDITION: "not_running",

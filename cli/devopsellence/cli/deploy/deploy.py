@@ -91,23 +91,22 @@ async def run_checks(etcd: Etcd, run: DeployRun) -> PublishTarget:
     for error in target.unreadable:
         run.output.warning(f"{error}; the node is ignored")
     services = run.resolved.services
-    assigned = await replicas.assignments(etcd, run.ref, services, target.nodes)
+    current = await replicas.read_copies(etcd, run.ref, services, target.nodes)
     problem = preflight.placement_error(
-        run.ref.environment, services, target.nodes, assigned
-    ) or preflight.dependency_error(run.ref.environment, services, target.nodes, assigned)
+        run.ref.environment, services, target.nodes, current
+    ) or preflight.dependency_error(run.ref.environment, services, target.nodes, current)
     if problem is not None:
         raise problem
-    unreachable = await replicas.unreachable_nodes(etcd, services, target.nodes)
     for sentence in [
-        *preflight.replica_warnings(services, target.nodes, assigned, unreachable),
-        *preflight.dependency_warnings(services, target.nodes, assigned),
+        *preflight.replica_warnings(services, target.nodes, current),
+        *preflight.dependency_warnings(services, target.nodes, current),
     ]:
         run.output.warning(sentence)
     ingress = run.resolved.ingress
     await deploy_ingress.check_host_conflict(etcd, run.ref, ingress, target.nodes)
     if ingress is not None:
         for sentence in deploy_ingress.warnings(
-            ingress, deploy_ingress.serving_nodes(ingress, services, target.nodes, assigned)
+            ingress, deploy_ingress.serving_nodes(ingress, services, target.nodes, current)
         ):
             run.output.warning(sentence)
     if len(run.config.build.platforms) > 1:
@@ -122,8 +121,8 @@ async def _dns_warnings(etcd: Etcd, run: DeployRun, target: PublishTarget) -> li
         return []
     from devopsellence.cli.ingress import dns, dns_warnings
 
-    assigned = await replicas.assignments(etcd, run.ref, run.resolved.services, target.nodes)
-    serving = set(deploy_ingress.serving_nodes(ingress, run.resolved.services, target.nodes, assigned))
+    current = await replicas.read_copies(etcd, run.ref, run.resolved.services, target.nodes)
+    serving = set(deploy_ingress.serving_nodes(ingress, run.resolved.services, target.nodes, current))
     nodes = [node for node in target.nodes if node.name in serving]
     return await dns_warnings.warnings(etcd, ingress.hosts, nodes, dns.resolver_address(None)) if nodes else []
 

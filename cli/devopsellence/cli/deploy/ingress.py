@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from devopsellence.api.v1.stored_pb2 import Assignment, Node
+from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.api.v1.workload_pb2 import Ingress, Service
-from devopsellence.cli.deploy.replicas import placements_held
+from devopsellence.cli.deploy.replicas import CurrentCopies
 from devopsellence.cli.ingress.hosts import (
     find_conflict,
     hosts_without_rule,
@@ -17,7 +17,6 @@ from devopsellence.cli.ingress.hosts import (
 )
 from devopsellence.cli.util.text import few
 from devopsellence.config.export import ingress_document
-from devopsellence.placement import compute_placement
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 
@@ -36,10 +35,10 @@ async def check_host_conflict(etcd: Etcd, ref: EnvironmentRef, ingress: Ingress 
 
 
 def serving_nodes(
-    ingress: Ingress, services: Sequence[Service], nodes: Sequence[Node], assigned: Mapping[str, Assignment]
+    ingress: Ingress, services: Sequence[Service], nodes: Sequence[Node], current: CurrentCopies
 ) -> list[str]:
     """Return the names of the nodes that will serve the ingress, sorted."""
-    return nodes_serving(ingress, compute_placement(services, nodes, placements_held(assigned)))
+    return nodes_serving(ingress, current.place_when_reachable(services, nodes))
 
 
 def warnings(ingress: Ingress, nodes: Sequence[str]) -> list[str]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import Assignment, Node
 from devopsellence.api.v1.workload_pb2 import Image, RolloutPolicy, Service
-from devopsellence.cli.deploy.replicas import placement_filters, placements_held
+from devopsellence.cli.deploy.replicas import CurrentCopies
 from devopsellence.cli.util.text import plural
-from devopsellence.placement import Placement, ReplicaPlacement, compute_placement, why_leaves
+from devopsellence.placement import Placement, ReplicaPlacement, why_leaves
 from devopsellence.placement.max_parallel import limit_of
 
 #: Fields that the agent applies without recreating the container; all other fields are part of the spec hash.
@@ -42,20 +41,18 @@ class ServiceChange:
     certain: bool = True
 
 
-def plan(
-    services: Sequence[Service],
-    nodes: Sequence[Node],
-    assigned: Mapping[str, Assignment],
-    unreachable: AbstractSet[str] = frozenset(),
-) -> list[ServiceChange]:
-    """Return the changes from ``assigned`` (by node) to ``services`` on ``nodes``, sorted by node and service.
+def plan(services: Sequence[Service], nodes: Sequence[Node], current: CurrentCopies) -> list[ServiceChange]:
+    """Return the changes from ``current`` to ``services`` on ``nodes``, sorted by node and service.
 
-    An image with an empty ``pinned`` is not known yet. Nodes in ``unreachable`` get no replicas.
+    An image with an empty ``pinned`` is not known yet. Unreachable nodes get no replicas; nodes whose assignment cannot
+    be read are left out.
     """
     by_name = {service.name: service for service in services}
-    placed = compute_placement(services, nodes, placements_held(assigned), placement_filters(unreachable))
+    placed, assigned = current.place(services, nodes), current.assigned
     changes = []
     for node in sorted(nodes, key=lambda node: node.name):
+        if node.name in current.unreadable:
+            continue
         before = _before(assigned.get(node.name))
         for name in sorted({*by_name, *before}):
             if node.cordoned:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Sequence
 
-from devopsellence.api.v1.stored_pb2 import Assignment, Node
+from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.api.v1.workload_pb2 import Service
-from devopsellence.cli.deploy.replicas import placement_filters, placements_held, with_replicas
+from devopsellence.cli.deploy.replicas import CurrentCopies, with_replicas
 from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.placement import (
     Refusal,
     UnreachableDependency,
-    compute_placement,
     unplaced_services,
     unreachable_dependencies,
     why_nowhere,
@@ -22,14 +20,13 @@ from devopsellence.placement import (
 
 
 def placement_error(
-    environment: str, services: Sequence[Service], nodes: Sequence[Node], assigned: Mapping[str, Assignment]
+    environment: str, services: Sequence[Service], nodes: Sequence[Node], current: CurrentCopies
 ) -> CliError | None:
     """Return an error with all services that have no node, or fewer nodes than replicas; None if there are none.
 
-    ``assigned`` is by node and only needed for services with replicas. More replicas than nodes is an error of the
-    configuration (exit code 2).
+    More replicas than nodes is an error of the configuration (exit code 2).
     """
-    refusals = _refusals(services, nodes, assigned)
+    refusals = _refusals(services, nodes, current)
     if not refusals:
         return None
     exit_code = 2 if any(service.name in refusals for service in with_replicas(services)) else 1
@@ -53,11 +50,9 @@ def placement_error(
     return CliError("no_node_for_service", message, findings=findings, exit_code=exit_code)
 
 
-def _refusals(
-    services: Sequence[Service], nodes: Sequence[Node], assigned: Mapping[str, Assignment]
-) -> dict[str, Refusal]:
+def _refusals(services: Sequence[Service], nodes: Sequence[Node], current: CurrentCopies) -> dict[str, Refusal]:
     """Return the refusal for every service without enough nodes, in the order of ``services``."""
-    spreads = compute_placement(services, nodes, placements_held(assigned)).replica_placements
+    spreads = current.place_when_reachable(services, nodes).replica_placements
     refusals = {service.name: why_nowhere(service, nodes) for service in unplaced_services(services, nodes)}
     for name, spread in spreads.items():
         refusals[name] = why_short(spread, nodes) or why_stuck(spread, nodes)
@@ -65,26 +60,21 @@ def _refusals(
     return {name: refusal for name, refusal in ordered.items() if refusal is not None}
 
 
-def replica_warnings(
-    services: Sequence[Service],
-    nodes: Sequence[Node],
-    assigned: Mapping[str, Assignment],
-    unreachable: AbstractSet[str],
-) -> list[str]:
-    """Return a warning for each service with too few replicas until the ``unreachable`` nodes are reachable again."""
-    placed = compute_placement(services, nodes, placements_held(assigned), placement_filters(unreachable))
-    short = [why_short(spread, nodes, placement_filters(unreachable)) for spread in placed.replica_placements.values()]
+def replica_warnings(services: Sequence[Service], nodes: Sequence[Node], current: CurrentCopies) -> list[str]:
+    """Return a warning for each service with too few replicas until the unreachable nodes are reachable again."""
+    placed = current.place(services, nodes)
+    short = [why_short(spread, nodes, current.filters) for spread in placed.replica_placements.values()]
     return [f"for now, {refusal}" for refusal in short if refusal is not None]
 
 
 def dependency_error(
-    environment: str, services: Sequence[Service], nodes: Sequence[Node], assigned: Mapping[str, Assignment]
+    environment: str, services: Sequence[Service], nodes: Sequence[Node], current: CurrentCopies
 ) -> CliError | None:
     """Return an error with all services that run on a node without a service that they depend on; None: there are none.
 
     Such a service would be started and would never reach what it needs (exit code 2).
     """
-    found = [problem for problem in _unreachable(services, nodes, assigned) if not problem.awaits_completion]
+    found = [problem for problem in _unreachable(services, nodes, current) if not problem.awaits_completion]
     if not found:
         return None
     findings = [
@@ -103,14 +93,12 @@ def dependency_error(
     return CliError("dependency_unreachable", message, findings=findings, exit_code=2)
 
 
-def dependency_warnings(
-    services: Sequence[Service], nodes: Sequence[Node], assigned: Mapping[str, Assignment]
-) -> list[str]:
+def dependency_warnings(services: Sequence[Service], nodes: Sequence[Node], current: CurrentCopies) -> list[str]:
     """Return a warning for each dependency whose completion is not awaited on some nodes of the dependent service."""
-    return [str(problem) for problem in _unreachable(services, nodes, assigned) if problem.awaits_completion]
+    return [str(problem) for problem in _unreachable(services, nodes, current) if problem.awaits_completion]
 
 
 def _unreachable(
-    services: Sequence[Service], nodes: Sequence[Node], assigned: Mapping[str, Assignment]
+    services: Sequence[Service], nodes: Sequence[Node], current: CurrentCopies
 ) -> list[UnreachableDependency]:
-    return unreachable_dependencies(services, compute_placement(services, nodes, placements_held(assigned)))
+    return unreachable_dependencies(services, current.place_when_reachable(services, nodes))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from devopsellence.api.v1.stored_pb2 import Assignment, Node, Release
+from devopsellence.api.v1.stored_pb2 import Node, Release
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.deploy import ingress as deploy_ingress
 from devopsellence.cli.deploy import replicas, size
@@ -16,9 +16,8 @@ from devopsellence.cli.images.pin import local_pin
 from devopsellence.cli.output import Output
 from devopsellence.cli.secrets import pin_versions
 from devopsellence.cli.store import releases
-from devopsellence.cli.store.reader import Reader
 from devopsellence.cli.util.text import columns
-from devopsellence.placement import ReplicaPlacement, compute_placement, may_run
+from devopsellence.placement import Placement, ReplicaPlacement, may_run, task_nodes
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 
@@ -41,13 +40,13 @@ async def preview(etcd: Etcd, run: DeployRun) -> None:
     lines += [f"steps: {steps_text}"] if steps_text else []
     app = _app_plan(run)
     lines += [f"app image: {app}"] if app else []
-    task = _task_plan(draft, target.nodes)
+    task = _task_plan(draft, target.nodes, planned)
     lines += [f"release task: {task}"] if task else []
     before = await releases.target_release(etcd, run.ref)
     routes = before.ingress if before is not None and before.HasField("ingress") else None
     ingress = run.resolved.ingress
     serving = (
-        deploy_ingress.serving_nodes(ingress, services, target.nodes, planned.assigned) if ingress is not None else []
+        deploy_ingress.serving_nodes(ingress, services, target.nodes, planned.current) if ingress is not None else []
     )
     lines += deploy_ingress.change_lines(routes, ingress, serving)
     lines += [f"image {reference} is not on this Docker Engine and would be pulled" for reference in absent]
@@ -75,8 +74,13 @@ class DeployPlan:
 
     nodes: list[Node]
     steps: list[ServiceChange]
-    replica_placements: list[ReplicaPlacement]
-    assigned: dict[str, Assignment]
+    placement: Placement
+    current: replicas.CurrentCopies
+
+    @property
+    def replica_placements(self) -> list[ReplicaPlacement]:
+        """Placement of each service with replicas."""
+        return list(self.placement.replica_placements.values())
 
     def where_text(self) -> list[str]:
         """Return a line per service with replicas: its nodes, and why other nodes are refused."""
@@ -99,20 +103,11 @@ async def make_plan(
     etcd: Etcd, ref: EnvironmentRef, services: Sequence[Service], nodes: Sequence[Node], output: Output
 ) -> DeployPlan:
     """Return the changes from the stored assignments to ``services``; unreadable assignments are warned about."""
-    reader = Reader(etcd)
-    keys = {node.name: etcd.keys.assignment(node.name, ref) for node in nodes}
-    assigned = await reader.get_many(keys, Assignment)
-    unreadable = {problem.key for problem in reader.problems}
-    for problem in reader.problems:
+    current = await replicas.read_copies(etcd, ref, services, nodes, assignments=True)
+    for problem in current.unreadable.values():
         output.warning(f"{problem.key} is {problem.reason}; the node is left out of the plan")
-    known = [node for node in nodes if keys[node.name] not in unreadable]
-    unreachable = await replicas.unreachable_nodes(etcd, services, known)
-    placed = compute_placement(
-        services, known, replicas.placements_held(assigned), replicas.placement_filters(unreachable)
-    )
-    return DeployPlan(
-        known, plan(services, known, assigned, unreachable), list(placed.replica_placements.values()), assigned
-    )
+    known = [node for node in nodes if node.name not in current.unreadable]
+    return DeployPlan(known, plan(services, nodes, current), current.place(services, nodes), current)
 
 
 def _where(spread: ReplicaPlacement) -> str:
@@ -159,12 +154,13 @@ def _app_plan(run: DeployRun) -> str:
     return run.image or f"would be built from {run.config.build.context}"
 
 
-def _task_plan(draft: Release, nodes: Iterable[Node]) -> str:
+def _task_plan(draft: Release, nodes: Sequence[Node], planned: DeployPlan) -> str:
     """Return a sentence about the release task; "" without a release task."""
     if not draft.HasField("release_task"):
         return ""
-    task = draft.release_task
+    task, current = draft.release_task, planned.current
     service = next(each for each in draft.services if each.name == task.service)
-    able = sorted(node.name for node in nodes if may_run(service, node))
+    able = [node for node in nodes if may_run(service, node)]
+    best = task_nodes(service, draft.services, able, planned.placement, current.held, current.unreachable)
     words = " ".join([*task.command, *task.args])
-    return f"{words!r} runs once, as {task.service}, on {able[0]}, before any container is replaced"
+    return f"{words!r} runs once, as {task.service}, on {best[0]}, before any container is replaced"

@@ -133,8 +133,8 @@ async def _publish_once(
         raise NewerReleaseExists
     if runs is not None and (await read_numbers(etcd, ref)).target != runs:
         raise NewerReleaseExists
-    assigned = await replicas.assignments(etcd, ref, draft.services, target.nodes)
-    if problem := preflight.placement_error(ref.environment, draft.services, target.nodes, assigned):
+    current = await replicas.read_copies(etcd, ref, draft.services, target.nodes)
+    if problem := preflight.placement_error(ref.environment, draft.services, target.nodes, current):
         raise problem
     release = numbered(draft, target.newest + 1)
     environment = Environment()

@@ -11,12 +11,12 @@ from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import Assignment, Node, Release, Secret, SecretVersion
 from devopsellence.cli.deploy import replicas
+from devopsellence.cli.deploy.replicas import CurrentCopies
 from devopsellence.cli.output import CliError
 from devopsellence.cli.secrets import recipients, records, vault
 from devopsellence.cli.secrets.recipients import Recipients
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.cli.store.releases import target_release
-from devopsellence.placement import compute_placement
 from devopsellence.registries import logins
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
@@ -42,10 +42,10 @@ async def check(
     Raises:
         CliError: ``release_too_large`` or ``assignment_too_large`` (exit code 2).
     """
-    assigned = await replicas.assignments(etcd, ref, draft.services, nodes)
+    current = await replicas.read_copies(etcd, ref, draft.services, nodes)
     everybody = await recipients.of_nodes(etcd, [node.name for node in nodes], record=False) if stored else None
     growth = growth_of(stored, everybody.recipients) if everybody is not None else {}
-    if problem := too_large(ref.environment, draft, nodes, assigned, stored, growth):
+    if problem := too_large(ref.environment, draft, nodes, current, stored, growth):
         raise problem
 
 
@@ -84,19 +84,19 @@ def too_large(
     environment: str,
     draft: Release,
     nodes: Sequence[Node],
-    assigned: Mapping[str, Assignment],
+    current: CurrentCopies,
     stored: Mapping[SecretId, Secret],
     growth: Mapping[SecretId, int],
 ) -> CliError | None:
     """Return an error for a release, or an assignment of a node, that is too large for etcd; None for none. Pure.
 
-    ``assigned``: current assignments by node, needed for services with replicas. ``growth``: bytes by which a secret
+    ``current``: the copies of services with replicas. ``growth``: bytes by which a secret
     grows when it is encrypted for all recipients.
     """
     if problem := size_problem(draft, room=NODE_ROOM + _IMAGE_BYTES * len(draft.services)):
         message = f"{environment}: the release is too large for etcd: {problem}; {_FIX}"
         return CliError("release_too_large", message, exit_code=2)
-    placed = compute_placement(draft.services, nodes, replicas.placements_held(assigned))
+    placed = current.place_when_reachable(draft.services, nodes)
     checked: set[frozenset[str]] = set()
     for node, names in placed.services.items():
         if names in checked:

@@ -17,9 +17,10 @@ from devopsellence.api.v1.stored_pb2 import Heartbeat, Node, Release
 from devopsellence.cli.images.archive import InvalidArchive, read_index
 from devopsellence.cli.images.build import image_name
 from devopsellence.cli.images.docker_cli import DockerCli, LocalImage
+from devopsellence.cli.images.left_out import may_be_lost, not_sent, served_elsewhere, unreachable_of
 from devopsellence.cli.images.missing import MissingImages, check_disk_space, disk_demand, images_by_node
 from devopsellence.cli.images.upload_progress import UploadProgress
-from devopsellence.cli.output import CliError, Finding, NextAction, Output
+from devopsellence.cli.output import CliError, NextAction, Output
 from devopsellence.cli.store.reader import Reader, concurrently
 from devopsellence.cli.util.temporary import full, says_full, temporary_folder
 from devopsellence.store.keys import EnvironmentRef
@@ -39,7 +40,8 @@ async def distribute(
 ) -> None:
     """Upload the images of ``draft`` pinned by id to the nodes that will run the images.
 
-    Unreachable nodes, and nodes without an agent API, are skipped with a warning.
+    Unreachable nodes, and nodes without an agent API, are skipped with a warning. A node whose agent or Docker Engine
+    dies meanwhile is skipped too, provided that its images are on other nodes.
 
     Raises:
         CliError: ``no_room``, ``image_unavailable``, ``images_not_sent`` (naming each node and why);
@@ -48,26 +50,49 @@ async def distribute(
     wanted = images_by_node(draft, nodes)
     if not wanted:
         return
-    agents = await _agents(etcd, [node for node in nodes if node.name in wanted], output)
-    if not agents:
+    agents, failed = await _agents(etcd, [node for node in nodes if node.name in wanted], output)
+    if not agents and not failed:
         return
     ref = EnvironmentRef(draft.organization, draft.project, draft.environment)
     names = {image: image_name(ref, image) for images in wanted.values() for image in images}
     local = await _local(docker, sorted(names))
-    await _Distribution(settings, docker, names, local, output).run(agents, wanted)
+    distribution = _Distribution(settings, docker, names, local, output)
+    failed = {**failed, **await distribution.run(agents, wanted)}
+    receivers = {name: wanted[name] for name in (*failed, *(agent.node for agent in agents))}
+    await _conclude(etcd, failed, receivers, output)
 
 
-async def _agents(etcd: Etcd, nodes: Sequence[Node], output: Output) -> list[AgentEndpoint]:
-    """Return the reachable agents; warn about the rest."""
+async def _conclude(
+    etcd: Etcd, failed: Mapping[str, CliError], wanted: Mapping[str, Sequence[str]], output: Output
+) -> None:
+    """Warn about failed nodes that are left out; raise the error about the others."""
+    if not failed:
+        return
+    served = served_elsewhere(failed, wanted)
+    left_out = await unreachable_of(etcd, [node for node in may_be_lost(failed) if node in served])
+    refused = {node: error for node, error in failed.items() if node not in left_out}
+    if refused:
+        raise not_sent(refused, served)
+    for node in sorted(left_out):
+        output.warning(f"{failed[node].message}; node {node} is left out and catches up later, from other nodes")
+
+
+async def _agents(etcd: Etcd, nodes: Sequence[Node], output: Output) -> tuple[list[AgentEndpoint], dict[str, CliError]]:
+    """Return the reachable agents, and the errors of agents without a Docker Engine; warn about the rest."""
     from devopsellence.cli.agent.client import endpoint_of
 
     keys = etcd.keys
     beats = await Reader(etcd).get_many({node.name: keys.heartbeat(node.name) for node in nodes}, Heartbeat)
-    agents = [endpoint_of(node.name, node, beats.get(node.name)) for node in nodes]
-    for agent in agents:
+    agents, failed = [], {}
+    for node in nodes:
+        agent, beat = endpoint_of(node.name, node, beats.get(node.name)), beats.get(node.name)
         if not agent.address:
             output.warning(f"{agent.problem}; no images are uploaded to it")
-    return [agent for agent in agents if agent.address]
+        elif beat is not None and beat.without_engine:
+            failed[node.name] = CliError("docker_unavailable", f"node {node.name}: {beat.problem}")
+        else:
+            agents.append(agent)
+    return agents, failed
 
 
 async def _local(docker: DockerCli, images: Sequence[str]) -> dict[str, LocalImage]:
@@ -95,7 +120,8 @@ class _Distribution:
         self._slots = asyncio.Semaphore(_NODES)
         self._failed: dict[str, CliError] = {}
 
-    async def run(self, agents: Sequence[AgentEndpoint], wanted: Mapping[str, Sequence[str]]) -> None:
+    async def run(self, agents: Sequence[AgentEndpoint], wanted: Mapping[str, Sequence[str]]) -> dict[str, CliError]:
+        """Upload what is missing; return the errors of the nodes that failed."""
         async with AsyncExitStack() as stack:
             receivers = [await self._receiver(stack, agent, wanted[agent.node]) for agent in agents]
             missing_by_receiver = dict(
@@ -108,8 +134,7 @@ class _Distribution:
             }
             if short:
                 await self._upload_missing(short)
-        if self._failed:
-            raise _failure(self._failed)
+        return self._failed
 
     async def _receiver(self, stack: AsyncExitStack, agent: AgentEndpoint, images: Sequence[str]) -> NodeUpload:
         # Late import: gRPC is slow to import, and most deploys to the own machine need no upload.
@@ -198,13 +223,3 @@ def _other_store(image: str) -> CliError:
         NextAction("or use a registry", "set registry.repository in devopsellence.yml"),
     ]
     return CliError("image_store_unsupported", message, next_actions=fix)
-
-
-def _failure(failed: Mapping[str, CliError]) -> CliError:
-    """Return the error about all failed nodes."""
-    findings = [
-        Finding(error.code, error.message, next_actions=error.next_actions) for _, error in sorted(failed.items())
-    ]
-    names = ", ".join(sorted(failed))
-    message = f"images could not be uploaded to {names}, so no release was written; uploaded layers are kept"
-    return CliError("images_not_sent", message, findings=findings)

@@ -105,4 +105,5 @@ def _finding(demand: DiskDemand) -> Finding:
     layers = f"{demand.missing / _MIB:.0f} MiB of new layers"
     message = f"node {demand.node} has {demand.free_mib} MiB free and needs {demand.need_mib} MiB for {layers}"
     fix = NextAction("free disk space", f"docker system prune (on {demand.node})")
-    return Finding("no_room", message, next_actions=(fix,))
+    leave_out = NextAction("or leave the node out", f"devopsellence node cordon {demand.node}")
+    return Finding("no_room", message, next_actions=(fix, leave_out))

@@ -137,7 +137,8 @@ def refusal(preview: DrainPreview, anyway: str) -> CliError | None:
 
 def _other(node: Node, beat: Heartbeat | None, assignment: Assignment | None) -> OtherNode:
     runs = assignment.services if assignment is not None and not assignment.removed else ()
-    return OtherNode(node, beat is not None and beat.uid == node.uid, frozenset(service.name for service in runs))
+    reachable = beat is not None and beat.uid == node.uid and not beat.without_engine
+    return OtherNode(node, reachable, frozenset(service.name for service in runs))
 
 
 def _why_not(service: Service, other: OtherNode) -> str:

@@ -152,6 +152,8 @@ def state_of(base: NodeOverview, workload: NodeWorkload | None) -> NodeState:
         return NodeState.UNREACHABLE
     if base.heartbeat.uid != node.uid:
         return NodeState.REPLACED
+    if base.heartbeat.without_engine:
+        return NodeState.UNREACHABLE
     if node.HasField("drain"):
         return NodeState.DRAINED if workload is not None and workload.drained else NodeState.DRAINING
     return NodeState.CORDONED if node.cordoned else NodeState.READY

@@ -8,8 +8,9 @@ from typing import Any
 
 from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.api.v1.workload_pb2 import Service
+from devopsellence.cli.deploy.replicas import CurrentCopies
 from devopsellence.cli.util.text import plural, safe
-from devopsellence.placement import HeldCopies, Placement, compute_placement, may_run, why_not
+from devopsellence.placement import Placement, may_run, why_not
 from devopsellence.store.keys import EnvironmentRef
 
 
@@ -65,20 +66,17 @@ def service_moves(
     before: Node,
     after: Node,
     others: Sequence[Node],
-    held: HeldCopies,
+    current: CurrentCopies,
 ) -> list[ServiceMove]:
     """Return the moves of ``services`` when the node record ``before`` becomes ``after``, in the order of ``services``.
 
-    ``others`` are the environment's other nodes, ``held`` is the current placement. A cordoned node keeps its services
+    ``others`` are the environment's other nodes, ``current`` are their copies. A cordoned node keeps its services
     and takes no new ones, so nothing moves to or from a cordoned node. Replicas that leave the node start on other
     nodes.
     """
     if after.cordoned:
         return []
-    now, then = (
-        compute_placement(services, [before, *others], held),
-        compute_placement(services, [after, *others], held),
-    )
+    now, then = current.place(services, [before, *others]), current.place(services, [after, *others])
     moves = []
     for service in services:
         if service.replicas:

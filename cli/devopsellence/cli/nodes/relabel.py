@@ -52,8 +52,9 @@ async def preview_relabel(etcd: Etcd, name: str, edit: Callable[[list[str]], lis
     for (ref, environment), release in zip(environments.items(), releases, strict=True):
         others = [node for other in environment.nodes if other != name and (node := listing.get(keys.node(other)))]
         services = release.services if release else ()
-        held = replicas.placements_held(await replicas.assignments(etcd, ref, services, [before, *others]))
-        moves_ += service_moves(ref, services, before, after, others, held)
+        number = release.number if release else 0
+        current = await replicas.read_copies(etcd, ref, services, [before, *others], release=number)
+        moves_ += service_moves(ref, services, before, after, others, current)
     return RelabelPreview(before, after, tuple(moves_), tuple(reader.problems))
 
 

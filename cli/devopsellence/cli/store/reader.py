@@ -54,6 +54,18 @@ class Reader:
         messages = await concurrently(self.get(key, kind) for key in keys.values())
         return {name: message for name, message in zip(keys, messages, strict=True) if message is not None}
 
+    async def get_created(self, keys: dict[str, str], kind: type[M]) -> dict[str, tuple[M, int]]:
+        """Return the same as :meth:`get_many`, each record with the revision at which its key was created."""
+
+        async def created(key: str) -> tuple[M, int] | None:
+            async with self._slots:
+                stored = await self.etcd.get(key)
+            message = self._decode(kind, key, stored.value) if stored else None
+            return (message, stored.create_revision) if stored and message is not None else None
+
+        records = await concurrently(created(key) for key in keys.values())
+        return {name: record for name, record in zip(keys, records, strict=True) if record is not None}
+
     async def get_many_under(self, prefix: str, keys: dict[str, str], kind: type[M]) -> dict[str, M]:
         """Return the same as :meth:`get_many` for keys under ``prefix``, with a single call for many keys."""
         if len(keys) <= MAX_SINGLE_READS:

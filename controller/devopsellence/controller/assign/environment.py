@@ -226,7 +226,8 @@ class _EnvironmentPass:
             return NodeUpdate(self._held(view, node))
         wanted = self._template(release, names)
         if release.number != self._target.newest or self._stage is TaskStage.OPEN:
-            return self._whole(view, node, wanted)
+            leaving = placement.leaving.get(view.name, frozenset()) if placement is not None else frozenset()
+            return self._whole(view, node, wanted, leaving)
         if self._stage is TaskStage.PREPARING and self._is_tasks(view):
             return self._prepared(view, node, release, wanted.assignment)
         return NodeUpdate(self._held(view, node))
@@ -250,10 +251,15 @@ class _EnvironmentPass:
             self._result.placed |= names
         return self._templates[key]
 
-    def _whole(self, view: NodeView, node: pb.Node, shared: _Template) -> NodeUpdate:
-        """Return the update to all services of a release that the node is to run."""
+    def _whole(self, view: NodeView, node: pb.Node, shared: _Template, leaving: frozenset[str]) -> NodeUpdate:
+        """Return the update to all services of a release that the node is to run.
+
+        Replicas that are ``leaving`` stay as they are: an update would only change data that goes out of use.
+        """
         wanted, missing = shared.assignment, shared.missing_secrets
-        if shared.holdable:
+        if leaving:
+            wanted, missing = self._with_leaving(view, node, wanted, leaving)
+        elif shared.holdable:
             wanted = pb.Assignment()
             wanted.CopyFrom(shared.assignment)
             missing = add_secrets(wanted, self._snapshot.secrets, _current(view))
@@ -262,10 +268,26 @@ class _EnvironmentPass:
         halted = self._target.is_halted and wanted.release != self._target.newest
         hold, why = (Hold.HALT, self._why_halted(view.name, current)) if halted else (None, "")
         if self._is_current(view, node, wanted, shared):
-            return NodeUpdate(PlannedNode(view, current, hold, why))
+            return NodeUpdate(PlannedNode(view, current, hold, why, kept=leaving))
         if not halted and view.current_release != wanted.release:
             hold, why = Hold.BATCH, f"{view.name} waits for its batch{self._batch_clause}"
-        return NodeUpdate(PlannedNode(view, current, hold, why), wanted)
+        return NodeUpdate(PlannedNode(view, current, hold, why, kept=leaving), wanted)
+
+    def _with_leaving(
+        self, view: NodeView, node: pb.Node, shared: pb.Assignment, leaving: frozenset[str]
+    ) -> tuple[pb.Assignment, frozenset[SecretReference]]:
+        """Return ``shared`` with the ``leaving`` services of the node as they are, and its missing secrets."""
+        current = _current(view)
+        had = {}
+        if current is not None and current.node_uid == node.uid:
+            had = {service.name: service for service in current.services if service.name in leaving}
+        wanted = pb.Assignment()
+        wanted.CopyFrom(shared)
+        del wanted.services[:]
+        wanted.services.extend(had.get(service.name, service) for service in shared.services)
+        missing = add_secrets(wanted, self._snapshot.secrets, current, keep_deleted=True)
+        self._result.needed |= references_of(wanted)
+        return wanted, missing
 
     @staticmethod
     def _is_current(view: NodeView, node: pb.Node, wanted: pb.Assignment, shared: _Template) -> bool:

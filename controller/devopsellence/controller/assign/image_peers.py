@@ -75,10 +75,7 @@ class ImagePeers:
 
 
 def missing_images(view: NodeView) -> Images:
-    """Return the images that the node may lack: images of services whose containers could not be created or started.
-
-    A service with an exit has started before, so its image is present.
-    """
+    """Return the images that the node lacks, or, if its agent is of an earlier version, may lack."""
     return view.recall("missing images", (), lambda: _lacking(view))
 
 
@@ -100,10 +97,11 @@ def _lacking(view: NodeView) -> Images:
         return frozenset()
     if (status.node_uid, status.generation) != (assignment.node_uid, assignment.generation):
         return frozenset()
+    # Agents of version 0.1 do not say whether an image is missing; a service without an exit may never have started.
     stuck = {
         service.name
         for service in status.services
-        if service.phase == pb.ServiceStatus.BACKOFF and not service.HasField("last_exit")
+        if service.image_missing or (service.phase == pb.ServiceStatus.BACKOFF and not service.HasField("last_exit"))
     }
     pinned = (service.image.pinned for service in assignment.services if service.name in stuck)
     return frozenset(image for image in pinned if image.startswith(_ID))

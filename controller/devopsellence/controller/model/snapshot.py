@@ -61,11 +61,16 @@ class NodeView:
 
     @property
     def is_reachable(self) -> bool:
-        """Return whether the agent of the registered machine has a heartbeat; True if a record cannot be read."""
+        """Return whether the agent of the registered machine has a heartbeat, and a Docker Engine.
+
+        True if a record cannot be read.
+        """
         if self.node is None or self.heartbeat is None:
             return False
         node, heartbeat = self.node.message, self.heartbeat.message
-        return node is None or heartbeat is None or heartbeat.uid == node.uid
+        if node is None or heartbeat is None:
+            return True
+        return heartbeat.uid == node.uid and not heartbeat.without_engine
 
     @property
     def current_assignment(self) -> pb.Assignment | None:

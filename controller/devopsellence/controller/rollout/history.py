@@ -33,6 +33,8 @@ def begin_rollout(snapshot: EnvironmentSnapshot, release: int, now: Now) -> pb.R
             rollout.history.extend(_history(previous, release, now))
             # The time since when a node is unreachable does not depend on releases.
             rollout.nodes.extend(previous.nodes)
+            # Replicas stay where they are, release after release.
+            rollout.replicas.extend(previous.replicas)
     rollout.target = rollout.target or release
     rollout.last_settled = snapshot.last_settled(release)
     return rollout

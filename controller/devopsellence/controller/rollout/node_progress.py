@@ -10,6 +10,7 @@ from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.model.snapshot import NodeView
 from devopsellence.controller.rollout.task import describe_task
 from devopsellence.exits import describe_exit, last_output
+from devopsellence.placement import is_settled
 from devopsellence.store.record import message_of
 
 _Phase = pb.NodeProgress
@@ -182,15 +183,6 @@ def describe_service(service: pb.ServiceStatus, node: str) -> str:
     return describe_task
 
 
-def is_settled(service: pb.ServiceStatus) -> bool:
-    """Return whether a service runs as assigned, healthy if probed, or has completed as its dependents require."""
-    return (service.phase == _Service.COMPLETED and not service.failed) or (
-        service.phase == _Service.RUNNING
-        and not service.failed
-        and service.health not in (_Service.CHECKING, _Service.UNHEALTHY)
-    )
-
-
 def _why_not_routed(assignment: pb.Assignment, status: pb.AssignmentStatus, node: str) -> str:
     """Return the ingress problem reported by the node, or ""; an ingress problem fails no rollout."""
     if not assignment.HasField("ingress") or status.ingress.phase != pb.IngressStatus.FAILED:
@@ -284,11 +276,13 @@ def _unreachable(view: NodeView, *, needed: bool) -> str:
     """Return why the node is unreachable; empty if reachable. ``needed``: the release task runs there."""
     if view.node is None or view.node.message is None:
         return f"{view.name} is attached but not registered; run devopsellence node register {view.name}, or detach it"
+    waits = "the release task waits for it" if needed else "it is not waited for"
     if view.heartbeat is None or view.heartbeat.message is None:
-        waits = "the release task waits for it" if needed else "it is not waited for"
         return f"{view.name} has no heartbeat: its agent is not running or cannot reach etcd; {waits}"
     if view.heartbeat.message.uid != view.node.message.uid:
         return f"the agent that answers as {view.name} was started for an earlier registration of that name"
+    if view.heartbeat.message.without_engine:
+        return f"{view.name} has no Docker Engine: {view.heartbeat.message.problem}; {waits}"
     return ""
 
 

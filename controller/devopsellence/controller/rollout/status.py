@@ -86,6 +86,9 @@ def update_rollout(
     else:
         rollout.task.CopyFrom(verdict.task)
     _record_failures(rollout, failures)
+    if facts.choices is not None:
+        del rollout.replicas[:]
+        rollout.replicas.extend(facts.choices)
     summarize(rollout, facts.nodes, facts.target.release, now)
     if verdict.phase in _RUNNING:
         rollout.ClearField("finished_at")

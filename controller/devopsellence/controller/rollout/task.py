@@ -7,9 +7,9 @@ has failed. The status of an ended task never changes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
@@ -24,6 +24,8 @@ from devopsellence.store.record import message_of, revision_of
 _MAX_ASSIGNMENTS_COMPARED: Final = 60
 _LINES_SHOWN: Final = 3
 _Phase = pb.TaskStatus
+#: Names of nodes that may run the task in a service, the best first.
+NodeOrder: TypeAlias = Callable[[workload_pb2.Service, Sequence[NodeView]], Sequence[str]]
 _ENDED: Final = (_Phase.SUCCEEDED, _Phase.FAILED)
 
 
@@ -36,9 +38,13 @@ class TaskDecision:
 
 
 def decide_task(
-    snapshot: EnvironmentSnapshot, attached: frozenset[str], release: pb.Release, keys: Keys
+    snapshot: EnvironmentSnapshot,
+    attached: frozenset[str],
+    release: pb.Release,
+    order: NodeOrder,
+    keys: Keys,
 ) -> TaskDecision:
-    """Return the node and the status of the task of ``release``.
+    """Return the node and the status of the task of ``release``; ``order`` says which node is best.
 
     The node is "" while no node qualifies: the reason says why, and the next plan looks again.
     """
@@ -62,7 +68,7 @@ def decide_task(
         return TaskDecision(_failed(task, why), _preconditions_of(view, snapshot, keys)) if why else TaskDecision(task)
     if task.node and _qualifies(view, service, attached):
         return TaskDecision(task)
-    chosen = _chosen(snapshot, attached, release, service)
+    chosen = _chosen(snapshot, attached, release, service, order)
     if recorded is None:
         return TaskDecision(
             chosen, () if _knows_of_another(snapshot, release) else _preconditions_of_choice(snapshot, keys)
@@ -199,12 +205,16 @@ def _failed(task: pb.TaskStatus, why: str) -> pb.TaskStatus:
 
 
 def _chosen(
-    snapshot: EnvironmentSnapshot, attached: frozenset[str], release: pb.Release, service: workload_pb2.Service
+    snapshot: EnvironmentSnapshot,
+    attached: frozenset[str],
+    release: pb.Release,
+    service: workload_pb2.Service,
+    order: NodeOrder,
 ) -> pb.TaskStatus:
     """Return the task with its node, or without a node and with the reason.
 
-    First choice is the node where the task of the release before has not ended, then reachable nodes, by name. No node
-    is chosen while a service of the release cannot run anywhere.
+    First choice is the node where the task of the release before has not ended, then the best by placement. No
+    node is chosen while a service of the release cannot run anywhere.
     """
     task = _fresh(release)
     records = [view.node for view in snapshot.nodes if view.name in attached]
@@ -217,9 +227,8 @@ def _chosen(
     if not candidates:
         task.reason = _why_no_node(snapshot, attached, service, nodes)
         return task
-    busy = _busy_node(snapshot)
-    candidates.sort(key=lambda view: (view.name != busy, not _has_agent(view), view.name))
-    task.node = candidates[0].name
+    best, busy = order(service, candidates), _busy_node(snapshot)
+    task.node = busy if busy in best else best[0]
     return task
 
 
@@ -250,12 +259,6 @@ def _qualifies(view: NodeView, service: workload_pb2.Service, attached: frozense
     node = message_of(view.node)
     known = view.assignment is None or view.assignment.error is None
     return view.name in attached and node is not None and known and may_run(service, node)
-
-
-def _has_agent(view: NodeView) -> bool:
-    node = message_of(view.node)
-    heartbeat = message_of(view.heartbeat)
-    return node is not None and heartbeat is not None and heartbeat.uid == node.uid
 
 
 def _status_of(view: NodeView) -> pb.AssignmentStatus | None:

@@ -71,6 +71,8 @@ class RolloutFacts:
     trial: ReleaseTrial = field(default_factory=ReleaseTrial)
     #: Why the assignment of a node is too large for etcd; empty if all can be written.
     oversized: str = ""
+    #: Choice of nodes for the replicas of the target release; None: unknown, so the recorded choice stays.
+    choices: Sequence[pb.ReplicaNodes] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,8 @@ class EnvoySpec:
             "StopTimeout": DRAIN_SECONDS,
             "HostConfig": {
                 "NetworkMode": "host",
+                # With userns-remap in the engine, neither the host's network nor the agent's files are for other users.
+                "UsernsMode": "host",
                 "Mounts": [
                     _mount(self.folder / CONFIG, FOLDER, read_only=True),
                     _mount(run_folder(self.folder, spec_hash), f"{FOLDER}/{RUN}", read_only=False),

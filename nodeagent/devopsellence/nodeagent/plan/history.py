@@ -112,6 +112,11 @@ class RestartHistory:
         """Return True during the backoff; ``now``: monotonic seconds."""
         return self.failure is not FailureCause.NONE and now < self.retry
 
+    @property
+    def lacks_image(self) -> bool:
+        """Return True if the image is not on this machine, as far as is known."""
+        return self.image_missing or self.failure in (FailureCause.IMAGE, FailureCause.PULL)
+
     def started(self, container: Container | None) -> RestartHistory:
         """Note a start by the engine; ``container`` is None if it was gone directly afterwards."""
         last_start = container.start_key if container is not None else ""

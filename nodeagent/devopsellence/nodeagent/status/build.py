@@ -206,6 +206,7 @@ def _service(
         restarts=history.restarts,
         failed=planned.failed,
         waits_for_older=planned.waits_for_older,
+        image_missing=history.lacks_image,
     )
     if assigned is not None:
         service.lasted = planned.lasted

@@ -87,10 +87,11 @@ class HeartbeatWriter:
         # Watched once another machine owns the key: a new registration may make this machine the owner.
         self._registration: asyncio.Task[None] | None = None
 
-    def update(self, *, problem: str, docker_version: str) -> None:
-        """Set the agent's problem and Docker version; written if changed."""
-        if (problem, docker_version) != (self._beat.problem, self._beat.docker_version):
-            self._beat.problem, self._beat.docker_version = problem, docker_version
+    def update(self, *, problem: str, docker_version: str, without_engine: bool) -> None:
+        """Set the agent's problem and Docker version, and whether the Docker Engine is gone; written if changed."""
+        beat = self._beat
+        if (problem, docker_version, without_engine) != (beat.problem, beat.docker_version, beat.without_engine):
+            beat.problem, beat.docker_version, beat.without_engine = problem, docker_version, without_engine
             self._changed.set()
 
     def set_folder_problem(self, problem: str) -> None:

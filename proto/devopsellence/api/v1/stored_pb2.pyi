@@ -129,6 +129,7 @@ class Heartbeat(_message.Message):
     API_ADDRESS_FIELD_NUMBER: _builtins.int
     DISK_FIELD_NUMBER: _builtins.int
     ROUTER_ADDRESS_FIELD_NUMBER: _builtins.int
+    WITHOUT_ENGINE_FIELD_NUMBER: _builtins.int
     FOLDER_PROBLEM_FIELD_NUMBER: _builtins.int
     NETWORKS_LEFT_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int
@@ -147,6 +148,8 @@ class Heartbeat(_message.Message):
     """Address of the agent's gRPC API, as "10.0.0.5:7443"; empty without an API."""
     router_address: _builtins.str
     """Address at which the router accepts requests forwarded by other nodes, as "10.0.0.5:7444"; empty without."""
+    without_engine: _builtins.bool
+    """The Docker Engine does not answer; problem has the reason. The node counts as unreachable."""
     folder_problem: _builtins.str
     """Why the agent cannot write its folder (disk full, read-only), with the fix; empty if it can. What runs goes on; an
     assignment that changes something fails.
@@ -181,6 +184,7 @@ class Heartbeat(_message.Message):
         api_address: _builtins.str = ...,
         disk: Global___DiskSpace | None = ...,
         router_address: _builtins.str = ...,
+        without_engine: _builtins.bool = ...,
         folder_problem: _builtins.str = ...,
         networks_left: _builtins.int | None = ...,
         instance: _builtins.str = ...,
@@ -188,7 +192,7 @@ class Heartbeat(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left", "disk", b"disk", "networks_left", b"networks_left", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left", "age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "disk", b"disk", "docker_version", b"docker_version", "folder_problem", b"folder_problem", "hostname", b"hostname", "instance", b"instance", "networks_left", b"networks_left", "node", b"node", "others", b"others", "problem", b"problem", "router_address", b"router_address", "started_at", b"started_at", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left", "age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "disk", b"disk", "docker_version", b"docker_version", "folder_problem", b"folder_problem", "hostname", b"hostname", "instance", b"instance", "networks_left", b"networks_left", "node", b"node", "others", b"others", "problem", b"problem", "router_address", b"router_address", "started_at", b"started_at", "uid", b"uid", "without_engine", b"without_engine"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__networks_left: _TypeAlias = _typing.Literal["networks_left"]  # noqa: Y015
     _WhichOneofArgType__networks_left: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left"]  # noqa: Y015
@@ -712,6 +716,7 @@ class Rollout(_message.Message):
     FIRST_FAILURE_FIELD_NUMBER: _builtins.int
     DEADLINE_PAUSED_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
     organization: _builtins.str
     project: _builtins.str
     environment: _builtins.str
@@ -762,6 +767,12 @@ class Rollout(_message.Message):
     def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceFailure]:
         """Services that made the release fail, with their last output, at most three; empty unless failed or rolling back."""
 
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaNodes]:
+        """Nodes chosen for the replicas of the target release, by service, sorted. Recorded before the assignments that follow
+        from the choice, so that the choice stays the same while it is carried out.
+        """
+
     def __init__(
         self,
         *,
@@ -784,14 +795,48 @@ class Rollout(_message.Message):
         first_failure: _builtins.str = ...,
         deadline_paused: _builtins.bool = ...,
         failures: _abc.Iterable[Global___ServiceFailure] | None = ...,
+        replicas: _abc.Iterable[Global___ReplicaNodes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "finished_at", b"finished_at", "started_at", b"started_at", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "deadline_paused", b"deadline_paused", "environment", b"environment", "failures", b"failures", "finished_at", b"finished_at", "first_failure", b"first_failure", "halted", b"halted", "history", b"history", "last_settled", b"last_settled", "nodes", b"nodes", "organization", b"organization", "phase", b"phase", "project", b"project", "provisional", b"provisional", "reason", b"reason", "release", b"release", "started_at", b"started_at", "target", b"target", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "deadline_paused", b"deadline_paused", "environment", b"environment", "failures", b"failures", "finished_at", b"finished_at", "first_failure", b"first_failure", "halted", b"halted", "history", b"history", "last_settled", b"last_settled", "nodes", b"nodes", "organization", b"organization", "phase", b"phase", "project", b"project", "provisional", b"provisional", "reason", b"reason", "release", b"release", "replicas", b"replicas", "started_at", b"started_at", "target", b"target", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Rollout: _TypeAlias = Rollout  # noqa: Y015
+
+@_typing.final
+class ReplicaNodes(_message.Message):
+    """Nodes chosen for the replicas of a service."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    service: _builtins.str
+    @_builtins.property
+    def settled(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes whose replica has settled since it was placed there, the oldest replica first."""
+
+    @_builtins.property
+    def pending(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes whose replica has not settled yet, in the order of the choice."""
+
+    def __init__(
+        self,
+        *,
+        service: _builtins.str = ...,
+        settled: _abc.Iterable[_builtins.str] | None = ...,
+        pending: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pending", b"pending", "service", b"service", "settled", b"settled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaNodes: _TypeAlias = ReplicaNodes  # noqa: Y015
 
 @_typing.final
 class ServiceFailure(_message.Message):
@@ -1787,6 +1832,7 @@ class ServiceStatus(_message.Message):
     LAST_EXIT_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     UNHEALTHY_SINCE_FIELD_NUMBER: _builtins.int
+    IMAGE_MISSING_FIELD_NUMBER: _builtins.int
     LASTED_FIELD_NUMBER: _builtins.int
     STOPPING_FIELD_NUMBER: _builtins.int
     WAITS_FOR_OLDER_FIELD_NUMBER: _builtins.int
@@ -1810,6 +1856,8 @@ class ServiceStatus(_message.Message):
     image: _builtins.str
     failed: _builtins.bool
     """The assigned spec has failed, so that the rollout fails: see reason."""
+    image_missing: _builtins.bool
+    """The image is not on the node, and has to be pulled before a container can be created."""
     lasted: _builtins.bool
     """A container of the assigned spec has run for a minute, or has completed. Absent: reported by an earlier version, or
     the service is being removed; counts as true.
@@ -1855,6 +1903,7 @@ class ServiceStatus(_message.Message):
         last_exit: Global___Exit | None = ...,
         failed: _builtins.bool = ...,
         unhealthy_since: _timestamp_pb2.Timestamp | None = ...,
+        image_missing: _builtins.bool = ...,
         lasted: _builtins.bool | None = ...,
         stopping: _builtins.str = ...,
         waits_for_older: _builtins.bool = ...,
@@ -1862,7 +1911,7 @@ class ServiceStatus(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_lasted", b"_lasted", "last_exit", b"last_exit", "last_unhealthy", b"last_unhealthy", "lasted", b"lasted", "next_attempt_at", b"next_attempt_at", "started_at", b"started_at", "unhealthy_since", b"unhealthy_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lasted", b"_lasted", "address", b"address", "container", b"container", "failed", b"failed", "hash", b"hash", "health", b"health", "image", b"image", "last_exit", b"last_exit", "last_unhealthy", b"last_unhealthy", "lasted", b"lasted", "name", b"name", "next_attempt_at", b"next_attempt_at", "phase", b"phase", "reason", b"reason", "release", b"release", "restarts", b"restarts", "reused", b"reused", "started_at", b"started_at", "stopping", b"stopping", "unhealthy_since", b"unhealthy_since", "waits_for_older", b"waits_for_older"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lasted", b"_lasted", "address", b"address", "container", b"container", "failed", b"failed", "hash", b"hash", "health", b"health", "image", b"image", "image_missing", b"image_missing", "last_exit", b"last_exit", "last_unhealthy", b"last_unhealthy", "lasted", b"lasted", "name", b"name", "next_attempt_at", b"next_attempt_at", "phase", b"phase", "reason", b"reason", "release", b"release", "restarts", b"restarts", "reused", b"reused", "started_at", b"started_at", "stopping", b"stopping", "unhealthy_since", b"unhealthy_since", "waits_for_older", b"waits_for_older"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lasted: _TypeAlias = _typing.Literal["lasted"]  # noqa: Y015
     _WhichOneofArgType__lasted: _TypeAlias = _typing.Literal["_lasted", b"_lasted"]  # noqa: Y015

@@ -27,6 +27,7 @@ from devopsellence.cli.deploy.plan import (
     rollout_order,
     summary,
 )
+from devopsellence.cli.deploy.replicas import CurrentCopies, current_copies
 from devopsellence.nodeagent.plan.spec import spec_hash
 
 OLD, NEW = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
@@ -112,15 +113,15 @@ def assigned(*services: Service, **more: Any) -> dict[str, Assignment]:
 def test_service_changes_map_to_actions(
     services: list[Service], before: dict[str, Assignment], expected: ServiceChange
 ) -> None:
-    assert plan(services, [N1], before) == [expected]
+    assert plan(services, [N1], CurrentCopies(before)) == [expected]
 
 
 def test_service_leaves_node_without_its_label() -> None:
     node = Node(name="n1", labels=["web"])
-    assert plan([redis()], [node], assigned(redis())) == [
+    assert plan([redis()], [node], CurrentCopies(assigned(redis()))) == [
         ServiceChange("n1", "redis", ChangeKind.REMOVED, 'node is not labelled "worker" (labels: web)')
     ]
-    assert plan([redis()], [node], {}) == []
+    assert plan([redis()], [node], CurrentCopies()) == []
 
 
 def jobs(replicas: int = 2, **more: Any) -> Service:
@@ -189,7 +190,8 @@ def test_replicas_are_planned_by_placement(
     silent: tuple[str, ...],
     expected: list[tuple[str, ChangeKind, str]],
 ) -> None:
-    steps = plan([service], workers("n1", "n2", "n3"), before, frozenset(silent))
+    nodes = workers("n1", "n2", "n3")
+    steps = plan([service], nodes, current_copies([service], nodes, before, unreachable=frozenset(silent)))
     assert [(step.node, step.kind, step.reason) for step in steps] == expected
 
 
@@ -215,13 +217,13 @@ def test_replicas_are_planned_by_placement(
 )
 def test_cordoned_node_keeps_its_services(service: Service, drain: Drain | None, expected: ServiceChange) -> None:
     node = Node(name="n1", labels=["web"], cordoned=True, drain=drain)
-    assert plan([service, jobs()], [node], assigned(service)) == [expected]
-    assert plan([service], [node], {}) == []
+    assert plan([service, jobs()], [node], CurrentCopies(assigned(service))) == [expected]
+    assert plan([service], [node], CurrentCopies()) == []
 
 
 def test_changes_are_sorted_by_node_and_service() -> None:
     n2 = Node(name="n2", labels=["web"])
-    steps = plan([web(NEW), redis()], [n2, N1], assigned(web(), redis()))
+    steps = plan([web(NEW), redis()], [n2, N1], CurrentCopies(assigned(web(), redis())))
     assert [(step.node, step.service, step.kind) for step in steps] == [
         ("n1", "redis", ChangeKind.KEPT),
         ("n1", "web", ChangeKind.REPLACED),
@@ -234,7 +236,7 @@ def test_changes_are_sorted_by_node_and_service() -> None:
 
 
 def test_unchanged_release_has_no_actions() -> None:
-    assert summary(plan([], [N1], {})) == "nothing to do"
+    assert summary(plan([], [N1], CurrentCopies())) == "nothing to do"
 
 
 def test_differences_name_variables_without_values() -> None:

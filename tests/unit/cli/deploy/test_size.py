@@ -7,6 +7,7 @@ import pytest
 from devopsellence.age import AgeIdentity, encrypt
 from devopsellence.api.v1.stored_pb2 import Node, Release, Secret, SecretVersion
 from devopsellence.api.v1.workload_pb2 import Image, SecretRef, Service, Task
+from devopsellence.cli.deploy.replicas import CurrentCopies
 from devopsellence.cli.deploy.size import RECIPIENT_BYTES, growth_of, predicted, references, too_large
 from devopsellence.cli.output import CliError
 from devopsellence.cli.secrets.records import SecretId
@@ -44,7 +45,7 @@ def _problem(
     draft: Release, *nodes: Node, stored: dict[SecretId, Secret] | None = None, growth: int = 0
 ) -> CliError | None:
     stored = stored or {}
-    return too_large("production", draft, nodes, {}, stored, dict.fromkeys(stored, growth))
+    return too_large("production", draft, nodes, CurrentCopies(), stored, dict.fromkeys(stored, growth))
 
 
 def test_secrets_that_are_too_much_together_are_refused_with_node_and_size() -> None:

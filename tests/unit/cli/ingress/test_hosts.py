@@ -9,7 +9,7 @@ from devopsellence.api.v1.workload_pb2 import Ingress, IngressRule, Service
 from devopsellence.cli.deploy import ingress as routed
 from devopsellence.cli.ingress import hosts
 from devopsellence.cli.ingress.hosts import HostOwner
-from devopsellence.placement import compute_placement
+from devopsellence.placement import HeldCopies, compute_placement
 from devopsellence.store.keys import EnvironmentRef
 
 OURS, THEIRS = (EnvironmentRef("acme", "shop", name) for name in ("production", "staging"))
@@ -45,7 +45,7 @@ def test_host_conflict_between_environments_on_a_node(
 def test_serving_nodes_run_all_target_services() -> None:
     services = [Service(name="web", kind=Service.WEB), Service(name="jobs", kind=Service.WORKER)]
     nodes = [Node(name="n1", labels=["web", "worker"]), Node(name="n2", labels=["web"])]
-    placed = compute_placement(services, nodes, {})
+    placed = compute_placement(services, nodes, HeldCopies())
     assert hosts.nodes_serving(ingress("a.org/ web"), placed) == ["n1", "n2"]
     assert hosts.nodes_serving(ingress("a.org/ web", "a.org/jobs jobs"), placed) == ["n1"]
     assert hosts.nodes_serving(ingress("a.org/ gone"), placed) == []

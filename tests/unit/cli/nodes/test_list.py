@@ -50,6 +50,7 @@ def looks(*services: Service) -> dict[str, NodeWorkload]:
         (None, BEAT, (), NodeState.UNREADABLE),
         (CORDONED, None, (), NodeState.UNREACHABLE),
         (DRAINING, Heartbeat(uid="before"), (), NodeState.REPLACED),
+        (CORDONED, Heartbeat(uid="u", without_engine=True), (), NodeState.UNREACHABLE),
         (Node(name="n1", uid="u"), BEAT, (), NodeState.READY),
         (CORDONED, BEAT, (), NodeState.CORDONED),
         (DRAINING, BEAT, (Service(name="web"),), NodeState.DRAINING),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.api.v1.stored_pb2 import Node
+from devopsellence.api.v1.stored_pb2 import Assignment, Node
 from devopsellence.api.v1.workload_pb2 import Service, VolumeMount
+from devopsellence.cli.deploy.replicas import CurrentCopies, current_copies
 from devopsellence.cli.nodes.moves import ServiceMove, service_moves
 from devopsellence.store.keys import EnvironmentRef
 
@@ -19,7 +20,7 @@ def node(name: str, *labels: str, cordoned: bool = False) -> Node:
 
 
 def moved(before: Node, after: Node, *others: Node) -> list[tuple[str, bool, tuple[str, ...], bool]]:
-    moves = service_moves(REF, [WEB, REDIS], before, after, others, {})
+    moves = service_moves(REF, [WEB, REDIS], before, after, others, CurrentCopies())
     return [(move.service, move.starts, move.elsewhere, move.nowhere) for move in moves]
 
 
@@ -57,7 +58,7 @@ def test_cordoned_node_gains_and_loses_nothing() -> None:
 
 
 def test_move_text_names_volumes_left_behind() -> None:
-    (stops,) = service_moves(REF, [REDIS], node("n1", "worker"), node("n1", "web"), [], {})
+    (stops,) = service_moves(REF, [REDIS], node("n1", "worker"), node("n1", "web"), [], CurrentCopies())
     assert stops.text() == (
         'acme/Shop/production: redis stops on n1, which is not labelled "worker" (labels: web) (nowhere else); '
         "its volumes (data) stay on n1"
@@ -67,6 +68,12 @@ def test_move_text_names_volumes_left_behind() -> None:
 
 
 JOBS = Service(name="jobs", kind=Service.WORKER, replicas=2)
+
+
+def running(*names: str) -> CurrentCopies:
+    """The copies if ``JOBS`` runs on the nodes ``names``."""
+    assigned = {name: Assignment(services=[JOBS]) for name in names}
+    return current_copies([JOBS], [node(name) for name in names], assigned)
 
 
 @pytest.mark.parametrize(
@@ -101,13 +108,12 @@ JOBS = Service(name="jobs", kind=Service.WORKER, replicas=2)
 def test_replicas_move_to_other_nodes(
     before: list[str], after: list[str], others: list[Node], expected: list[str]
 ) -> None:
-    held = {"jobs": {"n1": 0, **{other.name: 0 for other in others if other.name == "n2"}}}
-    moves = service_moves(REF, [JOBS], node("n1", *before), node("n1", *after), others, held)
+    current = running("n1", *(other.name for other in others if other.name == "n2"))
+    moves = service_moves(REF, [JOBS], node("n1", *before), node("n1", *after), others, current)
     assert [move.text().removeprefix(f"{REF}: ") for move in moves] == expected
     assert [move.nowhere for move in moves] == ["nowhere" in text for text in expected]
 
 
 def test_complete_replicas_do_not_move() -> None:
-    held = {"jobs": {"n2": 0, "n3": 0}}
     others = [node("n2", "worker"), node("n3", "worker")]
-    assert service_moves(REF, [JOBS], node("n1", "web"), node("n1", "worker"), others, held) == []
+    assert service_moves(REF, [JOBS], node("n1", "web"), node("n1", "worker"), others, running("n2", "n3")) == []

@@ -237,3 +237,14 @@ def test_together_they_have_every_image() -> None:
     assert len(store.peers("c")) == 3
     assert "b" in store.peers("c")
     assert store.peers("c")[0] != store.peers("c")[1]
+
+
+def test_node_that_lost_its_images_is_told_its_peers_although_the_service_had_ended_once() -> None:
+    store = settled("n1", "n2")
+    lost = crashed("web", code=137, reason="its image is not on this machine")
+    store.report("n2", lost)
+    assert not writes(store.step()), "a service that ended has an image"
+    lost.image_missing = True
+    store.report("n2", lost)
+    store.converge()
+    assert store.peers("n2") == ["n1"]

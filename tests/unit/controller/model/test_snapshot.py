@@ -36,6 +36,11 @@ SETTLED = pb.AssignmentStatus.SETTLED
         pytest.param(NodeView("n1", record(node("n1")), record(pb.Heartbeat(uid="uid-n1"))), True, id="same machine"),
         pytest.param(NodeView("n1", record(node("n1")), record(pb.Heartbeat(uid="old"))), False, id="earlier machine"),
         pytest.param(
+            NodeView("n1", record(node("n1")), record(pb.Heartbeat(uid="uid-n1", without_engine=True))),
+            False,
+            id="no Docker Engine",
+        ),
+        pytest.param(
             NodeView("n1", record(node("n1")), Record("/t/k", None, UNREADABLE, 1, 1)), True, id="unreadable heartbeat"
         ),
     ],

@@ -217,6 +217,7 @@ def test_label_change_on_task_node_waits_for_end_of_task() -> None:
 def test_supporting_service_that_labels_add_is_there_before_task_begins() -> None:
     store = settled_store()
     store.add_node("n1", "web")
+    store.add_node("n2", "worker")
     store.converge()
     store.deploy(2, REDIS_2, app(2), task=migration())
     store.converge()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.clock import Now
 from devopsellence.nodeagent.docker.model import (
@@ -17,7 +19,7 @@ from devopsellence.nodeagent.docker.model import (
 )
 from devopsellence.nodeagent.plan.actions import Action, ActionKind, RestartHistories
 from devopsellence.nodeagent.plan.environment import plan
-from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause
+from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause, RestartHistory
 from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.nodeagent.status import build
 from tests.unit.nodeagent.planning import COMPLETED, ENV, REMOTE, UID, container, desired_of, desired_service, service
@@ -94,6 +96,23 @@ def test_exit_code_zero_is_reported() -> None:
     memory = replace(NO_HISTORY, last_end=ContainerExit(0, False, "", 1.0))
     result = status(desired_of(OLD), container(OLD), memories={("web", desired_service(OLD).hash): memory})
     assert result.services[0].last_exit.HasField("code")
+
+
+@pytest.mark.parametrize(
+    ("history", "missing"),
+    [
+        pytest.param(replace(NO_HISTORY, image_missing=True), True, id="to be pulled"),
+        pytest.param(replace(NO_HISTORY, failure=FailureCause.IMAGE, retry=1005.0), True, id="nowhere to pull from"),
+        pytest.param(replace(NO_HISTORY, failure=FailureCause.PULL, retry=1005.0), True, id="not pulled"),
+        pytest.param(replace(NO_HISTORY, failure=FailureCause.CRASHED, retry=1005.0), False, id="crashed"),
+        pytest.param(NO_HISTORY, False, id="nothing is known"),
+    ],
+)
+def test_missing_image_is_reported_also_after_an_exit(history: RestartHistory, *, missing: bool) -> None:
+    history = replace(history, last_end=ContainerExit(137, False, "", 1.0))
+    result = status(desired_of(OLD), memories={("web", desired_service(OLD).hash): history})
+    assert result.services[0].image_missing is missing
+    assert result.services[0].last_exit.code == 137
 
 
 def test_pull_progress_is_reported() -> None:
