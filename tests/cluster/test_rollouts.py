@@ -135,26 +135,27 @@ def fill(disk: Path) -> None:
 
 def test_release_on_hosts_with_full_disks_fails_on_the_first_and_changes_no_host(app: App, version: str) -> None:
     (before,) = set(running(app).values())
-    with Load(app, *app.bed.hosts) as load, ExitStack() as disks:
+    with ExitStack() as disks:
         folders = [disks.enter_context(small_disk(host)) for host in app.bed.hosts.values()]
         nothing_amiss(app.bed)
         for folder in folders:
             fill(folder)
-        refused = app.deploy(version, check=False)
-        assert refused.returncode == 1
-        assert "No space left on device" in refused.stderr
-        release = app.release
-        touched = {step.node for step in steps(app.bed, app.ref, release) if step.release == release}
-        assert len(touched) == 1, "one node was enough to find out"
-        assert set(running(app).values()) == {before}
-        listed = app.devopsellence("node", "list").stdout
-        assert "No space left on device" in next(line for line in listed.splitlines() if min(touched) in line)
-        for folder in folders:
-            (folder / "filler").unlink()
-        until("no problem is left", lambda: "No space" not in app.devopsellence("node", "list").stdout, every=0.5)
-        app.deploy(version)
-        assert set(running(app).values()) == {version}
-    assert load.failed == []
+        with Load(app, *app.bed.hosts) as load:
+            refused = app.deploy(version, check=False)
+            assert refused.returncode == 1
+            assert "No space left on device" in refused.stderr
+            release = app.release
+            touched = {step.node for step in steps(app.bed, app.ref, release) if step.release == release}
+            assert len(touched) == 1, "one node was enough to find out"
+            assert set(running(app).values()) == {before}
+            listed = app.devopsellence("node", "list").stdout
+            assert "No space left on device" in next(line for line in listed.splitlines() if min(touched) in line)
+            for folder in folders:
+                (folder / "filler").unlink()
+            until("no problem is left", lambda: "No space" not in app.devopsellence("node", "list").stdout, every=0.5)
+            app.deploy(version)
+            assert set(running(app).values()) == {version}
+        assert load.failed == []
     nothing_amiss(app.bed)
 
 

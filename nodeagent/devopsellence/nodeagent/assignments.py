@@ -81,6 +81,8 @@ class Assignments(EtcdMirror[stored_pb2.Assignment]):
         #: Reasons why an assignment on disk cannot be read.
         self._unreadable: dict[EnvironmentRef, str] = {}
         self._saving: set[EnvironmentRef] = set()
+        #: Not in force before they are on disk, because the last write to the folder has failed.
+        self._held_back: set[EnvironmentRef] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._synced = False
         self._listed = listed
@@ -139,7 +141,8 @@ class Assignments(EtcdMirror[stored_pb2.Assignment]):
     def get(self, ref: EnvironmentRef) -> AssignmentState:
         """Return the assignment to follow now.
 
-        A new assignment is followed at once; ``changed`` is called again when it is on disk.
+        A new assignment is followed at once, unless the folder could not be written before; ``changed`` is called
+        again when it is on disk.
         """
         record = self._informer.records.get(self._keys.assignment(self._context.node, ref))
         if record is None:
@@ -164,10 +167,10 @@ class Assignments(EtcdMirror[stored_pb2.Assignment]):
         if followed is None:
             return AssignmentState(None)
         problem = self._save_problems.get(ref, "")
-        if not problem:
+        if not problem and ref not in self._held_back:
             return AssignmentState(followed.desired, saved=ref not in self._saving)
         on_disk = self._on_disk.get(ref)
-        unsaved = UnsavedAssignment(followed.desired, problem)
+        unsaved = UnsavedAssignment(followed.desired, problem) if problem else None
         return AssignmentState(on_disk.desired if on_disk is not None else None, unsaved=unsaved)
 
     async def forget(self, ref: EnvironmentRef) -> None:
@@ -180,6 +183,8 @@ class Assignments(EtcdMirror[stored_pb2.Assignment]):
     def _follow(self, ref: EnvironmentRef, assignment: stored_pb2.Assignment) -> None:
         desired = resolve_assignment(assignment, ref, self._context.node_uid)
         self._followed[ref] = _Followed(assignment, desired)
+        if self._context.folder.files.problem:
+            self._held_back.add(ref)
         _log.info(
             "following an assignment",
             env=str(ref),
@@ -216,6 +221,7 @@ class Assignments(EtcdMirror[stored_pb2.Assignment]):
                     self._unreadable.pop(ref, None)
         finally:
             self._saving.discard(ref)
+            self._held_back.discard(ref)
         self._changed(ref)
 
     def _on_key(self, key: str) -> None:

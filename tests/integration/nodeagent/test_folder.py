@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,6 +52,11 @@ async def folder_problem(node: AgentNode, text: str) -> Heartbeat | None:
     return await eventually(f"the heartbeat tells {text!r}", holds)
 
 
+async def exactly(node: AgentNode, containers: Iterable[str]) -> bool:
+    """Return whether the node has these containers and no other."""
+    return sorted(await asyncio.to_thread(node.containers)) == sorted(containers)
+
+
 def failed(status: Status) -> bool:
     return status.phase == Status.FAILED
 
@@ -66,8 +73,9 @@ async def test_release_on_a_full_disk_fails_and_changes_nothing(small: AgentNode
     assert _FULL in status.reason
     assert {service.name: service.failed for service in status.services} == {"a": True, "db": True, "new": True}
     assert all(_FULL in service.reason for service in status.services)
-    assert sorted(node.containers()) == sorted(before.values())
     await folder_problem(node, _FULL)
+    # Whatever had begun before the write failed is undone.
+    await eventually("only these are left", lambda: exactly(node, before.values()))
 
     # A rollback settles, because nothing has to change for it.
     await node.assign(worker("a"), worker("db", volume="data"), release=1)
@@ -78,8 +86,10 @@ async def test_release_on_a_full_disk_fails_and_changes_nothing(small: AgentNode
     docker("kill", before["a"])
     await node.until("restarted", reports("a", restarts=1, container=before["a"], phase=status.services[0].RUNNING))
 
+    # Now that the problem is known, nothing begins.
     await node.assign(worker("a", V="2"), worker("db", volume="data", V="2"), release=3)
     await node.until("failed", failed)
+    assert await exactly(node, before.values())
     filler.unlink()
     status = await node.settled()
     assert {service.container for service in status.services}.isdisjoint(before.values())
