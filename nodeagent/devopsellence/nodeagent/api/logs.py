@@ -148,9 +148,16 @@ class LogTail:
         except (errors.NotFound, errors.Conflict):
             # The container is being removed, with its log.
             return
-        except (errors.EngineUnavailable, errors.ContainerHung):
-            # After a reconnect all containers in the cache are refreshed, a container that hung once it answers again;
-            # which leads back here.
+        except errors.ContainerHung as error:
+            # The others are shown; this one is read once the engine answers about it, which changes the cache.
+            if first:
+                text = str(error).encode()
+                line = LogLine(service=reader.service, container=reader.container, stderr=True, line=text)
+                line.at.GetCurrentTime()
+                await self.answer(LogsAnswer(lines=[line]))
+            return
+        except errors.EngineUnavailable:
+            # After a reconnect all containers in the cache are refreshed, which leads back here.
             if first:
                 raise
             return
