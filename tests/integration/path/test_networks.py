@@ -1,4 +1,4 @@
-"""An engine with few addresses: how many environments still fit, and the deploy of one too many."""
+"""An engine with few addresses: environments that still fit, and one too many; output that outlives a rollback."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def networks_left(host: Host) -> int | None:
     return left
 
 
-def test_environment_beyond_the_address_pools_fails_at_once_with_the_fix(small_host: Host, tmp_path: Path) -> None:
+def test_environment_too_many_fails_at_once_with_the_fix(small_host: Host, tmp_path: Path) -> None:
     until("three networks are left", lambda: networks_left(small_host) == 3)
     warned = small_host.devopsellence("doctor", "-o", "json", check=False).stdout
     assert "networks_few" in warned
@@ -66,3 +66,22 @@ def test_environment_beyond_the_address_pools_fails_at_once_with_the_fix(small_h
     # Room is noticed, and the environment starts by itself.
     small_host.docker("network", "rm", "foreign")
     until("it runs", lambda: small_host.status(too_many)["rollout"]["phase"] == "settled")
+
+
+def test_output_of_a_version_that_never_got_ready_outlives_the_rollback(small_host: Host, tmp_path: Path) -> None:
+    config = tmp_path / "devopsellence.yml"
+    config.write_text(CONFIG.format(project="fits0"))
+    small_host.devopsellence("deploy", cwd=tmp_path)
+    bad = """args: [sh, -c, "echo 'FATAL: no database'; exec sleep 1000"],
+      readiness: {command: [test, -e, /ready], interval: 1s, retries: 1, start_period: 1s}"""
+    config.write_text(CONFIG.format(project="fits0").replace('args: [sleep, "1000"]', bad))
+    failed = small_host.devopsellence("deploy", cwd=tmp_path, check=False)
+    assert failed.returncode == 1
+    assert "FATAL: no database" in failed.stderr
+    release = small_host.status(tmp_path)["environment"]["latest_release"]
+    assert f"devopsellence logs --release {release}" in failed.stderr
+    for command in (["logs", "--previous"], ["logs", "jobs", "--release", str(release)], ["status"], ["events"]):
+        assert "FATAL: no database" in small_host.devopsellence(*command, cwd=tmp_path).stdout, command
+    assert "FATAL" not in small_host.devopsellence("logs", cwd=tmp_path).stdout
+    (failure,) = small_host.status(tmp_path)["rollout"]["failures"]
+    assert (failure["service"], failure["release"], failure["log_lines"]) == ("jobs", release, ["FATAL: no database"])

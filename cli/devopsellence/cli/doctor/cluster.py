@@ -91,11 +91,9 @@ def few_networks(name: str, heartbeat: Heartbeat | None) -> CheckResult | None:
         return None
     left = heartbeat.networks_left
     message = f"Docker has addresses for {plural(left, 'more network') if left else 'no more networks'}"
-    actions = (
-        NextAction(f"on {name}, remove networks that nobody uses", "docker network prune"),
-        NextAction("or give Docker more", "default-address-pools in /etc/docker/daemon.json"),
-    )
-    return CheckResult(f"networks of node {name}", "warning", message, "networks_few", actions)
+    more = "give Docker more addresses (default-address-pools in /etc/docker/daemon.json)"
+    action = NextAction(f"on {name}, {more} or remove networks that nobody uses", "docker network prune")
+    return CheckResult(f"networks of node {name}", "warning", message, "networks_few", (action,))
 
 
 def _healthy_text(node: Any) -> str:

@@ -137,7 +137,8 @@ def _task_progress(planned: PlannedNode, task: pb.TaskStatus, status: pb.Assignm
     given_up = _given_up(planned, status)
     if given_up and task.phase != pb.TaskStatus.RUNNING:
         reason = f"the release task cannot begin: {given_up}"
-        return _progress(planned, _Phase.FAILED, reason, status, given_up=reason)
+        failure = failure_of(_given_up_service(planned, status), status, name)
+        return _progress(planned, _Phase.FAILED, reason, status, given_up=reason, failure=failure)
     problem = _problem(planned.view)
     reason = f"{describe_task(task)}; {problem}" if problem else describe_task(task)
     return _progress(planned, _Phase.CONVERGING, reason, status)

@@ -120,3 +120,15 @@ def test_tasks_of_the_running_release_are_found_by_name() -> None:
     assert code(select.task_named, seen, "y") == "task_unknown"
     assert code(select.task_named, survey({}), "y") == "task_unknown"
     assert [task.name for task in select.all_tasks(seen)] == ["release", "x"]
+
+
+def test_output_that_is_gone_may_be_on_any_node() -> None:
+    seen = survey({"n1": ["web"], "n2": []}, release=Release(services=[WEB, JOBS]))
+    assert services_by_node(select.past_log_sources(seen, ["web"], None)) == {"n1": ("web",), "n2": ("web",)}
+
+
+def test_output_that_is_gone_is_of_the_services_of_its_release() -> None:
+    seen = survey({"n1": ["web"]}, release=Release(services=[WEB]))
+    old = Release(services=[JOBS, Service(name="search")])
+    assert services_by_node(select.past_log_sources(seen, [], old)) == {"n1": ("jobs", "search", "web")}
+    assert services_by_node(select.past_log_sources(seen, [], None)) == {"n1": ("web",)}

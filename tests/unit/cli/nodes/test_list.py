@@ -127,3 +127,17 @@ def test_problem_of_the_agent_is_the_note(beat: Heartbeat, note: str) -> None:
 )
 def test_disk_space_is_formatted(beat: Heartbeat | None, text: str) -> None:
     assert disk_text(beat) == text
+
+
+@pytest.mark.parametrize(
+    ("left", "shown", "note"),
+    [
+        (None, None, ""),
+        (0, 0, "no network is left for another environment"),
+        (2, 2, ""),
+    ],
+)
+def test_networks_left_are_in_the_document(left: int | None, shown: int | None, note: str) -> None:
+    beat = Heartbeat(node="n1", uid="u", networks_left=left)
+    entry = listed_node(overview(Node(name="n1", uid="u"), beat), {}, {})
+    assert (entry.document()["networks_left"], entry.note) == (shown, note)

@@ -161,3 +161,14 @@ def test_lost_node_is_an_event_and_so_is_its_return() -> None:
     come_back(store, "n3")
     store.converge()
     assert codes(store, 2).count("node_back") == 1
+
+
+def test_service_that_the_release_task_waits_for_is_recorded_with_its_output() -> None:
+    store = Store()
+    store.add_node("n1", "web", "worker")
+    store.set_environment("n1")
+    store.deploy(1, service("web"), task=workload_pb2.Task(name="migrate", service="web"))
+    store.converge()
+    store.report_task("n1", "WAITING", ended("cannot bind"))
+    store.converge()
+    assert (store.phase(), recorded(store)) == ("FAILED", [("n1", "web", 1, ["cannot bind"])])
