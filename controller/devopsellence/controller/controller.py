@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from devopsellence.client_certificate import certificate_end
 from devopsellence.clock import now
 from devopsellence.controller.cache.store_cache import StoreCache
 from devopsellence.controller.certificates.failure import IssuancePace
@@ -55,7 +57,9 @@ class CertificateOptions:
 async def run(settings: Settings, identity: str, stop: asyncio.Event, certificates: CertificateOptions) -> None:
     """Lead or stand by until ``stop`` is set, then give up the leadership and return."""
     async with Etcd(settings) as etcd, LeaseKeeper(etcd) as keeper:
-        await serve(Controller(etcd, certificates=certificates), Election(etcd, keeper, identity), stop)
+        expires = partial(certificate_end, settings.ca_cert, settings.cert, settings.key)
+        election = Election(etcd, keeper, identity, expires=expires)
+        await serve(Controller(etcd, certificates=certificates), election, stop)
 
 
 async def serve(controller: Controller, election: Election, stop: asyncio.Event) -> None:

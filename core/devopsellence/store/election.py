@@ -14,7 +14,6 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from devopsellence.api.v1 import stored_pb2
@@ -33,12 +32,18 @@ T = TypeVar("T")
 #: vanished, because keepalives are sent every third of the TTL and etcd checks for expiry every 500 ms. A leader
 #: continues through 2.7 s without an answer.
 LEASE_SECONDS: Final = 4
+#: Interval at which a candidate's record follows its certificate, which may be renewed meanwhile.
+CERTIFICATE_SECONDS: Final = 600.0
 _LONGEST_BACKOFF: Final = 2.0
 _REVOKE_SECONDS: Final = 2.0
 
 
 async def _at_once() -> None:
     pass
+
+
+def _no_certificate() -> float:
+    return 0.0
 
 
 @dataclass(frozen=True)
@@ -70,14 +75,26 @@ class Leadership:
 class Election:
     """Candidate for leadership. ``identity`` is shown to people (such as ``"<hostname>/<pid>"``).
 
-    Another candidate leads at most ``ttl`` seconds after a leader vanished.
+    Another candidate leads at most ``ttl`` seconds after a leader vanished. ``expires`` returns the end of the client
+    certificate in seconds since the epoch, 0 for none; it is shown, and read again every ``recheck`` seconds.
     """
 
-    def __init__(self, etcd: Etcd, keeper: LeaseKeeper, identity: str, *, ttl: int = LEASE_SECONDS) -> None:
+    def __init__(
+        self,
+        etcd: Etcd,
+        keeper: LeaseKeeper,
+        identity: str,
+        *,
+        ttl: int = LEASE_SECONDS,
+        expires: Callable[[], float] = _no_certificate,
+        recheck: float = CERTIFICATE_SECONDS,
+    ) -> None:
         self._etcd = etcd
         self._keeper = keeper
         self._identity = identity
         self._ttl = ttl
+        self._expires = expires
+        self._recheck = recheck
 
     async def run(
         self, lead: Callable[[Leadership], Awaitable[None]], ready: Callable[[], Awaitable[None]] = _at_once
@@ -109,8 +126,17 @@ class Election:
         """
         lease = await self._keeper.grant(self._ttl)
         try:
-            leadership = await _while_held(lease, self._campaign(lease))
-            await _while_held(lease, _call(lead, leadership), self._until_gone(leadership))
+            candidate = stored_pb2.Candidate(identity=self._identity)
+            candidate.since.GetCurrentTime()
+            leadership = await _while_held(
+                lease, self._campaign(lease, candidate), self._show_certificate(lease, candidate)
+            )
+            await _while_held(
+                lease,
+                _call(lead, leadership),
+                self._until_gone(leadership),
+                self._show_certificate(lease, candidate),
+            )
             raise LeaseLost(f"{leadership.key}: this controller no longer leads")
         finally:
             # Without an answer, the lease expires by itself.
@@ -118,12 +144,26 @@ class Election:
                 async with asyncio.timeout(_REVOKE_SECONDS):
                     await lease.revoke()
 
-    async def _campaign(self, lease: Lease) -> Leadership:
+    async def _show_certificate(self, lease: Lease, candidate: stored_pb2.Candidate) -> None:
+        """Write the candidate again whenever the certificate has been renewed; never returns."""
+        key = self._etcd.keys.candidate(lease.id)
+        while True:
+            await asyncio.sleep(self._recheck)
+            before = candidate.certificate_expires_at.seconds
+            await asyncio.to_thread(self._read_certificate, candidate)
+            if candidate.certificate_expires_at.seconds != before:
+                with suppress(StoreError):  # the next look repeats it, if need be with the next lease
+                    await self._etcd.txn([Compare.exists(key)], [Put(key, encode(bounded(candidate)), lease.id)])
+
+    def _read_certificate(self, candidate: stored_pb2.Candidate) -> None:
+        if end := self._expires():
+            candidate.certificate_expires_at.FromSeconds(int(end))
+
+    async def _campaign(self, lease: Lease, candidate: stored_pb2.Candidate) -> Leadership:
         """Put up a candidate and return once elected."""
         key = self._etcd.keys.candidate(lease.id)
-        since = Timestamp()
-        since.GetCurrentTime()
-        value = encode(bounded(stored_pb2.Candidate(identity=self._identity, since=since)))
+        await asyncio.to_thread(self._read_certificate, candidate)
+        value = encode(bounded(candidate))
         with suppress(Ambiguous):  # the next read shows the result; a write that arrives even later ends with the lease
             await self._etcd.txn([Compare.absent(key)], [Put(key, value, lease.id)])
         mine = await self._etcd.get(key)

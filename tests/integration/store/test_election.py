@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 import pytest
 
+from devopsellence.api.v1 import stored_pb2
+from devopsellence.store.codec import decode
 from devopsellence.store.election import LEASE_SECONDS, Election, Leadership
 from devopsellence.store.errors import Fenced
 from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Etcd, Put
@@ -226,3 +228,28 @@ async def test_leader_survives_etcd_restart(tmp_path_factory: pytest.TempPathFac
             assert (await before.txn([], [Put("/written", b"1")])).succeeded
             await asyncio.sleep(0.5)
             assert a.leadership is before
+
+
+async def test_candidate_shows_the_end_of_its_certificate_also_after_a_renewal(etcd: Etcd) -> None:
+    ends = [1_000_000.0, 2_000_000.0]
+
+    def expires() -> float:
+        return ends.pop(0) if len(ends) > 1 else ends[0]
+
+    async def lead(_leadership: Leadership) -> None:
+        await asyncio.Event().wait()
+
+    start = (await etcd.head(etcd.keys.election_prefix)).revision + 1
+    async with LeaseKeeper(etcd) as keeper, asyncio.timeout(10):
+        election = Election(etcd, keeper, "a", ttl=2, expires=expires, recheck=0.1)
+        task = asyncio.create_task(election.run(lead))
+        seen: list[int] = []
+        async with aclosing(etcd.watch(etcd.keys.election_prefix, start_revision=start)) as batches:
+            while 2_000_000 not in seen:
+                for event in (await anext(batches)).events:
+                    if event.kv is not None:
+                        record = decode(stored_pb2.Candidate, event.key, event.kv.value)
+                        seen.append(record.certificate_expires_at.seconds)
+        assert seen == [1_000_000, 2_000_000]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

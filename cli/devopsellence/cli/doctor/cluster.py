@@ -8,7 +8,10 @@ from devopsellence.cli.output import CheckResult, NextAction
 from devopsellence.store.errors import StoreError
 
 if TYPE_CHECKING:
-    from devopsellence.api.v1.stored_pb2 import Heartbeat
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from devopsellence.api.v1.stored_pb2 import Candidate, Heartbeat
     from devopsellence.store.etcd import Etcd
 
 # Networks left from which on a warning is due.
@@ -16,9 +19,8 @@ FEW_NETWORKS: Final = 3
 
 
 async def controller(etcd: Etcd) -> list[CheckResult]:
-    """Check for a leading controller."""
-    from devopsellence.api.v1.stored_pb2 import Candidate
-    from devopsellence.store.codec import decode
+    """Check for a leading controller, and the certificates of all controllers."""
+    from datetime import UTC, datetime
 
     candidates = sorted((await etcd.list(etcd.keys.election_prefix)).items, key=lambda item: item.create_revision)
     if not candidates:
@@ -35,12 +37,45 @@ async def controller(etcd: Etcd) -> list[CheckResult]:
                 actions,
             )
         ]
+    found = [_candidate(item.key, item.value) for item in candidates]
+    standby = f", {len(found) - 1} on standby" if len(found) > 1 else ""
+    leads = CheckResult("controller", "ok", f"{found[0].identity} is the leader{standby}")
+    return [leads, *controller_certificates(found, datetime.now(UTC))]
+
+
+def _candidate(key: str, value: bytes) -> Candidate:
+    """Return the record of a controller; only with the key as identity if the record cannot be read."""
+    from devopsellence.api.v1.stored_pb2 import Candidate
+    from devopsellence.store.codec import decode
+
     try:
-        leader = decode(Candidate, candidates[0].key, candidates[0].value).identity
+        return decode(Candidate, key, value)
     except StoreError:
-        leader = candidates[0].key
-    standby = f", {len(candidates) - 1} on standby" if len(candidates) > 1 else ""
-    return [CheckResult("controller", "ok", f"{leader} is the leader{standby}")]
+        return Candidate(identity=key)
+
+
+def controller_certificates(candidates: Iterable[Candidate], now: datetime) -> list[CheckResult]:
+    """Return the results for certificates of controllers that end soon, as the controllers report them. Pure."""
+    from datetime import UTC
+
+    from devopsellence.cli.doctor.machine import validity
+    from devopsellence.cli.util.text import safe
+
+    fix = NextAction(
+        "renew, on the machine with the cluster's CA, then copy the folder to the controller",
+        "devopsellence cluster init",
+    )
+    results = [
+        validity(
+            f"certificate of controller {safe(candidate.identity)}",
+            f"the certificate of {safe(candidate.identity)}",
+            candidate.certificate_expires_at.ToDatetime(UTC) - now,
+            fix,
+        )
+        for candidate in candidates
+        if candidate.HasField("certificate_expires_at")
+    ]
+    return [result for result in results if result.code]
 
 
 async def nodes(etcd: Etcd) -> list[CheckResult]:

@@ -6,6 +6,8 @@ import datetime
 
 import pytest
 
+from devopsellence.api.v1.stored_pb2 import Candidate
+from devopsellence.cli.doctor.cluster import controller_certificates
 from devopsellence.cli.doctor.server_certificates import certificate_results
 
 NOW = datetime.datetime(2026, 5, 1, tzinfo=datetime.UTC)
@@ -36,3 +38,17 @@ def test_certificate_that_ends_soon_is_named(
     results = certificate_results(expiries, NOW)
     assert [(result.severity, result.name) for result in results] == [row[:2] for row in expected]
     assert all(text in result.message for result, (_, _, text) in zip(results, expected, strict=True))
+
+
+def test_certificate_of_a_controller_that_ends_soon_is_named() -> None:
+    def candidate(identity: str, end: datetime.datetime | None) -> Candidate:
+        made = Candidate(identity=identity)
+        if end is not None:
+            made.certificate_expires_at.FromDatetime(end)
+        return made
+
+    found = [candidate("a/1", days(300)), candidate("b/2", days(5)), candidate("c/3", days(-5)), candidate("d/4", None)]
+    assert [(result.severity, result.name) for result in controller_certificates(found, NOW)] == [
+        ("warning", "certificate of controller b/2"),
+        ("error", "certificate of controller c/3"),
+    ]
