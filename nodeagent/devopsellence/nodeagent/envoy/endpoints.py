@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 
 from devopsellence.nodeagent.envoy.admin import EnvoyState, UpstreamHost
 from devopsellence.nodeagent.envoy.model import Backend, Endpoint, RoutingConfig
+from devopsellence.nodeagent.plan.cutover import BEING_TAKEN_OUT, SERVES
 from devopsellence.store.keys import EnvironmentRef
 
 #: Envoy's main thread reports the state, and tells the worker threads of new endpoints. After this time every request
@@ -168,9 +169,9 @@ def held(tracked: TrackedEndpoints, ref: EnvironmentRef) -> dict[str, str]:
 def _reason(endpoints: Iterable[TrackedEndpoint]) -> str:
     endpoints = list(endpoints)
     if any(not endpoint.endpoint.draining for endpoint in endpoints):
-        return "serves"
+        return SERVES
     if not all(endpoint.confirmed for endpoint in endpoints):
-        return "is being taken out of service"
+        return BEING_TAKEN_OUT
     active = sum(endpoint.active_requests for endpoint in endpoints)
     if not active:
         return "has just had its last request"

@@ -10,11 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from devopsellence.nodeagent.docker.model import Container, ContainerState, ProbeVerdict
 from devopsellence.nodeagent.plan.actions import Action, ActionKind
 from devopsellence.nodeagent.plan.history import NO_HISTORY
 from devopsellence.nodeagent.plan.service_state import ServiceState
+
+#: Reasons to hold a container that has not begun to drain: nothing has ended yet, so no time limit of a drain runs.
+SERVES: Final = "serves"
+BEING_TAKEN_OUT: Final = "is being taken out of service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,8 @@ class AllowedActions:
     draining: str = ""
     #: Reason why that stop has to wait; empty if it does not.
     waits: str = ""
+    #: The stop waits for the end of requests, which the router has begun to wait for.
+    is_draining: bool = False
 
 
 def hold_back(actions: Sequence[Action], held: Mapping[str, str]) -> AllowedActions:
@@ -35,8 +42,10 @@ def hold_back(actions: Sequence[Action], held: Mapping[str, str]) -> AllowedActi
     for index, action in enumerate(actions):
         is_unhealthy = action.became_unhealthy or action.unhealthy
         if action.kind is ActionKind.STOP and action.container in held and not is_unhealthy:
-            waits = f"the old container {action.name} is not stopped yet: {held[action.container]}"
-            return AllowedActions(tuple(actions[:index]), draining, waits if index == 0 else "")
+            reason = held[action.container]
+            waits = f"the old container {action.name} is not stopped yet: {reason}" if index == 0 else ""
+            is_draining = bool(waits) and reason not in (SERVES, BEING_TAKEN_OUT)
+            return AllowedActions(tuple(actions[:index]), draining, waits, is_draining)
     return AllowedActions(tuple(actions), draining)
 
 

@@ -149,5 +149,5 @@ def _plan_removal(
         wake=min((time for time in (cleanup.wake, hung.wake) if time is not None), default=None),
         lasted=True,
         # A container that cannot be stopped or removed is waited for in vain.
-        waits_for_older=not cleanup.history.reason and not hung.reason,
+        waits_for_older=not cleanup.history.reason and not hung.reason and (not allowed.waits or allowed.is_draining),
     )

@@ -98,13 +98,14 @@ def _why_untrusted(state: ServiceState, step: _Step) -> str:
 def _waits_for_older(state: ServiceState, allowed: AllowedActions) -> bool:
     """Return True if the next action is the stop of an older container, or has to wait for the end of its requests.
 
-    A container that does not serve is also stopped while the new one becomes ready: that is not waited for.
+    A container that does not serve is also stopped while the new one becomes ready: that is not waited for. Nor is the
+    router, which has to send requests elsewhere first: that is part of bringing the new container into service.
     """
     blocked = state.assigned.stateful and (state.container is None or not state.container.up)
     if not state.has_been_ready and not blocked:
         return False
     if allowed.waits:
-        return True
+        return allowed.is_draining
     first = allowed.actions[0] if allowed.actions else None
     older = {container.id for container in state.others}
     return first is not None and first.kind is ActionKind.STOP and first.container in older

@@ -10,6 +10,7 @@ import pytest
 from devopsellence.clock import Now
 from devopsellence.nodeagent.docker.model import Container, ContainerState, Health, Network, Observed, ProbeVerdict
 from devopsellence.nodeagent.plan.actions import RestartHistories
+from devopsellence.nodeagent.plan.cutover import BEING_TAKEN_OUT, SERVES
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause
 from devopsellence.nodeagent.plan.spec import Desired
@@ -147,6 +148,11 @@ WAITS: list[tuple[str, Desired, Sequence[Container], dict[str, Health], dict[str
     ("the old container is to be stopped", desired_of(NEW), [A, B], {"b": HEALTHY}, {}, proved(A, B), {"web"}),
     ("requests of the old container are under way", desired_of(NEW), [A, B], {"b": HEALTHY}, {"a": BUSY}, proved(A, B),
         {"web"}),
+    ("the router still sends requests to the old container", desired_of(NEW), [A, B], {"b": HEALTHY}, {"a": SERVES},
+        proved(A, B), set()),
+    ("the router has not confirmed to send requests elsewhere", desired_of(NEW), [A, B], {"b": HEALTHY},
+        {"a": BEING_TAKEN_OUT}, proved(A, B), set()),
+    ("a service that leaves is not taken out of service", desired_of(), [A], {}, {"a": BEING_TAKEN_OUT}, {}, set()),
     ("the new container is not ready", desired_of(NEW), [A, B], {"b": CHECKING}, {}, proved(A), set()),
     ("a version in between is stopped while the new one is not ready", desired_of(NEWER), [A, B, C], {"c": CHECKING},
         {}, proved(A), set()),
