@@ -39,7 +39,7 @@ C = container(NEWER, identity="c", release=3)
 OLD_DB, NEW_DB = service("db", "1", volume=True), service("db", "2", volume=True)
 A_DB, B_DB = container(OLD_DB, identity="a"), container(NEW_DB, ContainerState.CREATED, identity="b")
 JOB = service("job")
-SERVES, BUSY = "serves", "3 requests are under way"
+BUSY = "3 requests are under way"
 
 
 def proved(*containers: Container) -> RestartHistories:
