@@ -11,7 +11,8 @@ from devopsellence.nodeagent.docker.cache import ContainerCache
 from devopsellence.nodeagent.docker.engine import CALLS, PULLS, STOPS, EngineCallbacks
 from devopsellence.nodeagent.docker.errors import EngineUnavailable, NotFound
 from devopsellence.nodeagent.docker.interface import DockerApi
-from devopsellence.nodeagent.docker.model import EngineEvent
+from devopsellence.nodeagent.docker.ledger import ContainerLedger
+from devopsellence.nodeagent.docker.model import Container, EngineEvent
 from devopsellence.nodeagent.health.probe import ProbeCall
 from devopsellence.nodeagent.plan.probe_spec import Probe
 from devopsellence.nodeagent.reconcile.machine import Machine
@@ -27,6 +28,7 @@ class HollowEngine:
 
     def __init__(self, machine: HollowMachine, callbacks: EngineCallbacks) -> None:
         self.cache = ContainerCache()
+        self.owned = ContainerLedger.in_memory()
         self.connected = False
         self.problem = "not connected to the Docker Engine yet"
         self.version = ""
@@ -76,6 +78,10 @@ class HollowEngine:
             return
         if seen is not None:
             self.cache.put(seen)
+
+    async def admit(self, container: Container) -> Container | None:
+        """Return the container: on a hollow machine all are this agent's."""
+        return container
 
     async def relist(self) -> None:
         stamp = self.cache.stamp()

@@ -136,6 +136,9 @@ class HollowMachine:
     def inspect(self, container: str) -> Container | None:
         return self._known(container)
 
+    def inspect_any(self, container: str) -> Container:
+        return self._known(container)
+
     def create_network(self, name: str, labels: Mapping[str, str]) -> str:
         if any(network.name == name for network in self.networks.values()):
             raise errors.Conflict(f"network with name {name} already exists")

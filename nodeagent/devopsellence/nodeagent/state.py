@@ -2,9 +2,10 @@
 
 ``assignments/`` has the last assignment of each environment, ``memory/`` the restart histories, ``status/`` the last
 reported status (for people, while etcd is away), ``tasks/`` the records of release tasks, ``ingress/`` the ingress
-parts. There is a file per environment, in ``ingress/`` per environment and part. Files are written to a temporary file,
-synced and renamed. Assignments can contain confidential values, so only the agent's user can read the folder. Secrets
-are encrypted; the identity to decrypt them is in ``identity``.
+parts. There is a file per environment, in ``ingress/`` per environment and part. ``containers.json`` has the containers
+that the agent has created (``docker.ledger``). Files are written to a temporary file, synced and renamed. Assignments
+can contain confidential values, so only the agent's user can read the folder. Secrets are encrypted; the identity to
+decrypt them is in ``identity``.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ every rule gives the same end state for either order:
 - an exited container stays exited until seen started later, on the engine's clock;
 - the id of a removed container never comes back, because ids are never reused;
 - a listing does not undo news that came after the listing was requested.
+
+Containers of somebody else with the agent's labels or names (``docker.ownership``) are kept apart.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from devopsellence.nodeagent.docker.model import (
     ContainerState,
     EngineEvent,
     EngineListing,
+    ForeignContainer,
     Network,
     NetworkAttachment,
 )
@@ -45,6 +48,7 @@ def parse_listed(entry: Mapping[str, Any]) -> Container:
         str(entry.get("Image", "")),
         str(entry["State"]),
         entry.get("NetworkSettings") or {},
+        str(entry.get("ImageID", "")),
     )
 
 
@@ -58,6 +62,7 @@ def parse_inspected(document: Mapping[str, Any], now: Now) -> Container:
         str(config.get("Image", "")),
         str(state["Status"]),
         document.get("NetworkSettings") or {},
+        str(document.get("Image", "")),
     )
     started, finished = str(state.get("StartedAt", "")), str(state.get("FinishedAt", ""))
     age = max(0.0, now.wall - epoch(started)) if started else 0.0
@@ -93,6 +98,7 @@ class ContainerCache:
     def __init__(self) -> None:
         self._containers: dict[str, Container] = {}
         self._networks: dict[str, Network] = {}
+        self._foreign: dict[str, ForeignContainer] = {}
         self._stamps: dict[str, int] = {}
         self._died: dict[str, float] = {}
         self._removed: deque[str] = deque(maxlen=_MAX_REMOVED)
@@ -102,6 +108,16 @@ class ContainerCache:
     @property
     def containers(self) -> Mapping[str, Container]:
         return self._containers
+
+    @property
+    def foreign(self) -> Mapping[str, ForeignContainer]:
+        """Containers of somebody else with labels or a name of this agent, by id."""
+        return self._foreign
+
+    def foreign_of(self, environment: str) -> tuple[ForeignContainer, ...]:
+        """Return the foreign containers that concern an environment, sorted by name."""
+        concerning = (known for known in self._foreign.values() if known.environment == environment)
+        return tuple(sorted(concerning, key=lambda known: known.name))
 
     @contextmanager
     def watched(self, watcher: Callable[[], None]) -> Iterator[None]:
@@ -143,6 +159,15 @@ class ContainerCache:
         times.
         """
         concerned, unknown = self.environments, set()
+        for foreign in listing.foreign:
+            if self._stamps.get(foreign.id, 0) <= stamp and self._foreign.get(foreign.id) != foreign:
+                self.put_foreign(foreign)
+                concerned.add(foreign.environment)
+        present = {foreign.id for foreign in listing.foreign}
+        for identity in [identity for identity in self._foreign if identity not in present]:
+            if self._stamps.get(identity, 0) <= stamp:
+                concerned.add(self._foreign[identity].environment)
+                self._forget(identity)
         listed: dict[str, Container | Network] = {}
         listed.update({container.id: container for container in listing.containers})
         listed.update({network.id: network for network in listing.networks})
@@ -166,11 +191,24 @@ class ContainerCache:
                 self.put(entry)
         return concerned | self.environments, unknown
 
+    def put_foreign(self, container: ForeignContainer) -> None:
+        """Store a container of somebody else."""
+        if container.id not in self._removed:
+            self._forget(container.id)
+            self._touch(container.id)
+            self._foreign[container.id] = container
+
+    def drop_foreign(self, container: str) -> None:
+        """Drop a container of somebody else that has none of the agent's names or labels any more."""
+        if container in self._foreign:
+            self._forget(container)
+
     def put(self, item: Container | Network) -> None:
         """Store the state of a container or network, as returned by a call."""
         if item.id in self._removed:
             return
         self._touch(item.id)
+        self._foreign.pop(item.id, None)
         if isinstance(item, Network):
             self._networks[item.id] = item
             return
@@ -196,6 +234,11 @@ class ContainerCache:
             return EventEffect(image=True)
         if event.kind == "network":
             return self._network(event)
+        if foreign := self._foreign.get(event.id):
+            if event.action == "destroy":
+                self.remove(event.id)
+                return EventEffect(environment=foreign.environment)
+            return EventEffect(inspect=event.id if event.action == "rename" else "")
         known = self._containers.get(event.id)
         environment = event.attributes.get(names.LABEL_ENVIRONMENT, "")
         if event.action == "destroy":
@@ -232,12 +275,18 @@ class ContainerCache:
             watcher()
 
     def _forget(self, identity: str) -> None:
-        for table in (self._containers, self._networks, self._stamps, self._died):
+        for table in (self._containers, self._networks, self._foreign, self._stamps, self._died):
             table.pop(identity, None)
 
 
 def _container(
-    identity: str, name: str, labels: Mapping[str, str], image: str, state: str, network_settings: Mapping[str, Any]
+    identity: str,
+    name: str,
+    labels: Mapping[str, str],
+    image: str,
+    state: str,
+    network_settings: Mapping[str, Any],
+    image_id: str,
 ) -> Container:
     release = labels.get(names.LABEL_RELEASE, "")
     return Container(
@@ -255,8 +304,10 @@ def _container(
         },
         task=labels.get(names.LABEL_TASK, ""),
         depends_on=tuple(filter(None, labels.get(names.LABEL_DEPENDS_ON, "").split(","))),
-        one_off=names.LABEL_ONE_OFF in labels,
+        one_off=bool(labels.get(names.LABEL_ONE_OFF)),
         ports=names.parse_ports(labels[names.LABEL_PORTS]) if names.LABEL_PORTS in labels else None,
+        image_id=image_id,
+        labels=names.own_labels(labels),
     )
 
 

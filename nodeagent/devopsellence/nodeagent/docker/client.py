@@ -7,7 +7,7 @@ only the errors of ``docker.errors`` and return only the types of ``docker.model
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final
@@ -92,7 +92,7 @@ class DockerClient:
             tuple(
                 parse_listed(container)
                 for container in containers
-                if names.LABEL_ROUTER not in (container.get("Labels") or {})
+                if not (container.get("Labels") or {}).get(names.LABEL_ROUTER)
             ),
             tuple(
                 Network(network["Id"], network["Name"], (network.get("Labels") or {}).get(names.LABEL_ENVIRONMENT, ""))
@@ -105,8 +105,21 @@ class DockerClient:
         with _errors():
             document = self._client.inspect_container(container)
         labels = document["Config"].get("Labels") or {}
-        is_own = labels.get(names.LABEL_NODE_UID) == self._uid and names.LABEL_ROUTER not in labels
+        is_own = labels.get(names.LABEL_NODE_UID) == self._uid and not labels.get(names.LABEL_ROUTER)
         return parse_inspected(document, clock.now()) if is_own else None
+
+    def inspect_any(self, container: str) -> Container:
+        """Return a container by id or name, also one of someone else. NotFound if missing."""
+        with _errors():
+            return parse_inspected(self._client.inspect_container(container), clock.now())
+
+    def existing(self, containers: Iterable[str]) -> frozenset[str]:
+        """Return those of these containers (ids) that exist, whoever created them."""
+        ids = sorted(containers)
+        if not ids:
+            return frozenset()
+        with _errors():
+            return frozenset(str(found["Id"]) for found in self._client.containers(all=True, filters={"id": ids}))
 
     def create_network(self, name: str, labels: Mapping[str, str]) -> str:
         """Create a bridge network and return its id. Conflict if the name exists."""
@@ -147,11 +160,13 @@ class DockerClient:
             raise errors.ImageNotAvailable(str(error)) from error
 
     def create(self, name: str, body: Mapping[str, Any]) -> str:
-        """Create a container and return its id.
+        """Create a container and return its id. The image's own labels of this project are overridden.
 
         Raises:
             ImageNotAvailable, Conflict (the name is in use), EngineRefused, DiskFull.
         """
+        inherited = dict.fromkeys(self.images.labels(str(body["Image"])), "")
+        body = {**body, "Labels": {**inherited, **body["Labels"]}}
         with _errors(errors.EngineRefused):
             answer = self._client.create_container_from_config(dict(body), name)  # type: ignore[no-untyped-call]
         return str(answer["Id"])
@@ -164,7 +179,8 @@ class DockerClient:
         """
         with _errors(errors.EngineRefused):
             self._client.start(container)
-        return self.inspect(container)
+        started = self.inspect(container)
+        return replace(started, labels={}) if started is not None else None
 
     def connect(self, network: str, container: str, alias: str) -> None:
         """Attach a container to a network, replacing an earlier attachment to the same network."""

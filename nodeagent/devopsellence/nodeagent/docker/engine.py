@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, TypeVar
 
 import structlog
@@ -19,8 +20,10 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, w
 from devopsellence.nodeagent.docker import names
 from devopsellence.nodeagent.docker.cache import ContainerCache
 from devopsellence.nodeagent.docker.client import DockerClient, EventStream
-from devopsellence.nodeagent.docker.errors import EngineError, EngineUnavailable, NotFound
-from devopsellence.nodeagent.docker.model import EngineEvent
+from devopsellence.nodeagent.docker.errors import EngineError, EngineUnavailable, ImageNotAvailable, NotFound
+from devopsellence.nodeagent.docker.ledger import ContainerLedger
+from devopsellence.nodeagent.docker.model import Container, EngineEvent, EngineListing
+from devopsellence.nodeagent.docker.ownership import foreign_container
 from devopsellence.nodeagent.util.threads import ThreadPool
 
 T = TypeVar("T")
@@ -67,8 +70,12 @@ class DockerEngine:
     """A Docker Engine with its connection, thread pools and container cache. ``run`` keeps the connection up until
     cancelled."""
 
-    def __init__(self, host: str, node_uid: str, callbacks: EngineCallbacks) -> None:
+    def __init__(
+        self, host: str, node_uid: str, callbacks: EngineCallbacks, owned: ContainerLedger | None = None
+    ) -> None:
         self.cache = ContainerCache()
+        #: Containers of this agent; without a ledger on disk, those of a former agent are adopted.
+        self.owned = owned or ContainerLedger.in_memory()
         self.connected = False
         self.problem = "not connected to the Docker Engine yet"
         self.version = ""
@@ -85,6 +92,7 @@ class DockerEngine:
         self._asks = ThreadPool(ASKS, "docker-ask")
         #: Queries that must not wait behind calls: list, inspect, ping.
         self._queries = ThreadPool(4, "docker-query")
+        self._pruned = False
         self._pending: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -139,13 +147,22 @@ class DockerEngine:
         except NotFound:
             self.cache.remove(container)
             return
-        if current is not None:
-            self.cache.put(current)
+        if current is None:
+            # Not labelled as this agent's: of interest only while it has a name of the agent's.
+            self.cache.drop_foreign(container)
+        elif await self._admit([current]):
+            self.cache.put(_admitted(current))
+        else:
+            self.cache.put_foreign(foreign_container(current))
+
+    async def admit(self, container: Container) -> Container | None:
+        """Return a container if it is this agent's, else None. EngineUnavailable if that cannot be found out."""
+        return _admitted(container) if await self._admit([container]) else None
 
     async def relist(self, *, fresh: bool = False) -> None:
         """List everything and update the cache; ``fresh``: inspect all running containers, not only unknown ones."""
         stamp = self.cache.stamp()
-        listing = await self._on(self._queries, lambda docker: docker.list())
+        listing = await self._set_foreign_apart(await self._on(self._queries, lambda docker: docker.list()))
         concerned, unknown = self.cache.replace(listing, stamp)
         await self._refresh_all(
             {container.id for container in listing.containers if container.up} if fresh else unknown
@@ -213,11 +230,40 @@ class DockerEngine:
                 self._lost.set()
             raise
 
+    async def _set_foreign_apart(self, listing: EngineListing) -> EngineListing:
+        own = await self._admit(listing.containers)
+        labelled = {container.id for container in listing.containers}
+        takers = {identity: known for identity, known in self.cache.foreign.items() if identity not in labelled}
+        missing = (self.owned.ids | takers.keys()) - labelled
+        existing = await self._on(self._queries, lambda docker: docker.existing(missing))
+        # At the start only: later, containers may be created between the listing and here.
+        if not self._pruned:
+            self._pruned = True
+            self.owned.prune(labelled | existing, {container.name for container in listing.containers})
+        foreign = [foreign_container(container) for container in listing.containers if container.id not in own]
+        return EngineListing(
+            tuple(_admitted(container) for container in listing.containers if container.id in own),
+            listing.networks,
+            (*foreign, *(known for identity, known in takers.items() if identity in existing)),
+        )
+
+    async def _admit(self, containers: Sequence[Container]) -> set[str]:
+        """Return the ids of those of ``containers`` that are this agent's."""
+        unknown = [container for container in containers if not self.owned.knows(container.id)]
+        labels: dict[str, Mapping[str, str]] = {}
+        for image in {container.image_id for container in unknown if container.labels}:
+            # An image removed by force proves nothing.
+            with suppress(ImageNotAvailable):
+                labels[image] = await self._on(self._queries, partial(_image_labels, image=image))
+        return self.owned.admit(containers, labels)
+
     async def _refresh_all(self, containers: Iterable[str]) -> None:
         await asyncio.gather(*(self.refresh(container) for container in containers))
 
     def _on_event(self, event: EngineEvent) -> None:
-        if names.LABEL_ROUTER in event.attributes:
+        if event.kind == "container" and event.action == "destroy":
+            self.owned.gone(event.id)
+        if event.attributes.get(names.LABEL_ROUTER):
             if event.attributes.get(names.LABEL_NODE_UID) == self._node_uid:
                 self._callbacks.router()
             return
@@ -238,12 +284,12 @@ class DockerEngine:
         self._pending.discard(container)
         if self.cache.stamp_of(container) != stamp:
             return
-        before = self.cache.containers.get(container)
+        before = self.cache.containers.get(container) or self.cache.foreign.get(container)
         try:
             await self.refresh(container)
         except EngineError as error:
             _log.warning("cannot inspect a container", container=container, error=str(error))
-        current = self.cache.containers.get(container) or before
+        current = self.cache.containers.get(container) or self.cache.foreign.get(container) or before
         if current is not None:
             self._callbacks.changed(current.environment)
 
@@ -254,6 +300,15 @@ class DockerEngine:
             _log.warning("the Docker Engine is not available", problem=problem)
             self.problem = problem
         self._callbacks.connection()
+
+
+def _admitted(container: Container) -> Container:
+    """Return a container of this agent without the labels, which are needed no more."""
+    return replace(container, labels={})
+
+
+def _image_labels(docker: DockerClient, image: str) -> Mapping[str, str]:
+    return docker.images.labels(image)
 
 
 def _read(

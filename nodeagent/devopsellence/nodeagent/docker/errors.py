@@ -26,6 +26,10 @@ class Conflict(EngineError):
     """The name is in use, or the state of the object does not allow the call."""
 
 
+class NameTaken(Conflict):
+    """Containers that this agent has not created have all names for a container."""
+
+
 class ImageNotAvailable(EngineError):
     """The image is not on this node, or the registry refuses the pull."""
 
@@ -40,3 +44,7 @@ class HalfStarted(EngineError):
 
 class DiskFull(EngineError):
     """No space left in the engine's data root."""
+
+
+class LedgerNotWritten(DiskFull):
+    """The record of this agent's containers cannot be written, so no container may be created."""

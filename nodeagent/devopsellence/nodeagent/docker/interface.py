@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from devopsellence.nodeagent.docker.cache import ContainerCache
 from devopsellence.nodeagent.docker.images import StoredImage
+from devopsellence.nodeagent.docker.ledger import ContainerLedger
 from devopsellence.nodeagent.docker.model import Container, ContainerExit
 
 T = TypeVar("T")
@@ -35,6 +36,8 @@ class DockerApi(Protocol):
 
     def inspect(self, container: str) -> Container | None: ...
 
+    def inspect_any(self, container: str) -> Container: ...
+
     def create_network(self, name: str, labels: Mapping[str, str]) -> str: ...
 
     def remove_network(self, network: str) -> None: ...
@@ -57,10 +60,11 @@ class DockerApi(Protocol):
 
 
 class ContainerEngine(Protocol):
-    """Async container engine: calls on threads, the cache of containers and networks, and the state of the
-    connection."""
+    """Async container engine: calls on threads, the cache of containers and networks, the ledger of this agent's
+    containers, and the state of the connection. ``admit`` returns a container if it is this agent's, else None."""
 
     cache: ContainerCache
+    owned: ContainerLedger
     connected: bool
     #: Reason for a missing connection; empty while connected.
     problem: str
@@ -77,3 +81,5 @@ class ContainerEngine(Protocol):
     async def refresh(self, container: str) -> None: ...
 
     async def relist(self) -> None: ...
+
+    async def admit(self, container: Container) -> Container | None: ...

@@ -60,6 +60,9 @@ class Container:
     exit_code: int | None = None
     #: Container of a one-off task, managed by the operator's call instead of the plan.
     one_off: bool = False
+    #: Id of the image, and labels of this project; empty once the container is known as this agent's.
+    image_id: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def up(self) -> bool:
@@ -83,6 +86,20 @@ class Container:
 
 
 @dataclass(frozen=True, slots=True)
+class ForeignContainer:
+    """A container that this agent has not created, although it has the agent's labels or one of its names.
+
+    ``environment`` and ``service`` are those of the labels, or of the container whose name it has (``takes_name``).
+    """
+
+    id: str
+    name: str
+    environment: str
+    service: str
+    takes_name: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Network:
     """A network of this agent."""
 
@@ -93,10 +110,14 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class EngineListing:
-    """All containers and networks with this node's uid."""
+    """All containers and networks with this node's uid.
+
+    ``foreign``: containers set apart, because only their labels say that they are this agent's.
+    """
 
     containers: tuple[Container, ...]
     networks: tuple[Network, ...]
+    foreign: tuple[ForeignContainer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +169,11 @@ class Health:
 @dataclass(frozen=True, slots=True)
 class Observed:
     """Observed state of an environment. ``health`` is keyed by container id. ``held`` as well: containers not to be
-    stopped yet because requests go to them, each with the reason as the end of a sentence."""
+    stopped yet because requests go to them, each with the reason as the end of a sentence. ``foreign``: containers that
+    are left alone."""
 
     containers: tuple[Container, ...] = ()
     network: Network | None = None
     health: Mapping[str, Health] = field(default_factory=dict)
     held: Mapping[str, str] = field(default_factory=dict)
+    foreign: tuple[ForeignContainer, ...] = ()

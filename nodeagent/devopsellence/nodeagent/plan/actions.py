@@ -104,7 +104,8 @@ class TaskPlan:
 class EnvironmentPlan:
     """Plan of one environment.
 
-    ``reason`` and ``network_wake`` are about the network. ``removed``: a tombstone is carried out.
+    ``reason`` and ``network_wake`` are about the network. ``removed``: a tombstone is carried out. ``note``: sentence
+    about anything that stands in nobody's way, such as a container of somebody else.
     """
 
     network: tuple[Action, ...] = ()
@@ -113,6 +114,7 @@ class EnvironmentPlan:
     removed: bool = False
     network_wake: float | None = None
     task: TaskPlan = field(default_factory=TaskPlan)
+    note: str = ""
 
     @property
     def actions(self) -> tuple[Action, ...]:

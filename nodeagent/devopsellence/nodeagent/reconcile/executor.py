@@ -14,6 +14,7 @@ import structlog
 
 from devopsellence.clock import Now
 from devopsellence.nodeagent.docker import errors, names
+from devopsellence.nodeagent.docker.creation import CreatedContainer, create_container
 from devopsellence.nodeagent.docker.interface import ContainerEngine
 from devopsellence.nodeagent.docker.model import Container, ContainerState, Network
 from devopsellence.nodeagent.plan import container_config, spec
@@ -144,16 +145,29 @@ class ActionExecutor:
         assigned = _assigned(action, desired)
         try:
             # Secrets are decrypted on the thread of the call to the engine; no other code gets the plaintext.
-            container = await self._engine.call(
-                lambda docker: docker.create(action.name, self._container_config(action, assigned, desired))
+            created = await create_container(
+                self._engine,
+                action.name,
+                lambda: self._container_config(action, assigned, desired),
+                (str(desired.ref), assigned.spec.name),
             )
         except errors.ImageNotAvailable:
             if assigned.can_pull:
                 return RestartHistory.missing_image
             return self._without_image(action, assigned, desired)
-        except errors.Conflict:
-            return await self._adopt(action, desired)
-        self._engine.cache.put(_created(container, action, assigned, desired))
+        except errors.NameTaken as error:
+            return self._refused(action, desired, FailureCause.NAME_TAKEN, str(error))
+        container = created.existing or _created(created, action, assigned, desired)
+        self._engine.cache.put(container)
+        if (container.environment, container.hash, bool(container.task)) != (
+            str(desired.ref),
+            action.hash,
+            action.service == TASK,
+        ):
+            reason = (
+                f"another container of the agent is called {container.name}; remove it (docker rm {container.name})"
+            )
+            return self._refused(action, desired, FailureCause.REFUSED, reason)
         return _keep
 
     def _container_config(self, action: Action, assigned: DesiredService, desired: Desired) -> dict[str, Any]:
@@ -166,18 +180,6 @@ class ActionExecutor:
         """Return user name and password for a repository; None unless it is the registry of the assignment."""
         registry = desired.registry
         return self._decrypter.registry_login(desired) if registry and registry.repository == repository else None
-
-    async def _adopt(self, action: Action, desired: Desired) -> HistoryChange:
-        """Handle a container name in use: by a container of an earlier, interrupted call, or by a foreign one."""
-        try:
-            container = await self._engine.call(lambda docker: docker.inspect(action.name))
-        except errors.NotFound:
-            return _keep
-        if container is not None and (container.environment, container.hash) == (str(desired.ref), action.hash):
-            self._engine.cache.put(container)
-            return _keep
-        reason = f"a container called {action.name} that is not this agent's is in the way (docker rm {action.name})"
-        return self._refused(action, desired, FailureCause.NAME_TAKEN, reason)
 
     async def _start(self, action: Action, desired: Desired) -> HistoryChange:
         try:
@@ -193,6 +195,7 @@ class ActionExecutor:
             with suppress(errors.NotFound):
                 await self._engine.call(lambda docker: docker.remove(action.container, force=True))
             self._engine.cache.remove(action.container)
+            self._engine.owned.forget(action.container)
             return _keep
         if container is not None:
             self._engine.cache.put(container)
@@ -241,6 +244,7 @@ class ActionExecutor:
             await self._engine.refresh(action.container)
             raise
         self._engine.cache.remove(action.container)
+        self._engine.owned.forget(action.container)
         return _forget
 
     async def _start_task(self, action: Action, desired: Desired, tasks: TaskStore) -> None:
@@ -349,12 +353,12 @@ def _assigned(action: Action, desired: Desired) -> DesiredService:
     return desired.services[action.service]
 
 
-def _created(container: str, action: Action, assigned: DesiredService, desired: Desired) -> Container:
+def _created(created: CreatedContainer, action: Action, assigned: DesiredService, desired: Desired) -> Container:
     """Return a container created this moment, without asking the engine."""
     task = desired.task.name if action.service == TASK and desired.task is not None else ""
     return Container(
-        id=container,
-        name=action.name,
+        id=created.id,
+        name=created.name,
         environment=str(desired.ref),
         service=assigned.spec.name,
         hash=action.hash,

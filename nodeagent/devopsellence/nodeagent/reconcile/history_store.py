@@ -70,6 +70,13 @@ class RestartHistoryStore:
             self.change(key, RestartHistory.retry_now)
         return bool(waiting)
 
+    def names_released(self) -> None:
+        """Let every service whose names others had taken try again at once: the names are free."""
+        for key in [key for key, history in self._histories.items() if history.failure is FailureCause.NAME_TAKEN]:
+            # Not the network's: its name is taken by a network.
+            if key != ("", _NO_HASH):
+                self.change(key, RestartHistory.cleared)
+
     def prune(self, desired: Desired, containers: Sequence[model.Container], busy: Container[str]) -> None:
         """Drop histories of specs neither assigned nor present, except of services with an action in progress."""
         live = {(container.service, container.hash) for container in containers}

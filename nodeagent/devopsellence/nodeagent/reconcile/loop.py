@@ -207,6 +207,8 @@ class Reconciler:
     def _converge(self, ref: EnvironmentRef, state: _Environment, desired: Desired, *, saved: bool) -> None:
         """Observe, plan, act."""
         observed = self._observe(ref, desired)
+        if not observed.foreign:
+            state.histories.names_released()
         histories, tasks, now = state.histories.histories, state.tasks, clock.now()
         planned = plan(desired, observed, histories, now)
         task = plan_task(desired, observed, planned.services, tasks.runs, histories, now, problem=tasks.problem)
@@ -238,7 +240,8 @@ class Reconciler:
             and assigned.probes
         ]
         self._monitor.watch(path, desired.network, checks)
-        return Observed(containers, network, self._monitor.of(path), self._ingress.held(ref))
+        foreign = self._engine.cache.foreign_of(path)
+        return Observed(containers, network, self._monitor.of(path), self._ingress.held(ref), foreign)
 
     def _route(self, state: _Environment, desired: Desired) -> None:
         state.ingress = self._ingress.follow(desired, state.plan.services, state.busy.values())

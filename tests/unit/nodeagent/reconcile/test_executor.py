@@ -16,12 +16,14 @@ from devopsellence.clock import Now
 from devopsellence.nodeagent.docker import errors
 from devopsellence.nodeagent.docker.cache import ContainerCache
 from devopsellence.nodeagent.docker.client import _errors
-from devopsellence.nodeagent.docker.model import ContainerState
+from devopsellence.nodeagent.docker.ledger import ContainerLedger
+from devopsellence.nodeagent.docker.model import Container, ContainerState
 from devopsellence.nodeagent.plan.actions import TASK, Action, ActionKind
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause, RestartHistory
 from devopsellence.nodeagent.plan.spec import Desired, resolve_assignment, specs_with_new_peers
 from devopsellence.nodeagent.reconcile.executor import ActionExecutor
+from devopsellence.nodeagent.reconcile.history_store import RestartHistoryStore
 from devopsellence.nodeagent.reconcile.machine import PullFromPeers
 from devopsellence.nodeagent.reconcile.task_store import TaskStore
 from devopsellence.nodeagent.secrets import SecretDecrypter
@@ -43,11 +45,15 @@ class ScriptedEngine:
 
     def __init__(self, **answers: Any) -> None:
         self.cache = ContainerCache()
+        self.owned = ContainerLedger.in_memory()
         self.calls: list[tuple[str, Any]] = []
         self._answers = answers
 
     async def call(self, call: Callable[[Any], Any]) -> Any:
         return call(self)
+
+    async def admit(self, found: Container) -> Container | None:
+        return found if found.id in self.cache.containers or found.id == "own" else None
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def answer(*arguments: Any, **options: Any) -> Any:
@@ -146,6 +152,44 @@ def test_new_peers_reset_failed_pulls() -> None:
     assert (memory.new_peers().refusals, memory.new_peers().waits(NOW.mono)) == (0, False)
     crashed = NO_HISTORY.refused(FailureCause.REFUSED, "no such command", NOW, seed="")
     assert crashed.new_peers() == crashed
+
+
+# Names that are taken
+
+
+async def test_container_of_an_interrupted_call_is_taken_over() -> None:
+    want = wants(service())
+    own = container(service(), ContainerState.CREATED, identity="own")
+    engine = ScriptedEngine(create=errors.Conflict("in use"), inspect_any=own)
+    assert await history_after(engine, action_on_web(want, ActionKind.CREATE), want) == NO_HISTORY
+    assert engine.cache.containers == {"own": own}
+
+
+async def test_own_container_of_another_spec_in_the_way_backs_off() -> None:
+    want = wants(service())
+    own = container(service(version="2"), ContainerState.CREATED, identity="own")
+    engine = ScriptedEngine(create=errors.Conflict("in use"), inspect_any=own)
+    memory = await history_after(engine, action_on_web(want, ActionKind.CREATE), want)
+    assert memory.failure is FailureCause.REFUSED
+    assert f"docker rm {own.name}" in memory.reason
+
+
+async def test_names_taken_by_others_back_off_and_are_tried_at_once_when_free(tmp_path: Path) -> None:
+    want = wants(service())
+    other = container(service(), identity="other")
+    engine = ScriptedEngine(create=errors.Conflict("in use"), inspect_any=other)
+    memory = await history_after(engine, action_on_web(want, ActionKind.CREATE), want)
+    assert memory.failure is FailureCause.NAME_TAKEN
+    assert memory.retry > NOW.mono
+    assert [known.id for known in engine.cache.foreign_of(str(ENV))] == ["other"]
+    assert [name for name, _ in engine.calls].count("create") == 3
+    with StateFolder(tmp_path) as folder:
+        network = NO_HISTORY.refused(FailureCause.NAME_TAKEN, "a network", NOW, seed="")
+        histories = {("web", want.services["web"].hash): memory, ("", ""): network}
+        store = RestartHistoryStore(ENV, folder, ThreadPool(1, "disk"), histories)
+        store.names_released()
+    assert not store.histories["web", want.services["web"].hash].waits(NOW.mono)
+    assert store.histories["", ""] == network
 
 
 # A start that was cut off by the engine's own end

@@ -1,0 +1,79 @@
+"""Creation of a container that is this agent's for certain: nonce on disk, container, id on disk.
+
+Cut anywhere, the next listing or the next creation under the same name finds the container by name and nonce.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import structlog
+
+from devopsellence.nodeagent.docker import errors, names
+from devopsellence.nodeagent.docker.interface import ContainerEngine, DockerApi
+from devopsellence.nodeagent.docker.model import Container, ForeignContainer
+
+#: Runs a call to the engine.
+CallRunner: TypeAlias = Callable[[Callable[[DockerApi], Any]], Awaitable[Any]]
+_NO_OWNER: Final = ("", "")
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedContainer:
+    """A container that now exists. ``existing``: the container, if an earlier call had created it."""
+
+    id: str
+    name: str
+    existing: Container | None = None
+
+
+async def create_container(
+    engine: ContainerEngine,
+    name: str,
+    body: Callable[[], Mapping[str, Any]],
+    owner: tuple[str, str] = _NO_OWNER,
+    call: CallRunner | None = None,
+) -> CreatedContainer:
+    """Create a container named ``name``, or by an alternative name if somebody else's container has that.
+
+    ``body`` returns the body of the request, on the thread of the call. ``owner``: environment and service, for
+    messages about a taken name. ``call``: as ``engine.call``, the default.
+
+    Raises:
+        NameTaken: others have all names.
+        LedgerNotWritten, and the errors of :meth:`DockerApi.create`.
+    """
+    for candidate in names.alternatives(name):
+        if (created := await _create(engine, candidate, body, owner, call or engine.call)) is not None:
+            return created
+    raise errors.NameTaken(
+        f"containers that the agent has not created have taken its names {', '.join(names.alternatives(name))}; "
+        f"rename or remove them (docker rename {name} {name}-other)"
+    )
+
+
+async def _create(
+    engine: ContainerEngine, name: str, body: Callable[[], Mapping[str, Any]], owner: tuple[str, str], call: CallRunner
+) -> CreatedContainer | None:
+    """Create a container; return None if somebody else's container has the name."""
+    nonce = await engine.owned.nonce(name)
+    try:
+        container = str(await call(lambda docker: docker.create(name, _with_nonce(body(), nonce))))
+    except errors.Conflict:
+        holder = await call(lambda docker: docker.inspect_any(name))
+    else:
+        engine.owned.created(nonce, container)
+        return CreatedContainer(container, name)
+    if (own := await engine.admit(holder)) is not None:
+        return CreatedContainer(own.id, own.name, own)
+    environment, service = owner
+    engine.cache.put_foreign(ForeignContainer(holder.id, holder.name, environment, service, takes_name=True))
+    _log.warning("a container of somebody else has taken a name", name=name, container=holder.id)
+    return None
+
+
+def _with_nonce(body: Mapping[str, Any], nonce: str) -> dict[str, Any]:
+    return {**body, "Labels": {**body["Labels"], names.LABEL_NONCE: nonce}}

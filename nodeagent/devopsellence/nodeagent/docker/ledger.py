@@ -1,0 +1,173 @@
+"""Ledger of the containers that this agent has created: on disk before each creation (see ``docker.ownership``)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Final, Self
+
+import structlog
+
+from devopsellence.nodeagent.docker import errors
+from devopsellence.nodeagent.docker.model import Container
+from devopsellence.nodeagent.docker.ownership import OwnedContainer, adopted_entry
+from devopsellence.nodeagent.util.threads import ThreadPool
+
+_NONCE_BYTES: Final = 16
+_log = structlog.get_logger()
+
+
+class ContainerLedger:
+    """Entries of this agent's containers. Lives on the event loop; call :meth:`load` first.
+
+    ``write(path, content)`` blocks, and raises OSError unless the content is on disk on return. ``disk``: None for a
+    ledger in memory, never written.
+    """
+
+    def __init__(self, path: Path, disk: ThreadPool | None, write: Callable[[Path, bytes], None]) -> None:
+        self._path = path
+        self._disk = disk
+        self._write = write
+        self._entries: list[OwnedContainer] = []
+        self._ids: dict[str, OwnedContainer] = {}
+        #: Ids of removed containers, whose entries only keep others from taking their names.
+        self._gone: set[str] = set()
+        self._saved: tuple[OwnedContainer, ...] = ()
+        self._saving: asyncio.Task[None] | None = None
+
+    @classmethod
+    def in_memory(cls) -> Self:
+        """Return a ledger that is never written."""
+        return cls(Path(), None, lambda _path, _content: None)
+
+    async def load(self) -> None:
+        """Load the entries from disk. Without a readable file, existing containers are adopted by name and labels."""
+        if self._disk is None:
+            return
+        try:
+            content = await self._disk.run(self._path.read_bytes)
+            entries = [_entry(stored) for stored in json.loads(content)["containers"]]
+            self._replace(entries)
+            self._saved = tuple(entries)
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _log.warning(
+                "the ledger of containers cannot be read; containers are adopted by name and labels",
+                path=str(self._path),
+                error=str(error),
+            )
+
+    def knows(self, container: str) -> bool:
+        """Return True for the id of a container of this agent."""
+        return container in self._ids
+
+    async def nonce(self, name: str) -> str:
+        """Return the nonce for a container about to be created under this name; on disk on return.
+
+        The nonce of a creation that was cut off is used again, because the engine may still carry it out.
+
+        Raises:
+            LedgerNotWritten.
+        """
+        pending = next((entry for entry in self._entries if entry.name == name and not entry.id), None)
+        if pending is None:
+            pending = OwnedContainer(name, secrets.token_hex(_NONCE_BYTES))
+            self._replace(
+                [*(entry for entry in self._entries if entry.name != name or entry.id not in self._gone), pending]
+            )
+        try:
+            await self._save()
+        except OSError as error:
+            raise errors.LedgerNotWritten(
+                f"the ledger of containers {self._path} cannot be written: {error.strerror or error}"
+            ) from error
+        return pending.nonce
+
+    def created(self, nonce: str, container: str) -> None:
+        """Note the id of a container created with this nonce."""
+        entries = [
+            replace(entry, id=container) if entry.nonce == nonce and not entry.id else entry for entry in self._entries
+        ]
+        self._change(entries)
+
+    def admit(self, containers: Iterable[Container], image_labels: Mapping[str, Mapping[str, str]]) -> set[str]:
+        """Return the ids of those of these containers that are this agent's, adopting those without an entry.
+
+        ``image_labels``: by image id, for containers not known yet.
+        """
+        admitted = set()
+        for container in containers:
+            if container.id not in self._ids:
+                entry = adopted_entry(container, image_labels.get(container.image_id), self._entries)
+                if entry is None:
+                    continue
+                _log.info("container adopted", name=container.name, container=container.id)
+                pending = [known for known in self._entries if not (known.name == entry.name and not known.id)]
+                self._change([*pending, entry])
+            admitted.add(container.id)
+        return admitted
+
+    def gone(self, container: str) -> None:
+        """Note that a container was removed, by anybody."""
+        if container in self._ids:
+            self._gone.add(container)
+
+    def forget(self, container: str) -> None:
+        """Forget a container that the agent has removed."""
+        if container in self._ids:
+            self._change([entry for entry in self._entries if entry.id != container])
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """Ids of this agent's containers, including some that are removed."""
+        return frozenset(self._ids)
+
+    def prune(self, existing: Iterable[str], names: Iterable[str]) -> None:
+        """Forget the containers that do not exist, unless somebody else's container has the name.
+
+        ``existing``: those of :attr:`ids` that exist. ``names``: of all containers with the agent's labels.
+        """
+        ids, taken = frozenset(existing), frozenset(names)
+        self._change([entry for entry in self._entries if not entry.id or entry.id in ids or entry.name in taken])
+
+    async def flush(self) -> None:
+        """Write all changes; a failure is logged."""
+        if self._saving is not None:
+            await self._saving
+
+    def _change(self, entries: list[OwnedContainer]) -> None:
+        """Replace the entries, in memory at once and on disk soon: what is lost is found by name and nonce."""
+        self._replace(entries)
+        if self._disk is not None and tuple(self._entries) != self._saved and self._saving is None:
+            self._saving = asyncio.create_task(self._save_soon())
+
+    def _replace(self, entries: list[OwnedContainer]) -> None:
+        self._entries = entries
+        self._ids = {entry.id: entry for entry in entries if entry.id}
+        self._gone &= self._ids.keys()
+
+    async def _save_soon(self) -> None:
+        try:
+            await self._save()
+        except OSError as error:
+            _log.warning("the ledger of containers cannot be written", path=str(self._path), error=str(error))
+        finally:
+            self._saving = None
+
+    async def _save(self) -> None:
+        while (entries := tuple(self._entries)) != self._saved:
+            if self._disk is None:
+                return
+            content = json.dumps({"containers": [asdict(entry) for entry in entries]}, indent=1).encode()
+            await self._disk.run(partial(self._write, self._path, content))
+            self._saved = entries
+
+
+def _entry(stored: Mapping[str, object]) -> OwnedContainer:
+    return OwnedContainer(str(stored["name"]), str(stored["nonce"]), str(stored["id"]))

@@ -1,0 +1,161 @@
+"""Creation of containers: cut anywhere, with names taken by others, with a disk that fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devopsellence.nodeagent.docker import errors, names
+from devopsellence.nodeagent.docker.creation import create_container
+from devopsellence.nodeagent.docker.ledger import ContainerLedger
+from devopsellence.nodeagent.util.threads import ThreadPool
+from tests.unit.nodeagent.docker.docker_world import CutOffError, DockerWorld, WorldEngine
+from tests.unit.nodeagent.planning import ENV, UID
+
+HASH = "f" * 64
+LABELS = {
+    names.LABEL_NODE_UID: UID,
+    names.LABEL_ENVIRONMENT: str(ENV),
+    names.LABEL_SERVICE: "web",
+    names.LABEL_HASH: HASH,
+}
+NAME = names.container_name(UID, ENV, "web", HASH)
+BODY: dict[str, Any] = {"Image": "image", "Labels": LABELS}
+
+
+async def create(engine: WorldEngine) -> str:
+    created = await create_container(engine, NAME, lambda: BODY, (str(ENV), "web"))  # type: ignore[arg-type]
+    await engine.owned.flush()
+    return created.id
+
+
+async def create_if_missing(engine: WorldEngine) -> None:
+    """Do what the next agent does: list, and create what is missing."""
+    await engine.owned.load()
+    engine.list()
+    if not engine.cache.containers:
+        await create(engine)
+        engine.list()
+    await engine.owned.flush()
+
+
+def taken(world: DockerWorld) -> None:
+    world.add(NAME, {})
+
+
+def copied(world: DockerWorld) -> None:
+    world.images["copy"] = {**LABELS, names.LABEL_NONCE: "0"}
+    world.add(NAME, world.images["copy"], "copy")
+    world.add("web-try", world.images["copy"], "copy")
+
+
+STARTS = {"nothing else": lambda _world: None, "the name is taken": taken, "copies": copied}
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS.keys())
+async def test_creation_cut_anywhere_leads_to_one_own_container(tmp_path: Path, start: Any) -> None:
+    for cut in range(20):
+        world, path = DockerWorld(), tmp_path / f"{cut}.json"
+        start(world)
+        others = set(world.containers)
+        first, cut_off = WorldEngine(world, path, cut), False
+        try:
+            await create_if_missing(first)
+        except CutOffError:
+            cut_off = True
+        second = WorldEngine(world, path)
+        await create_if_missing(second)
+        (own,) = second.cache.containers.values()
+        assert set(world.containers) - others == {own.id}, f"cut before step {cut}"
+        assert set(second.cache.foreign) == others
+        # Known by its id from now on, whatever its name.
+        third = WorldEngine(world, path)
+        await third.owned.load()
+        assert third.owned.knows(own.id)
+        if not cut_off and first.steps < cut:
+            return
+    pytest.fail("more steps than expected")
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"{", b"[]", b'{"containers": [{"name": 1}]}', b"\xff"])
+async def test_lost_or_damaged_ledger_adopts_own_containers_only(tmp_path: Path, damage: bytes | None) -> None:
+    world, path = DockerWorld(), tmp_path / "containers.json"
+    own = await create(WorldEngine(world, path))
+    world.images["copy"] = world.containers[own].labels
+    copy = world.add("web-try", world.images["copy"], "copy")
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage)
+    engine = WorldEngine(world, path)
+    await create_if_missing(engine)
+    assert (set(engine.cache.containers), set(engine.cache.foreign)) == ({own}, {copy})
+    assert [entry["id"] for entry in json.loads(path.read_bytes())["containers"]] == [own]
+
+
+async def test_taken_names_are_passed_over_and_named(tmp_path: Path) -> None:
+    world = DockerWorld()
+    engine = WorldEngine(world, tmp_path / "containers.json")
+    world.add(NAME, {})
+    own = world.containers[await create(engine)]
+    assert own.name == f"{NAME}-2"
+    (foreign,) = engine.cache.foreign_of(str(ENV))
+    assert (foreign.name, foreign.service, foreign.takes_name) == (NAME, "web", True)
+
+
+async def test_all_names_taken_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    world = DockerWorld()
+    for name in names.alternatives(NAME):
+        world.add(name, {})
+    with pytest.raises(errors.NameTaken, match=f"docker rename {NAME} "):
+        await create(WorldEngine(world, tmp_path / "containers.json"))
+
+
+async def test_container_removed_by_hand_and_replaced_by_a_copy_is_created_again(tmp_path: Path) -> None:
+    world, path = DockerWorld(), tmp_path / "containers.json"
+    engine = WorldEngine(world, path)
+    first = await create(engine)
+    labels = world.containers.pop(first).labels
+    engine.owned.gone(first)
+    engine.cache.remove(first)
+    # As tools do that recreate a container: the same name, the same labels, also at the next start of the agent.
+    copy = world.add(NAME, labels)
+    for agent in (engine, WorldEngine(world, path)):
+        await agent.owned.load()
+        agent.list()
+        assert set(agent.cache.foreign) == {copy}
+    second = await create(engine)
+    assert world.containers[second].name == f"{NAME}-2"
+    assert world.containers[second].labels[names.LABEL_NONCE] != labels[names.LABEL_NONCE]
+
+
+async def test_nothing_is_created_unless_the_nonce_is_on_disk(tmp_path: Path) -> None:
+    def full(_path: Path, _content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    world = DockerWorld()
+    engine = WorldEngine(world, tmp_path / "containers.json")
+    engine.owned = ContainerLedger(tmp_path / "containers.json", ThreadPool(1, "disk"), full)
+    with pytest.raises(errors.LedgerNotWritten, match="No space left on device"):
+        await create(engine)
+    assert world.containers == {}
+
+
+async def test_removed_containers_are_forgotten(tmp_path: Path) -> None:
+    world, path = DockerWorld(), tmp_path / "containers.json"
+    engine = WorldEngine(world, path)
+    own = await create(engine)
+    engine.owned.forget(own)
+    await engine.owned.flush()
+    assert json.loads(path.read_bytes()) == {"containers": []}
+    # One that was removed by hand while no agent ran is forgotten at the start.
+    gone = await create(WorldEngine(DockerWorld(), path))
+    later = WorldEngine(DockerWorld(), path)
+    await later.owned.load()
+    assert later.owned.knows(gone)
+    later.list()
+    await later.owned.flush()
+    assert json.loads(path.read_bytes()) == {"containers": []}
