@@ -44,6 +44,11 @@ class HollowImages:
     def stored(self) -> list[StoredImage]:
         return [StoredImage(f"id-of-{image}", digests=(image,)) for image in sorted(self.pulled)]
 
+    def volumes(self, image: str) -> tuple[str, ...]:
+        if not self.has(image):
+            raise errors.ImageNotAvailable(f"No such image: {image}")
+        return ()
+
     def in_use(self) -> frozenset[str]:
         return frozenset(f"id-of-{container.image}" for container in self._machine.containers.values())
 
@@ -224,7 +229,10 @@ class HollowMachine:
         if existing.up:
             self._end(existing, 0)
 
-    def remove(self, container: str, *, force: bool = False) -> None:
+    def remove_volume(self, volume: str) -> None:
+        raise errors.NotFound(f"no such volume: {volume}")
+
+    def remove(self, container: str, *, force: bool = False, anonymous: bool = False) -> None:
         existing = self._known(container)
         if existing.up:
             raise errors.Conflict(f"You cannot remove a running container {container}")

@@ -103,9 +103,11 @@ class DockerHttpApi:
         """Return the ids of all networks of the node ``uid``."""
         return [network["Id"] for network in self._request("GET", "/networks", filters=_labelled(uid))]
 
-    def volumes(self, uid: str) -> list[str]:
-        """Return the names of all volumes of the node ``uid``."""
-        return [volume["Name"] for volume in self._request("GET", "/volumes", filters=_labelled(uid))["Volumes"] or []]
+    def volumes(self, uid: str, ledger: Path) -> list[str]:
+        """Return the names of all volumes of the node ``uid``, also anonymous ones named in the agent's ``ledger``."""
+        answer = self._request("GET", "/volumes", filters=_labelled(uid))
+        anonymous = [str(volume.get("name")) for volume in _ledger(ledger, "image_volumes") or []]
+        return list(dict.fromkeys([*(volume["Name"] for volume in answer["Volumes"] or []), *anonymous]))
 
     def stop(self, containers: list[NodeContainer]) -> None:
         """Stop containers in parallel, with the grace period of each container."""
@@ -184,8 +186,12 @@ def _name(item: Mapping[str, Any]) -> str:
 
 def _ledger_entries(path: Path) -> list[Mapping[str, Any]] | None:
     """Return the entries of the agent's file of containers; None without a readable file."""
+    return _ledger(path, "containers")
+
+
+def _ledger(path: Path, field: str) -> list[Mapping[str, Any]] | None:
     try:
-        return [dict(entry) for entry in json.loads(path.read_bytes())["containers"]]
+        return [dict(entry) for entry in json.loads(path.read_bytes())[field]]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

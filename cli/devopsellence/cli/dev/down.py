@@ -85,7 +85,7 @@ def _containers(
         # No grace period: data written during the shutdown would be removed as well.
         engine.remove_containers(containers)
         done.removed = sorted(container.name for container in containers)
-        networks, done.volumes = engine.networks(uid), sorted(engine.volumes(uid))
+        networks, done.volumes = engine.networks(uid), sorted(engine.volumes(uid, ledger))
         engine.remove_networks(networks)
         engine.remove_volumes(done.volumes)
         done.networks = len(networks)

@@ -20,10 +20,10 @@ from devopsellence.nodeagent.api.auth import CallRefused
 from devopsellence.nodeagent.api.session import Answer, Requests, converse, signal_named
 from devopsellence.nodeagent.docker import errors, names, streams
 from devopsellence.nodeagent.docker.client import DockerClient
-from devopsellence.nodeagent.docker.creation import create_container
+from devopsellence.nodeagent.docker.creation import create_container, use_image_volumes
 from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.docker.pipe import ProcessPipe
-from devopsellence.nodeagent.plan.container_config import task_container_config
+from devopsellence.nodeagent.plan.container_config import configured_volumes, task_container_config
 from devopsellence.nodeagent.plan.spec import Desired, DesiredService
 from devopsellence.nodeagent.secrets import SecretDecrypter, SecretError
 from devopsellence.nodeagent.util.threads import ThreadPool
@@ -107,11 +107,21 @@ class OneOffTask:
             secrets = await self._decrypt_threads.run(lambda: self._decrypter.environ(desired, desired_service.spec))
         except SecretError as error:
             raise CallRefused(_Code.FAILED_PRECONDITION, str(error)) from error
-        body = task_container_config(
-            desired_service, desired, task, secrets, one_off=True, interactive=start.interactive, tty=start.tty
-        )
-        name = names.one_off_prefix(desired.ref, task.name) + uuid.uuid4().hex[:10]
+        service = (desired.node_uid, desired_service.spec.name, desired_service.image)
+        configured = configured_volumes(desired_service.spec, desired)
         try:
+            volumes = await use_image_volumes(self._engine, desired.ref, service, configured, self._engine.ask)
+            body = task_container_config(
+                desired_service,
+                desired,
+                task,
+                secrets,
+                one_off=True,
+                interactive=start.interactive,
+                tty=start.tty,
+                image_volumes=volumes,
+            )
+            name = names.one_off_prefix(desired.ref, task.name) + uuid.uuid4().hex[:10]
             return (await create_container(self._engine, name, lambda: body, call=self._engine.ask)).id
         except errors.ImageNotAvailable as error:
             message = f"the image of {desired_service.spec.name} is not on this node yet: {error}"

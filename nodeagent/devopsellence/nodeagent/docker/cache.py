@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import datetime
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -49,6 +49,7 @@ def parse_listed(entry: Mapping[str, Any]) -> Container:
         str(entry["State"]),
         entry.get("NetworkSettings") or {},
         str(entry.get("ImageID", "")),
+        entry.get("Mounts") or (),
     )
 
 
@@ -63,6 +64,7 @@ def parse_inspected(document: Mapping[str, Any], now: Now) -> Container:
         str(state["Status"]),
         document.get("NetworkSettings") or {},
         str(document.get("Image", "")),
+        document.get("Mounts") or (),
     )
     started, finished = str(state.get("StartedAt", "")), str(state.get("FinishedAt", ""))
     age = max(0.0, now.wall - epoch(started)) if started else 0.0
@@ -193,7 +195,7 @@ class ContainerCache:
 
     def put_foreign(self, container: ForeignContainer) -> None:
         """Store a container of somebody else."""
-        if container.id not in self._removed:
+        if container.id not in self._removed and self._foreign.get(container.id) != container:
             self._forget(container.id)
             self._touch(container.id)
             self._foreign[container.id] = container
@@ -287,6 +289,7 @@ def _container(
     state: str,
     network_settings: Mapping[str, Any],
     image_id: str,
+    mounts: Iterable[Mapping[str, Any]],
 ) -> Container:
     release = labels.get(names.LABEL_RELEASE, "")
     return Container(
@@ -306,6 +309,9 @@ def _container(
         depends_on=tuple(filter(None, labels.get(names.LABEL_DEPENDS_ON, "").split(","))),
         one_off=bool(labels.get(names.LABEL_ONE_OFF)),
         ports=names.parse_ports(labels[names.LABEL_PORTS]) if names.LABEL_PORTS in labels else None,
+        volumes={
+            str(mount.get("Destination")): str(mount.get("Name")) for mount in mounts if mount.get("Type") == "volume"
+        },
         image_id=image_id,
         labels=names.own_labels(labels),
     )

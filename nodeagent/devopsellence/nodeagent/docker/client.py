@@ -200,10 +200,16 @@ class DockerClient:
             grace = document["Config"].get("StopTimeout")
             self._client.stop(container, timeout=10 if grace is None else grace)
 
-    def remove(self, container: str, *, force: bool = False) -> None:
-        """Remove a stopped container; all volumes stay. Conflict while running, unless ``force``."""
+    def remove(self, container: str, *, force: bool = False, anonymous: bool = False) -> None:
+        """Remove a stopped container; all volumes stay, except ``anonymous`` ones. Conflict while running, unless
+        ``force``."""
         with _errors():
-            self._client.remove_container(container, force=force)
+            self._client.remove_container(container, force=force, v=anonymous)
+
+    def remove_volume(self, volume: str) -> None:
+        """Remove a volume. NotFound if missing, Conflict while a container has it."""
+        with _errors():
+            self._client.remove_volume(volume)
 
     def inspect_exited(self, container: str) -> tuple[Container, ContainerExit | None]:
         """Return an exited container with its exit; the exit is None if running again. NotFound if missing."""

@@ -5,15 +5,17 @@ Cut anywhere, the next listing or the next creation under the same name finds th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import structlog
 
-from devopsellence.nodeagent.docker import errors, names
+from devopsellence.nodeagent.docker import errors, model, names
+from devopsellence.nodeagent.docker.image_volumes import image_volume
 from devopsellence.nodeagent.docker.interface import ContainerEngine, DockerApi
-from devopsellence.nodeagent.docker.model import Container, ForeignContainer
+from devopsellence.nodeagent.docker.model import ForeignContainer
+from devopsellence.store.keys import EnvironmentRef
 
 #: Runs a call to the engine.
 CallRunner: TypeAlias = Callable[[Callable[[DockerApi], Any]], Awaitable[Any]]
@@ -27,7 +29,7 @@ class CreatedContainer:
 
     id: str
     name: str
-    existing: Container | None = None
+    existing: model.Container | None = None
 
 
 async def create_container(
@@ -43,16 +45,36 @@ async def create_container(
     messages about a taken name. ``call``: as ``engine.call``, the default.
 
     Raises:
-        NameTaken: others have all names.
+        NamesInUse: others have all names.
         LedgerNotWritten, and the errors of :meth:`DockerApi.create`.
     """
     for candidate in names.alternatives(name):
         if (created := await _create(engine, candidate, body, owner, call or engine.call)) is not None:
             return created
-    raise errors.NameTaken(
+    raise errors.NamesInUse(
         f"containers that the agent has not created have taken its names {', '.join(names.alternatives(name))}; "
         f"rename or remove them (docker rename {name} {name}-other)"
     )
+
+
+async def use_image_volumes(
+    engine: ContainerEngine,
+    ref: EnvironmentRef,
+    service: tuple[str, str, str],
+    configured: Container[str],
+    call: CallRunner | None = None,
+) -> dict[str, str]:
+    """Return the names of the volumes that an image declares (``VOLUME``) beyond ``configured`` paths, by path.
+
+    ``service``: uid of the node, name of the service, image. The volumes are on disk with the nonce of the container.
+
+    Raises:
+        ImageNotAvailable, and the other errors of the engine.
+    """
+    node_uid, name, image = service
+    targets = await (call or engine.call)(lambda docker: docker.images.volumes(image))
+    missing = (target for target in targets if target not in configured)
+    return engine.owned.use_volumes(image_volume(node_uid, ref, name, target) for target in missing)
 
 
 async def _create(

@@ -255,7 +255,11 @@ class DockerEngine:
             # An image removed by force proves nothing.
             with suppress(ImageNotAvailable):
                 labels[image] = await self._on(self._queries, partial(_image_labels, image=image))
-        return self.owned.admit(containers, labels)
+        admitted = self.owned.admit(containers, labels)
+        for container in unknown:
+            if container.id not in admitted and container.id not in self.cache.foreign:
+                _log.warning("a container with this agent's labels is not its own", name=container.name)
+        return admitted
 
     async def _refresh_all(self, containers: Iterable[str]) -> None:
         await asyncio.gather(*(self.refresh(container) for container in containers))

@@ -26,7 +26,7 @@ class Conflict(EngineError):
     """The name is in use, or the state of the object does not allow the call."""
 
 
-class NameTaken(Conflict):
+class NamesInUse(Conflict):
     """Containers that this agent has not created have all names for a container."""
 
 

@@ -6,6 +6,7 @@ of ``docker.errors``, and return plain data.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
@@ -62,6 +63,13 @@ class ImageStore:
         with self._translated():
             document = self._client.inspect_image(image)
         return names.own_labels((document.get("Config") or {}).get("Labels"))
+
+    def volumes(self, image: str) -> tuple[str, ...]:
+        """Return the paths of the volumes that an image declares (``VOLUME``), sorted. ImageNotAvailable if missing."""
+        with self._translated():
+            document = self._client.inspect_image(image)
+        paths = {posixpath.normpath(path) for path in (document.get("Config") or {}).get("Volumes") or ()}
+        return tuple(sorted(path for path in paths if path.startswith("/") and path != "/"))
 
     def describe(self, image: str) -> tuple[int, tuple[str, ...]]:
         """Return the size of an image in bytes, and its tags. ImageNotAvailable if missing."""

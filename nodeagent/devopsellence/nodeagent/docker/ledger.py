@@ -1,11 +1,15 @@
-"""Ledger of the containers that this agent has created: on disk before each creation (see ``docker.ownership``)."""
+"""Ledger of the containers that this agent has created: on disk before each creation (see ``docker.ownership``).
+
+Also of the volumes that exist because an image declares them (``VOLUME``), which go with their services. A volume that
+is lost from the ledger stays.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +18,8 @@ from typing import Final, Self
 import structlog
 
 from devopsellence.nodeagent.docker import errors
-from devopsellence.nodeagent.docker.model import Container
+from devopsellence.nodeagent.docker.image_volumes import adopted_volumes, with_volumes
+from devopsellence.nodeagent.docker.model import Container, ImageVolume
 from devopsellence.nodeagent.docker.ownership import OwnedContainer, adopted_entry
 from devopsellence.nodeagent.util.threads import ThreadPool
 
@@ -37,7 +42,8 @@ class ContainerLedger:
         self._ids: dict[str, OwnedContainer] = {}
         #: Ids of removed containers, whose entries only keep others from taking their names.
         self._gone: set[str] = set()
-        self._saved: tuple[OwnedContainer, ...] = ()
+        self._volumes: tuple[ImageVolume, ...] = ()
+        self._saved: tuple[tuple[OwnedContainer, ...], tuple[ImageVolume, ...]] = ((), ())
         self._saving: asyncio.Task[None] | None = None
 
     @classmethod
@@ -51,12 +57,14 @@ class ContainerLedger:
             return
         try:
             content = await self._disk.run(self._path.read_bytes)
-            entries = [_entry(stored) for stored in json.loads(content)["containers"]]
+            stored = json.loads(content)
+            entries = [_entry(entry) for entry in stored["containers"]]
+            self._volumes = tuple(_volume(volume) for volume in stored.get("image_volumes", ()))
             self._replace(entries)
-            self._saved = tuple(entries)
+            self._saved = self._state
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             _log.warning(
                 "the ledger of containers cannot be read; containers are adopted by name and labels",
                 path=str(self._path),
@@ -102,13 +110,15 @@ class ContainerLedger:
         ``image_labels``: by image id, for containers not known yet.
         """
         admitted = set()
-        for container in containers:
+        # The newest running one last: it has the data of its service.
+        for container in sorted(containers, key=lambda container: (container.up, container.release)):
             if container.id not in self._ids:
                 entry = adopted_entry(container, image_labels.get(container.image_id), self._entries)
                 if entry is None:
                     continue
                 _log.info("container adopted", name=container.name, container=container.id)
                 pending = [known for known in self._entries if not (known.name == entry.name and not known.id)]
+                self._volumes = with_volumes(self._volumes, adopted_volumes(container))
                 self._change([*pending, entry])
             admitted.add(container.id)
         return admitted
@@ -136,15 +146,45 @@ class ContainerLedger:
         ids, taken = frozenset(existing), frozenset(names)
         self._change([entry for entry in self._entries if not entry.id or entry.id in ids or entry.name in taken])
 
+    def image_volumes(self, environment: str) -> tuple[ImageVolume, ...]:
+        """Return the volumes of an environment that its images declare."""
+        return tuple(volume for volume in self._volumes if volume.environment == environment)
+
+    def use_volumes(self, volumes: Iterable[ImageVolume]) -> dict[str, str]:
+        """Note volumes that a container about to be created gets; return their names by path.
+
+        A path has the name that it had before. :meth:`nonce` writes the change to disk.
+        """
+        used = {}
+        for volume in volumes:
+            place = (volume.environment, volume.service, volume.target)
+            known = [old.name for old in self._volumes if (old.environment, old.service, old.target) == place]
+            if not known:
+                self._volumes = (*self._volumes, volume)
+            used[volume.target] = known[-1] if known else volume.name
+        return used
+
+    def drop_volumes(self, names: Collection[str]) -> None:
+        """Forget volumes: they are removed, or configured by now, so that they stay."""
+        self._volumes = tuple(volume for volume in self._volumes if volume.name not in names)
+        self._save_later()
+
     async def flush(self) -> None:
         """Write all changes; a failure is logged."""
         if self._saving is not None:
             await self._saving
 
+    @property
+    def _state(self) -> tuple[tuple[OwnedContainer, ...], tuple[ImageVolume, ...]]:
+        return tuple(self._entries), self._volumes
+
     def _change(self, entries: list[OwnedContainer]) -> None:
         """Replace the entries, in memory at once and on disk soon: what is lost is found by name and nonce."""
         self._replace(entries)
-        if self._disk is not None and tuple(self._entries) != self._saved and self._saving is None:
+        self._save_later()
+
+    def _save_later(self) -> None:
+        if self._disk is not None and self._state != self._saved and self._saving is None:
             self._saving = asyncio.create_task(self._save_soon())
 
     def _replace(self, entries: list[OwnedContainer]) -> None:
@@ -161,13 +201,18 @@ class ContainerLedger:
             self._saving = None
 
     async def _save(self) -> None:
-        while (entries := tuple(self._entries)) != self._saved:
+        while (state := self._state) != self._saved:
             if self._disk is None:
                 return
-            content = json.dumps({"containers": [asdict(entry) for entry in entries]}, indent=1).encode()
+            entries, volumes = ([asdict(item) for item in items] for items in state)
+            content = json.dumps({"containers": entries, "image_volumes": volumes}, indent=1).encode()
             await self._disk.run(partial(self._write, self._path, content))
-            self._saved = entries
+            self._saved = state
 
 
 def _entry(stored: Mapping[str, object]) -> OwnedContainer:
     return OwnedContainer(str(stored["name"]), str(stored["nonce"]), str(stored["id"]))
+
+
+def _volume(stored: Mapping[str, object]) -> ImageVolume:
+    return ImageVolume(*(str(stored[field]) for field in ("name", "environment", "service", "target")))

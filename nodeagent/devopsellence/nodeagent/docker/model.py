@@ -60,6 +60,8 @@ class Container:
     exit_code: int | None = None
     #: Container of a one-off task, managed by the operator's call instead of the plan.
     one_off: bool = False
+    #: Names of the volumes by path in the container.
+    volumes: Mapping[str, str] = field(default_factory=dict)
     #: Id of the image, and labels of this project; empty once the container is known as this agent's.
     image_id: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -97,6 +99,19 @@ class ForeignContainer:
     environment: str
     service: str
     takes_name: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ImageVolume:
+    """A volume that exists because the image of a service declares it (``VOLUME``): it goes with the service.
+
+    ``name`` is the engine's, ``environment`` the path ``organization/project/environment``.
+    """
+
+    name: str
+    environment: str
+    service: str
+    target: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +185,11 @@ class Health:
 class Observed:
     """Observed state of an environment. ``health`` is keyed by container id. ``held`` as well: containers not to be
     stopped yet because requests go to them, each with the reason as the end of a sentence. ``foreign``: containers that
-    are left alone."""
+    are left alone. ``image_volumes``: volumes to be removed with their services."""
 
     containers: tuple[Container, ...] = ()
     network: Network | None = None
     health: Mapping[str, Health] = field(default_factory=dict)
     held: Mapping[str, str] = field(default_factory=dict)
     foreign: tuple[ForeignContainer, ...] = ()
+    image_volumes: tuple[ImageVolume, ...] = ()

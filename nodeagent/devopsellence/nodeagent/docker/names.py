@@ -39,6 +39,8 @@ LABEL_ONE_OFF: Final = "devopsellence.one_off"
 LABEL_ROUTER: Final = "devopsellence.router"
 #: Random, written to the agent's disk before the container is created (``docker.ownership``).
 LABEL_NONCE: Final = "devopsellence.nonce"
+#: Paths of the volumes that the container has because its image declares them (``VOLUME``), as a JSON list.
+LABEL_IMAGE_VOLUMES: Final = "devopsellence.image_volumes"
 #: Names tried for one container, if others have taken the first ones.
 _ALTERNATIVES: Final = 3
 _ONE_OFF_END: Final = re.compile(r"[0-9a-f]{10}(-\d)?\Z", re.ASCII)
@@ -70,6 +72,15 @@ def envoy_name(node_uid: str, spec_hash: str) -> str:
 def alternatives(name: str) -> tuple[str, ...]:
     """Return a container's deterministic names in the order of choice: a name can be taken by somebody else."""
     return (name, *(f"{name}-{number}" for number in range(2, _ALTERNATIVES + 1)))
+
+
+def parse_image_volumes(label: str) -> tuple[str, ...]:
+    """Parse the value of :data:`LABEL_IMAGE_VOLUMES`; empty if malformed."""
+    try:
+        paths = json.loads(label) if label else []
+    except ValueError:
+        return ()
+    return tuple(str(path) for path in paths) if isinstance(paths, list) else ()
 
 
 def own_labels(labels: Mapping[str, str] | None) -> Mapping[str, str]:

@@ -32,6 +32,8 @@ class ActionKind(enum.StrEnum):
     EXAMINE = "examine"
     STOP = "stop"
     REMOVE = "remove"
+    #: Remove a volume that the image of a removed service declared.
+    REMOVE_VOLUME = "remove_volume"
     #: Record that the release task cannot be run.
     GIVE_UP = "give_up"
 
@@ -47,8 +49,8 @@ class Action:
     """Action with its reason.
 
     ``service`` is empty for the network. ``hash`` is that of the spec. ``container`` (id, or the network's id) is empty
-    before its creation; ``name`` is always set. ``unhealthy``: stop of a container that did not become healthy in time.
-    ``became_unhealthy``: stop of a container that was healthy before.
+    before its creation; ``name``, also that of a volume, is always set. ``unhealthy``: stop of a container that did not
+    become healthy in time. ``became_unhealthy``: stop of a container that was healthy before.
     """
 
     kind: ActionKind

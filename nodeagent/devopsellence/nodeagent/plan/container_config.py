@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import posixpath
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -10,6 +12,7 @@ from devopsellence.api.v1 import workload_pb2
 from devopsellence.nodeagent.docker import names
 from devopsellence.nodeagent.plan.spec import Desired, DesiredService, stop_grace, task_hash
 
+_NONE: Final[Mapping[str, str]] = {}
 _LOGS: Final = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "5"}}
 
 
@@ -28,18 +31,36 @@ def container_labels(assigned: DesiredService, desired: Desired) -> dict[str, st
     }
 
 
-def service_container_config(assigned: DesiredService, desired: Desired, secrets: Mapping[str, str]) -> dict[str, Any]:
+def configured_volumes(service: workload_pb2.Service, desired: Desired) -> dict[str, str]:
+    """Return the names of the volumes configured for a service, by path."""
+    return {
+        posixpath.normpath(volume.target): names.volume_name(desired.node_uid, desired.ref, volume.source)
+        for volume in service.volumes
+        if not volume.from_image
+    }
+
+
+def volumes_to_keep(desired: Desired) -> frozenset[str]:
+    """Return the names of all volumes configured in an environment, which stay when their services go."""
+    services = (*desired.services.values(), *filter(None, (desired.task_service,)))
+    return frozenset(name for service in services for name in configured_volumes(service.spec, desired).values())
+
+
+def service_container_config(
+    assigned: DesiredService, desired: Desired, secrets: Mapping[str, str], image_volumes: Mapping[str, str] = _NONE
+) -> dict[str, Any]:
     """Return the JSON body of ``POST /containers/create`` (Docker API 1.41).
 
-    ``secrets``: variables that override ``env``. An empty Entrypoint or Cmd is left out, which keeps the image's; an
+    ``secrets``: variables that override ``env``. ``image_volumes``: names of the volumes that the image declares beyond
+    the configured ones, by path. An empty Entrypoint or Cmd is left out, which keeps the image's; an
     Entrypoint alone drops the image's Cmd, as in Compose. Named volumes are created with the container, with the same
     labels. The engine's own restart policy stays "no": the agent restarts containers (docs/decisions/0003).
     """
     service = assigned.spec
     return {
-        **_base_config(service, desired, {**service.env, **secrets}),
+        **_base_config(service, desired, {**service.env, **secrets}, image_volumes),
         **_command(service.command, service.args),
-        "Labels": container_labels(assigned, desired),
+        "Labels": {**container_labels(assigned, desired), **_volume_labels(image_volumes)},
         "NetworkingConfig": {"EndpointsConfig": {desired.network: {"Aliases": [service.name]}}},
     }
 
@@ -53,6 +74,7 @@ def task_container_config(
     one_off: bool,
     interactive: bool = False,
     tty: bool = False,
+    image_volumes: Mapping[str, str] = _NONE,
 ) -> dict[str, Any]:
     """Return the same for a task that runs in a service: with its image, volumes, limits and network.
 
@@ -72,7 +94,7 @@ def task_container_config(
     if one_off:
         labels[names.LABEL_ONE_OFF] = "true"
     return {
-        **_base_config(service, desired, {**service.env, **task.env, **secrets}),
+        **_base_config(service, desired, {**service.env, **task.env, **secrets}, image_volumes),
         **_command(task.command, task.args),
         "Labels": labels,
         "NetworkingConfig": {"EndpointsConfig": {desired.network: {}}},
@@ -83,15 +105,21 @@ def task_container_config(
     }
 
 
-def _base_config(service: workload_pb2.Service, desired: Desired, environ: Mapping[str, str]) -> dict[str, Any]:
+def _volume_labels(image_volumes: Mapping[str, str]) -> dict[str, str]:
+    return {names.LABEL_IMAGE_VOLUMES: json.dumps(sorted(image_volumes))} if image_volumes else {}
+
+
+def _base_config(
+    service: workload_pb2.Service, desired: Desired, environ: Mapping[str, str], image_volumes: Mapping[str, str]
+) -> dict[str, Any]:
     """Return the configuration common to containers of services and tasks."""
     host: dict[str, Any] = {
         "NetworkMode": desired.network,
         "RestartPolicy": {"Name": "no"},
         "LogConfig": _LOGS,
     }
-    if service.volumes:
-        host["Mounts"] = [_mount(volume, desired) for volume in service.volumes]
+    if volumes := {**configured_volumes(service, desired), **image_volumes}:
+        host["Mounts"] = [_mount(target, name, desired) for target, name in volumes.items()]
     if service.resources.cpu_millis:
         host["NanoCpus"] = service.resources.cpu_millis * 1_000_000
     if service.resources.memory_mib:
@@ -110,10 +138,10 @@ def _command(command: Sequence[str], args: Sequence[str]) -> dict[str, list[str]
     return {key: value for key, value in config.items() if value}
 
 
-def _mount(volume: workload_pb2.VolumeMount, desired: Desired) -> dict[str, Any]:
+def _mount(target: str, name: str, desired: Desired) -> dict[str, Any]:
     return {
         "Type": "volume",
-        "Source": names.volume_name(desired.node_uid, desired.ref, volume.source),
-        "Target": volume.target,
+        "Source": name,
+        "Target": target,
         "VolumeOptions": {"Labels": dict(names.environment_labels(desired.node, desired.node_uid, desired.ref))},
     }

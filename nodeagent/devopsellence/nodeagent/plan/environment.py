@@ -43,7 +43,7 @@ def plan(desired: Desired, observed: Observed, histories: RestartHistories, now:
         network=() if waiting else _plan_network(desired, observed),
         services=services,
         reason=history.reason,
-        removed=desired.removed and not observed.containers and observed.network is None,
+        removed=desired.removed and not observed.containers and observed.network is None and not observed.image_volumes,
         network_wake=history.retry if waiting else None,
         note=foreign_note(services, observed.foreign),
     )
@@ -92,17 +92,17 @@ def _plan_leaving(
             if container.up and (assigned is None or container.hash != assigned.hash):
                 for dependency in container.depends_on:
                     dependents.setdefault(dependency, set()).add(name)
+    leaving = {*by_service, *(volume.service for volume in observed.image_volumes)} - desired.services.keys()
     return {
         name: _plan_removal(
             name,
-            containers,
+            by_service.get(name, ()),
             stops_after(name, dependents),
             Cleanup(name, histories, now),
             observed,
             removed=desired.removed,
         )
-        for name, containers in by_service.items()
-        if name not in desired.services
+        for name in leaving
     }
 
 
@@ -119,7 +119,8 @@ def _plan_removal(
     reason = "the environment left this node" if removed else "the assignment no longer holds this service"
     waiting = f"is stopped after {', '.join(after)}, which depends on it" if after else ""
     removable = [container for container in containers if not (after and container.up)]
-    allowed = hold_back(cleanup.of(removable, reason), observed.held)
+    volumes = () if containers or cleanup.wake else _remove_volumes(name, observed, reason)
+    allowed = hold_back(cleanup.of(removable, reason) or volumes, observed.held)
     return ServicePlan(
         name,
         stored_pb2.ServiceStatus.STOPPING,
@@ -128,4 +129,14 @@ def _plan_removal(
         current=max((container for container in containers if container.up), key=rank, default=None),
         retry_wall=cleanup.history.retry_wall,
         wake=cleanup.wake,
+    )
+
+
+def _remove_volumes(service: str, observed: Observed, reason: str) -> tuple[Action, ...]:
+    """Return the removals of the volumes that a removed service had from its image, unless a task still uses them."""
+    used = {name for container in observed.containers for name in container.volumes.values()}
+    return tuple(
+        Action(ActionKind.REMOVE_VOLUME, reason, service, name=volume.name)
+        for volume in observed.image_volumes
+        if volume.service == service and volume.name not in used
     )

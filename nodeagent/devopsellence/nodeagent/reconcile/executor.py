@@ -5,7 +5,7 @@ Every action can be repeated, and can find its work done already by somebody els
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -14,7 +14,7 @@ import structlog
 
 from devopsellence.clock import Now
 from devopsellence.nodeagent.docker import errors, names
-from devopsellence.nodeagent.docker.creation import CreatedContainer, create_container
+from devopsellence.nodeagent.docker.creation import CreatedContainer, create_container, use_image_volumes
 from devopsellence.nodeagent.docker.interface import ContainerEngine
 from devopsellence.nodeagent.docker.model import Container, ContainerState, Network
 from devopsellence.nodeagent.plan import container_config, spec
@@ -144,20 +144,23 @@ class ActionExecutor:
     async def _create(self, action: Action, desired: Desired) -> HistoryChange:
         assigned = _assigned(action, desired)
         try:
+            configured = container_config.configured_volumes(assigned.spec, desired)
+            service = (desired.node_uid, assigned.spec.name, assigned.image)
+            volumes = await use_image_volumes(self._engine, desired.ref, service, configured)
             # Secrets are decrypted on the thread of the call to the engine; no other code gets the plaintext.
             created = await create_container(
                 self._engine,
                 action.name,
-                lambda: self._container_config(action, assigned, desired),
+                lambda: self._container_config(action, assigned, desired, volumes),
                 (str(desired.ref), assigned.spec.name),
             )
         except errors.ImageNotAvailable:
             if assigned.can_pull:
                 return RestartHistory.missing_image
             return self._without_image(action, assigned, desired)
-        except errors.NameTaken as error:
+        except errors.NamesInUse as error:
             return self._refused(action, desired, FailureCause.NAME_TAKEN, str(error))
-        container = created.existing or _created(created, action, assigned, desired)
+        container = created.existing or _created(created, action, assigned, desired, {**configured, **volumes})
         self._engine.cache.put(container)
         if (container.environment, container.hash, bool(container.task)) != (
             str(desired.ref),
@@ -170,11 +173,15 @@ class ActionExecutor:
             return self._refused(action, desired, FailureCause.REFUSED, reason)
         return _keep
 
-    def _container_config(self, action: Action, assigned: DesiredService, desired: Desired) -> dict[str, Any]:
+    def _container_config(
+        self, action: Action, assigned: DesiredService, desired: Desired, volumes: Mapping[str, str]
+    ) -> dict[str, Any]:
         secrets = self._decrypter.environ(desired, assigned.spec)
         if action.service == TASK and desired.task is not None:
-            return container_config.task_container_config(assigned, desired, desired.task, secrets, one_off=False)
-        return container_config.service_container_config(assigned, desired, secrets)
+            return container_config.task_container_config(
+                assigned, desired, desired.task, secrets, one_off=False, image_volumes=volumes
+            )
+        return container_config.service_container_config(assigned, desired, secrets, volumes)
 
     def _login(self, repository: str, desired: Desired) -> tuple[str, str] | None:
         """Return user name and password for a repository; None unless it is the registry of the assignment."""
@@ -236,7 +243,9 @@ class ActionExecutor:
 
     async def _remove(self, action: Action, desired: Desired) -> HistoryChange:
         try:
-            await self._engine.call(lambda docker: docker.remove(action.container))
+            # A task of version 0.1 can have anonymous volumes, which nothing else uses.
+            anonymous = action.service == TASK
+            await self._engine.call(lambda docker: docker.remove(action.container, anonymous=anonymous))
         except errors.NotFound:
             pass
         except errors.Conflict:
@@ -245,6 +254,13 @@ class ActionExecutor:
             raise
         self._engine.cache.remove(action.container)
         self._engine.owned.forget(action.container)
+        return _forget
+
+    async def _remove_volume(self, action: Action, desired: Desired) -> HistoryChange:
+        with suppress(errors.NotFound):
+            await self._engine.call(lambda docker: docker.remove_volume(action.name))
+        self._engine.owned.drop_volumes([action.name])
+        _log.info("volume removed with its service", env=str(desired.ref), service=action.service, volume=action.name)
         return _forget
 
     async def _start_task(self, action: Action, desired: Desired, tasks: TaskStore) -> None:
@@ -337,7 +353,7 @@ def _forget(_history: RestartHistory) -> RestartHistory:
 
 
 def _history_key(action: Action) -> tuple[str, str]:
-    if action.kind in (ActionKind.STOP, ActionKind.REMOVE):
+    if action.kind in (ActionKind.STOP, ActionKind.REMOVE, ActionKind.REMOVE_VOLUME):
         return action.service, ""
     return action.service, action.hash
 
@@ -353,7 +369,9 @@ def _assigned(action: Action, desired: Desired) -> DesiredService:
     return desired.services[action.service]
 
 
-def _created(created: CreatedContainer, action: Action, assigned: DesiredService, desired: Desired) -> Container:
+def _created(
+    created: CreatedContainer, action: Action, assigned: DesiredService, desired: Desired, volumes: Mapping[str, str]
+) -> Container:
     """Return a container created this moment, without asking the engine."""
     task = desired.task.name if action.service == TASK and desired.task is not None else ""
     return Container(
@@ -366,6 +384,7 @@ def _created(created: CreatedContainer, action: Action, assigned: DesiredService
         image=assigned.image,
         state=ContainerState.CREATED,
         task=task,
+        volumes=volumes,
     )
 
 
@@ -378,6 +397,7 @@ _METHODS: Final[dict[ActionKind, Callable[[ActionExecutor, Action, Desired], Awa
     ActionKind.EXAMINE: ActionExecutor._examine,
     ActionKind.STOP: ActionExecutor._stop,
     ActionKind.REMOVE: ActionExecutor._remove,
+    ActionKind.REMOVE_VOLUME: ActionExecutor._remove_volume,
 }
 _TASK_METHODS: Final[dict[ActionKind, Callable[[ActionExecutor, Action, Desired, TaskStore], Awaitable[None]]]] = {
     ActionKind.START: ActionExecutor._start_task,
@@ -394,5 +414,6 @@ _FAILURES: Final = {
     ActionKind.EXAMINE: "its container cannot be inspected",
     ActionKind.STOP: "its container cannot be stopped",
     ActionKind.REMOVE: "its container cannot be removed",
+    ActionKind.REMOVE_VOLUME: "the volume of its image cannot be removed",
     ActionKind.GIVE_UP: "it cannot be given up",
 }

@@ -28,6 +28,7 @@ from devopsellence.nodeagent.ingress.facade import IngressFacade
 from devopsellence.nodeagent.ingress.routing import must_report_now
 from devopsellence.nodeagent.mirror import NodeContext
 from devopsellence.nodeagent.plan.actions import NEEDS_NETWORK, TASK, Action, ActionKind, EnvironmentPlan
+from devopsellence.nodeagent.plan.container_config import volumes_to_keep
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import RestartHistory
 from devopsellence.nodeagent.plan.spec import Desired, specs_with_new_peers
@@ -49,7 +50,7 @@ AFTER_BUG_SECONDS: Final = 5.0
 STOP_SECONDS: Final = 10.0
 #: Longest wait for the status that names the new container, before the old container is stopped.
 STATUS_SECONDS: Final = 0.5
-_REMOVALS: Final = frozenset({ActionKind.STOP, ActionKind.REMOVE, ActionKind.REMOVE_NETWORK})
+_REMOVALS: Final = frozenset({ActionKind.STOP, ActionKind.REMOVE, ActionKind.REMOVE_NETWORK, ActionKind.REMOVE_VOLUME})
 _log = structlog.get_logger()
 
 
@@ -240,8 +241,11 @@ class Reconciler:
             and assigned.probes
         ]
         self._monitor.watch(path, desired.network, checks)
-        foreign = self._engine.cache.foreign_of(path)
-        return Observed(containers, network, self._monitor.of(path), self._ingress.held(ref), foreign)
+        owned, foreign = self._engine.owned, self._engine.cache.foreign_of(path)
+        # A volume that is configured by now stays after its service.
+        owned.drop_volumes(volumes_to_keep(desired))
+        volumes = owned.image_volumes(path)
+        return Observed(containers, network, self._monitor.of(path), self._ingress.held(ref), foreign, volumes)
 
     def _route(self, state: _Environment, desired: Desired) -> None:
         state.ingress = self._ingress.follow(desired, state.plan.services, state.busy.values())

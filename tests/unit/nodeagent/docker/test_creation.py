@@ -106,11 +106,11 @@ async def test_taken_names_are_passed_over_and_named(tmp_path: Path) -> None:
     assert (foreign.name, foreign.service, foreign.takes_name) == (NAME, "web", True)
 
 
-async def test_all_names_taken_is_refused_with_a_remedy(tmp_path: Path) -> None:
+async def test_creation_with_all_names_taken_is_refused_with_a_remedy(tmp_path: Path) -> None:
     world = DockerWorld()
     for name in names.alternatives(NAME):
         world.add(name, {})
-    with pytest.raises(errors.NameTaken, match=f"docker rename {NAME} "):
+    with pytest.raises(errors.NamesInUse, match=f"docker rename {NAME} "):
         await create(WorldEngine(world, tmp_path / "containers.json"))
 
 
@@ -132,7 +132,7 @@ async def test_container_removed_by_hand_and_replaced_by_a_copy_is_created_again
     assert world.containers[second].labels[names.LABEL_NONCE] != labels[names.LABEL_NONCE]
 
 
-async def test_nothing_is_created_unless_the_nonce_is_on_disk(tmp_path: Path) -> None:
+async def test_creation_waits_for_the_nonce_on_disk(tmp_path: Path) -> None:
     def full(_path: Path, _content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
@@ -150,7 +150,7 @@ async def test_removed_containers_are_forgotten(tmp_path: Path) -> None:
     own = await create(engine)
     engine.owned.forget(own)
     await engine.owned.flush()
-    assert json.loads(path.read_bytes()) == {"containers": []}
+    assert json.loads(path.read_bytes())["containers"] == []
     # One that was removed by hand while no agent ran is forgotten at the start.
     gone = await create(WorldEngine(DockerWorld(), path))
     later = WorldEngine(DockerWorld(), path)
@@ -158,4 +158,4 @@ async def test_removed_containers_are_forgotten(tmp_path: Path) -> None:
     assert later.owned.knows(gone)
     later.list()
     await later.owned.flush()
-    assert json.loads(path.read_bytes()) == {"containers": []}
+    assert json.loads(path.read_bytes())["containers"] == []

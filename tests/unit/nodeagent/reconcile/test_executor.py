@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import docker.errors
@@ -13,11 +14,11 @@ import requests
 from devopsellence.age import AgeIdentity
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.clock import Now
-from devopsellence.nodeagent.docker import errors
+from devopsellence.nodeagent.docker import errors, names
 from devopsellence.nodeagent.docker.cache import ContainerCache
 from devopsellence.nodeagent.docker.client import _errors
 from devopsellence.nodeagent.docker.ledger import ContainerLedger
-from devopsellence.nodeagent.docker.model import Container, ContainerState
+from devopsellence.nodeagent.docker.model import Container, ContainerState, ImageVolume
 from devopsellence.nodeagent.plan.actions import TASK, Action, ActionKind
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause, RestartHistory
@@ -41,11 +42,15 @@ def wants(*services: workload_pb2.Service, peers: Sequence[stored_pb2.Peer] = ()
 
 
 class ScriptedEngine:
-    """An engine that answers each call with ``answers`` by its name; an exception is raised. ``calls`` are kept."""
+    """An engine that answers each call with ``answers`` by its name; an exception is raised. ``calls`` are kept.
 
-    def __init__(self, **answers: Any) -> None:
+    ``declared``: paths of the volumes that every image declares.
+    """
+
+    def __init__(self, *, declared: tuple[str, ...] = (), **answers: Any) -> None:
         self.cache = ContainerCache()
         self.owned = ContainerLedger.in_memory()
+        self.images = SimpleNamespace(volumes=lambda _image: declared)
         self.calls: list[tuple[str, Any]] = []
         self._answers = answers
 
@@ -190,6 +195,50 @@ async def test_names_taken_by_others_back_off_and_are_tried_at_once_when_free(tm
         store.names_released()
     assert not store.histories["web", want.services["web"].hash].waits(NOW.mono)
     assert store.histories["", ""] == network
+
+
+# Volumes that an image declares
+
+
+def mounts_of(engine: ScriptedEngine) -> dict[str, str]:
+    (body,) = [arguments[1] for name, arguments in engine.calls if name == "create"]
+    return {mount["Target"]: mount["Source"] for mount in body["HostConfig"].get("Mounts", [])}
+
+
+async def test_volumes_of_an_image_are_named_after_service_and_path() -> None:
+    spec = service("redis", volume=True)
+    want = wants(spec)
+    engine = ScriptedEngine(create="c1", declared=("/data", "/var/lib/redis"))
+    action = Action(ActionKind.CREATE, "", "redis", want.services["redis"].hash, "", want.services["redis"].name)
+    await history_after(engine, action, want)
+    configured = names.volume_name(UID, ENV, "data")
+    declared = names.volume_name(UID, ENV, "redis_volume_var_lib_redis")
+    assert mounts_of(engine) == {"/data": configured, "/var/lib/redis": declared}
+    assert [volume.name for volume in engine.owned.image_volumes(str(ENV))] == [declared]
+    assert engine.cache.containers["c1"].volumes == mounts_of(engine)
+
+
+async def test_volume_keeps_the_name_that_it_had_before() -> None:
+    """As the anonymous volume of a container of version 0.1 does."""
+    want = wants(service())
+    engine = ScriptedEngine(create="c1", declared=("/data",))
+    engine.owned.use_volumes([ImageVolume("a" * 64, str(ENV), "web", "/data")])
+    await history_after(engine, action_on_web(want, ActionKind.CREATE), want)
+    assert mounts_of(engine) == {"/data": "a" * 64}
+
+
+async def test_volume_is_removed_with_its_service_and_forgotten() -> None:
+    want = wants()
+    for answer in (None, errors.NotFound("no such volume")):
+        engine = ScriptedEngine(remove_volume=answer)
+        engine.owned.use_volumes([ImageVolume("v", str(ENV), "web", "/data")])
+        await history_after(engine, Action(ActionKind.REMOVE_VOLUME, "", "web", name="v"), want)
+        assert engine.owned.image_volumes(str(ENV)) == ()
+    engine = ScriptedEngine(remove_volume=errors.Conflict("volume is in use"))
+    engine.owned.use_volumes([ImageVolume("v", str(ENV), "web", "/data")])
+    memory = await history_after(engine, Action(ActionKind.REMOVE_VOLUME, "", "web", name="v"), want)
+    assert memory.reason == "the volume of its image cannot be removed: volume is in use"
+    assert engine.owned.image_volumes(str(ENV)) != ()
 
 
 # A start that was cut off by the engine's own end
