@@ -20,7 +20,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, w
 from devopsellence.nodeagent.docker import names
 from devopsellence.nodeagent.docker.cache import ContainerCache
 from devopsellence.nodeagent.docker.client import DockerClient, EventStream
-from devopsellence.nodeagent.docker.errors import EngineError, EngineUnavailable, ImageNotAvailable, NotFound
+from devopsellence.nodeagent.docker.errors import EngineError, EngineUnavailable, NotFound
 from devopsellence.nodeagent.docker.ledger import ContainerLedger
 from devopsellence.nodeagent.docker.model import Container, EngineEvent, EngineListing
 from devopsellence.nodeagent.docker.ownership import foreign_container
@@ -252,9 +252,13 @@ class DockerEngine:
         unknown = [container for container in containers if not self.owned.knows(container.id)]
         labels: dict[str, Mapping[str, str]] = {}
         for image in {container.image_id for container in unknown if container.labels}:
-            # An image removed by force proves nothing.
-            with suppress(ImageNotAvailable):
+            try:
                 labels[image] = await self._on(self._queries, partial(_image_labels, image=image))
+            except EngineUnavailable:
+                raise
+            except EngineError as error:
+                # Such as an image removed by force: that proves nothing.
+                _log.warning("cannot read the labels of an image", image=image, error=str(error))
         admitted = self.owned.admit(containers, labels)
         for container in unknown:
             if container.id not in admitted and container.id not in self.cache.foreign:

@@ -18,7 +18,7 @@ from devopsellence.nodeagent.docker.model import Container, Observed
 from devopsellence.nodeagent.plan.actions import Action, ActionKind, EnvironmentPlan, RestartHistories, ServicePlan
 from devopsellence.nodeagent.plan.cutover import hold_back
 from devopsellence.nodeagent.plan.dependencies import DependencyState, start_order, stops_after, unmet_dependencies
-from devopsellence.nodeagent.plan.foreign import foreign_note, name_foreign
+from devopsellence.nodeagent.plan.foreign import name_foreign
 from devopsellence.nodeagent.plan.history import NO_HISTORY
 from devopsellence.nodeagent.plan.service import plan_service
 from devopsellence.nodeagent.plan.service_state import Cleanup, ServiceState, rank, service_state
@@ -36,7 +36,7 @@ def plan(desired: Desired, observed: Observed, histories: RestartHistories, now:
         for name, assigned in desired.services.items()
     }
     planned = _plan_assigned(states) | _plan_leaving(desired, by_service, observed, histories, now)
-    services = name_foreign((planned[name] for name in sorted(planned)), observed.foreign)
+    services, note = name_foreign((planned[name] for name in sorted(planned)), observed.foreign)
     history = histories.get(("", ""), NO_HISTORY)
     waiting = history.waits(now.mono)
     return EnvironmentPlan(
@@ -45,7 +45,7 @@ def plan(desired: Desired, observed: Observed, histories: RestartHistories, now:
         reason=history.reason,
         removed=desired.removed and not observed.containers and observed.network is None and not observed.image_volumes,
         network_wake=history.retry if waiting else None,
-        note=foreign_note(services, observed.foreign),
+        note=note,
     )
 
 

@@ -9,23 +9,31 @@ from devopsellence.nodeagent.docker.model import ForeignContainer
 from devopsellence.nodeagent.plan.actions import ServicePlan
 
 
-def name_foreign(plans: Iterable[ServicePlan], foreign: Sequence[ForeignContainer]) -> tuple[ServicePlan, ...]:
-    """Return the plans with a reason about the foreign containers of their services, where they have no other."""
-    return tuple(
-        replace(plan, reason=foreign_sentence(theirs))
-        if not plan.reason and (theirs := [container for container in foreign if container.service == plan.service])
-        else plan
-        for plan in plans
-    )
+def name_foreign(
+    plans: Iterable[ServicePlan], foreign: Sequence[ForeignContainer]
+) -> tuple[tuple[ServicePlan, ...], str]:
+    """Return the plans with a reason about the foreign containers of their services, where they are settled.
+
+    Those of no planned service are named by the first such plan; if there is none, by the returned sentence. A plan
+    that is not settled has, or is about to have, a reason of its own.
+    """
+    planned = tuple(plans)
+    if not foreign:
+        return planned, ""
+    services = {plan.service for plan in planned}
+    others = [container for container in foreign if container.service not in services]
+    named = []
+    for plan in planned:
+        theirs = [container for container in foreign if container.service == plan.service]
+        if plan.settled and not plan.reason and (theirs or others):
+            named.append(replace(plan, reason=_sentence([*theirs, *others])))
+            others = []
+        else:
+            named.append(plan)
+    return tuple(named), _sentence(others)
 
 
-def foreign_note(plans: Iterable[ServicePlan], foreign: Sequence[ForeignContainer]) -> str:
-    """Return a sentence about the foreign containers of no planned service; empty if there are none."""
-    planned = {plan.service for plan in plans}
-    return foreign_sentence([container for container in foreign if container.service not in planned])
-
-
-def foreign_sentence(foreign: Sequence[ForeignContainer]) -> str:
+def _sentence(foreign: Sequence[ForeignContainer]) -> str:
     """Return a sentence about some foreign containers, with the remedy; empty for none."""
     if not foreign:
         return ""

@@ -32,7 +32,8 @@ def status(
     phase, reason = _phase(desired, planned)
     if problem:
         phase, reason = _Status.ERROR, problem
-    reason = reason or planned.note
+    if phase in (_Status.SETTLED, _Status.REMOVED):
+        reason = reason or planned.note
     return _Status(
         node=desired.node,
         organization=desired.ref.organization,

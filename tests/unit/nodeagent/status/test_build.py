@@ -165,13 +165,23 @@ def test_foreign_containers_are_named_and_change_nothing() -> None:
     assert web.reason.endswith("(docker rename shop-web-1 shop-web-1-other), and 1 more")
 
 
-def test_foreign_container_of_no_service_is_named_for_the_environment() -> None:
+def test_foreign_container_of_no_service_is_named_by_another_service_or_for_the_environment() -> None:
     other = ForeignContainer("f1", "debug", str(ENV), "gone")
     result = status(desired_of(OLD), container(OLD), foreign=(other,))
-    assert result.phase == A.SETTLED
-    assert result.reason.startswith("container debug carries the agent's labels")
+    (web,) = result.services
+    assert (result.phase, result.reason) == (A.SETTLED, "")
+    assert web.reason.startswith("container debug carries the agent's labels")
     removed = status(desired_of(removed=True), network=None, foreign=(other,))
-    assert (removed.phase, removed.reason) == (A.REMOVED, result.reason)
+    assert (removed.phase, removed.reason) == (A.REMOVED, web.reason)
+    both = status(desired_of(OLD, service("a")), container(OLD), container(service("a")), foreign=(other,))
+    assert [named.reason != "" for named in both.services] == [True, False]
+
+
+def test_foreign_containers_are_no_reason_for_a_service_that_starts() -> None:
+    copies = tuple(ForeignContainer(name, name, str(ENV), name) for name in ("web", "gone"))
+    result = status(desired_of(OLD), container(OLD), healthy=False, foreign=copies)
+    (web,) = result.services
+    assert (result.phase, result.reason, web.phase, web.reason) == (A.CONVERGING, "", S.STARTING, "")
 
 
 def test_problem_of_a_service_comes_before_its_foreign_containers() -> None:
