@@ -113,6 +113,11 @@ async def test_anonymous_volumes_of_version_0_1_are_carried_over(node: AgentNode
     await node.assign(db(image, 2), release=2)
     assert stored(await container(node)) == "kept"
     assert set(docker("volume", "ls", "-q").split()) >= set(anonymous)
+    # Configured as deploy suggests, also in a container that is created anew: the same volume.
+    await node.assign(db(image, 3, configured=True), release=3)
+    assert stored(await container(node)) == "kept"
+    await node.assign(db(image, 4), release=4)
+    assert stored(await container(node)) == "kept"
     await node.assign(removed=True)
     await node.until("removed", lambda status: status.phase == Status.REMOVED)
     assert not set(docker("volume", "ls", "-q").split()) & set(anonymous)

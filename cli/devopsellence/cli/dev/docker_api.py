@@ -107,6 +107,7 @@ class DockerHttpApi:
         """Return the names of all volumes of the node ``uid``, also anonymous ones named in the agent's ``ledger``."""
         answer = self._request("GET", "/volumes", filters=_labelled(uid))
         anonymous = [str(volume.get("name")) for volume in _ledger(ledger, "image_volumes") or []]
+        anonymous += [str(volume.get("used")) for volume in _ledger(ledger, "stand_ins") or []]
         return list(dict.fromkeys([*(volume["Name"] for volume in answer["Volumes"] or []), *anonymous]))
 
     def stop(self, containers: list[NodeContainer]) -> None:

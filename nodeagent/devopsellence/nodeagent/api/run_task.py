@@ -20,7 +20,7 @@ from devopsellence.nodeagent.api.auth import CallRefused
 from devopsellence.nodeagent.api.session import Answer, Requests, converse, signal_named
 from devopsellence.nodeagent.docker import errors, names, streams
 from devopsellence.nodeagent.docker.client import DockerClient
-from devopsellence.nodeagent.docker.creation import create_container, use_image_volumes
+from devopsellence.nodeagent.docker.creation import create_container, mounted_volumes
 from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.docker.pipe import ProcessPipe
 from devopsellence.nodeagent.plan.container_config import configured_volumes, task_container_config
@@ -110,7 +110,7 @@ class OneOffTask:
         service = (desired.node_uid, desired_service.spec.name, desired_service.image)
         configured = configured_volumes(desired_service.spec, desired)
         try:
-            volumes = await use_image_volumes(self._engine, desired.ref, service, configured, self._engine.ask)
+            volumes = await mounted_volumes(self._engine, desired.ref, service, configured, self._engine.ask)
             body = task_container_config(
                 desired_service,
                 desired,
@@ -119,7 +119,7 @@ class OneOffTask:
                 one_off=True,
                 interactive=start.interactive,
                 tty=start.tty,
-                image_volumes=volumes,
+                volumes=volumes,
             )
             name = names.one_off_prefix(desired.ref, task.name) + uuid.uuid4().hex[:10]
             return (await create_container(self._engine, name, lambda: body, call=self._engine.ask)).id

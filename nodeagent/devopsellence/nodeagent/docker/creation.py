@@ -5,14 +5,14 @@ Cut anywhere, the next listing or the next creation under the same name finds th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Container, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import structlog
 
 from devopsellence.nodeagent.docker import errors, model, names
-from devopsellence.nodeagent.docker.image_volumes import image_volume
+from devopsellence.nodeagent.docker.image_volumes import MountedVolumes, image_volume
 from devopsellence.nodeagent.docker.interface import ContainerEngine, DockerApi
 from devopsellence.nodeagent.docker.model import ForeignContainer
 from devopsellence.store.keys import EnvironmentRef
@@ -57,16 +57,17 @@ async def create_container(
     )
 
 
-async def use_image_volumes(
+async def mounted_volumes(
     engine: ContainerEngine,
     ref: EnvironmentRef,
     service: tuple[str, str, str],
-    configured: Container[str],
+    configured: Mapping[str, str],
     call: CallRunner | None = None,
-) -> dict[str, str]:
-    """Return the names of the volumes that an image declares (``VOLUME``) beyond ``configured`` paths, by path.
+) -> MountedVolumes:
+    """Return the volumes for a container: ``configured`` ones, and those that its image declares at other paths.
 
-    ``service``: uid of the node, name of the service, image. The volumes are on disk with the nonce of the container.
+    ``service``: uid of the node, name of the service, image. ``configured``: names by path. The volumes are on disk
+    with the nonce of the container.
 
     Raises:
         ImageNotAvailable, and the other errors of the engine.
@@ -74,7 +75,8 @@ async def use_image_volumes(
     node_uid, name, image = service
     targets = await (call or engine.call)(lambda docker: docker.images.volumes(image))
     missing = (target for target in targets if target not in configured)
-    return engine.owned.use_volumes(image_volume(node_uid, ref, name, target) for target in missing)
+    declared = engine.owned.use_volumes(image_volume(node_uid, ref, name, target) for target in missing)
+    return MountedVolumes({path: engine.owned.volume_name(own) for path, own in configured.items()}, declared)
 
 
 async def _create(

@@ -8,7 +8,8 @@ removes them with the service. A configured volume at the same path takes preced
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from devopsellence.names import image_volume_source
@@ -18,6 +19,18 @@ from devopsellence.store.keys import EnvironmentRef
 
 #: Names that the engine gives to anonymous volumes.
 _ANONYMOUS: Final = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class MountedVolumes:
+    """Names of the volumes of a container, by path: those configured, and those that only its image declares."""
+
+    configured: Mapping[str, str]
+    declared: Mapping[str, str]
+
+    @property
+    def by_path(self) -> Mapping[str, str]:
+        return {**self.configured, **self.declared}
 
 
 def image_volume(node_uid: str, ref: EnvironmentRef, service: str, target: str) -> ImageVolume:

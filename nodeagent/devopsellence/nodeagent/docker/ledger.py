@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self, TypeAlias
 
 import structlog
 
@@ -24,6 +24,7 @@ from devopsellence.nodeagent.docker.ownership import OwnedContainer, adopted_ent
 from devopsellence.nodeagent.util.threads import ThreadPool
 
 _NONCE_BYTES: Final = 16
+_State: TypeAlias = tuple[tuple[OwnedContainer, ...], tuple[ImageVolume, ...], tuple[tuple[str, str], ...]]
 _log = structlog.get_logger()
 
 
@@ -43,7 +44,9 @@ class ContainerLedger:
         #: Ids of removed containers, whose entries only keep others from taking their names.
         self._gone: set[str] = set()
         self._volumes: tuple[ImageVolume, ...] = ()
-        self._saved: tuple[tuple[OwnedContainer, ...], tuple[ImageVolume, ...]] = ((), ())
+        #: Names of volumes used in place of configured ones, by the configured name.
+        self._stand_ins: dict[str, str] = {}
+        self._saved: _State = ((), (), ())
         self._saving: asyncio.Task[None] | None = None
 
     @classmethod
@@ -60,6 +63,7 @@ class ContainerLedger:
             stored = json.loads(content)
             entries = [_entry(entry) for entry in stored["containers"]]
             self._volumes = tuple(_volume(volume) for volume in stored.get("image_volumes", ()))
+            self._stand_ins = {str(volume["name"]): str(volume["used"]) for volume in stored.get("stand_ins", ())}
             self._replace(entries)
             self._saved = self._state
         except FileNotFoundError:
@@ -158,14 +162,34 @@ class ContainerLedger:
         used = {}
         for volume in volumes:
             place = (volume.environment, volume.service, volume.target)
-            known = [old.name for old in self._volumes if (old.environment, old.service, old.target) == place]
+            known = [old.name for old in self._volumes if old.place == place]
             if not known:
-                self._volumes = (*self._volumes, volume)
-            used[volume.target] = known[-1] if known else volume.name
+                # It may have been configured meanwhile.
+                known = [self._stand_ins.pop(volume.name, volume.name)]
+                self._volumes = (*self._volumes, replace(volume, name=known[0]))
+            used[volume.target] = known[-1]
         return used
 
+    def volume_name(self, name: str) -> str:
+        """Return the name of the volume to use for a configured one: that of its stand-in, if it has one."""
+        return self._stand_ins.get(name, name)
+
+    def keep_volumes(self, configured: Iterable[ImageVolume], suggested: Iterable[ImageVolume]) -> None:
+        """Keep volumes that are configured by now after their services.
+
+        ``suggested``: configured under the name that a volume of the image has at the path. If the image's volume there
+        has another name, as an anonymous one of version 0.1 has, it stands in for the configured volume.
+        """
+        if not self._volumes:
+            return
+        names = {volume.name for volume in configured}
+        by_place = {volume.place: volume.name for volume in suggested}
+        stand_ins = {by_place[volume.place]: volume.name for volume in self._volumes if volume.place in by_place}
+        self._stand_ins |= {name: used for name, used in stand_ins.items() if name != used}
+        self.drop_volumes({*names, *stand_ins.values()})
+
     def drop_volumes(self, names: Collection[str]) -> None:
-        """Forget volumes: they are removed, or configured by now, so that they stay."""
+        """Forget volumes: they are removed, or stay."""
         self._volumes = tuple(volume for volume in self._volumes if volume.name not in names)
         self._save_later()
 
@@ -175,8 +199,8 @@ class ContainerLedger:
             await self._saving
 
     @property
-    def _state(self) -> tuple[tuple[OwnedContainer, ...], tuple[ImageVolume, ...]]:
-        return tuple(self._entries), self._volumes
+    def _state(self) -> _State:
+        return tuple(self._entries), self._volumes, tuple(sorted(self._stand_ins.items()))
 
     def _change(self, entries: list[OwnedContainer]) -> None:
         """Replace the entries, in memory at once and on disk soon: what is lost is found by name and nonce."""
@@ -204,10 +228,18 @@ class ContainerLedger:
         while (state := self._state) != self._saved:
             if self._disk is None:
                 return
-            entries, volumes = ([asdict(item) for item in items] for items in state)
-            content = json.dumps({"containers": entries, "image_volumes": volumes}, indent=1).encode()
+            content = json.dumps(_document(state), indent=1).encode()
             await self._disk.run(partial(self._write, self._path, content))
             self._saved = state
+
+
+def _document(state: _State) -> dict[str, Any]:
+    entries, volumes, stand_ins = state
+    return {
+        "containers": [asdict(entry) for entry in entries],
+        "image_volumes": [asdict(volume) for volume in volumes],
+        "stand_ins": [{"name": name, "used": used} for name, used in stand_ins],
+    }
 
 
 def _entry(stored: Mapping[str, object]) -> OwnedContainer:

@@ -113,6 +113,11 @@ class ImageVolume:
     service: str
     target: str
 
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Environment, service and path: a service has one volume at a path."""
+        return self.environment, self.service, self.target
+
 
 @dataclass(frozen=True, slots=True)
 class Network:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.nodeagent.docker import names
+from devopsellence.nodeagent.docker.image_volumes import MountedVolumes, image_volume
+from devopsellence.nodeagent.docker.model import ImageVolume
 from devopsellence.nodeagent.plan.spec import Desired, DesiredService, stop_grace, task_hash
 
-_NONE: Final[Mapping[str, str]] = {}
 _LOGS: Final = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "5"}}
 
 
@@ -40,27 +41,37 @@ def configured_volumes(service: workload_pb2.Service, desired: Desired) -> dict[
     }
 
 
-def volumes_to_keep(desired: Desired) -> frozenset[str]:
-    """Return the names of all volumes configured in an environment, which stay when their services go."""
+def volumes_to_keep(desired: Desired) -> tuple[ImageVolume, ...]:
+    """Return all volumes configured in an environment, which stay when their services go."""
     services = (*desired.services.values(), *filter(None, (desired.task_service,)))
-    return frozenset(name for service in services for name in configured_volumes(service.spec, desired).values())
+    return tuple(
+        ImageVolume(name, str(desired.ref), service.spec.name, target)
+        for service in services
+        for target, name in configured_volumes(service.spec, desired).items()
+    )
+
+
+def suggested_volumes(configured: Iterable[ImageVolume], desired: Desired) -> tuple[ImageVolume, ...]:
+    """Return those that are configured under the name that a volume of the image has at the same path."""
+    uid, ref = desired.node_uid, desired.ref
+    return tuple(volume for volume in configured if volume == image_volume(uid, ref, volume.service, volume.target))
 
 
 def service_container_config(
-    assigned: DesiredService, desired: Desired, secrets: Mapping[str, str], image_volumes: Mapping[str, str] = _NONE
+    assigned: DesiredService, desired: Desired, secrets: Mapping[str, str], volumes: MountedVolumes | None = None
 ) -> dict[str, Any]:
     """Return the JSON body of ``POST /containers/create`` (Docker API 1.41).
 
-    ``secrets``: variables that override ``env``. ``image_volumes``: names of the volumes that the image declares beyond
-    the configured ones, by path. An empty Entrypoint or Cmd is left out, which keeps the image's; an
+    ``secrets``: variables that override ``env``. ``volumes``: None for the configured ones under their own names. An
+    empty Entrypoint or Cmd is left out, which keeps the image's; an
     Entrypoint alone drops the image's Cmd, as in Compose. Named volumes are created with the container, with the same
     labels. The engine's own restart policy stays "no": the agent restarts containers (docs/decisions/0003).
     """
     service = assigned.spec
     return {
-        **_base_config(service, desired, {**service.env, **secrets}, image_volumes),
+        **_base_config(service, desired, {**service.env, **secrets}, volumes),
         **_command(service.command, service.args),
-        "Labels": {**container_labels(assigned, desired), **_volume_labels(image_volumes)},
+        "Labels": {**container_labels(assigned, desired), **_volume_labels(volumes)},
         "NetworkingConfig": {"EndpointsConfig": {desired.network: {"Aliases": [service.name]}}},
     }
 
@@ -74,7 +85,7 @@ def task_container_config(
     one_off: bool,
     interactive: bool = False,
     tty: bool = False,
-    image_volumes: Mapping[str, str] = _NONE,
+    volumes: MountedVolumes | None = None,
 ) -> dict[str, Any]:
     """Return the same for a task that runs in a service: with its image, volumes, limits and network.
 
@@ -94,7 +105,7 @@ def task_container_config(
     if one_off:
         labels[names.LABEL_ONE_OFF] = "true"
     return {
-        **_base_config(service, desired, {**service.env, **task.env, **secrets}, image_volumes),
+        **_base_config(service, desired, {**service.env, **task.env, **secrets}, volumes),
         **_command(task.command, task.args),
         "Labels": labels,
         "NetworkingConfig": {"EndpointsConfig": {desired.network: {}}},
@@ -105,12 +116,13 @@ def task_container_config(
     }
 
 
-def _volume_labels(image_volumes: Mapping[str, str]) -> dict[str, str]:
-    return {names.LABEL_IMAGE_VOLUMES: json.dumps(sorted(image_volumes))} if image_volumes else {}
+def _volume_labels(volumes: MountedVolumes | None) -> dict[str, str]:
+    declared = volumes.declared if volumes is not None else {}
+    return {names.LABEL_IMAGE_VOLUMES: json.dumps(sorted(declared))} if declared else {}
 
 
 def _base_config(
-    service: workload_pb2.Service, desired: Desired, environ: Mapping[str, str], image_volumes: Mapping[str, str]
+    service: workload_pb2.Service, desired: Desired, environ: Mapping[str, str], volumes: MountedVolumes | None
 ) -> dict[str, Any]:
     """Return the configuration common to containers of services and tasks."""
     host: dict[str, Any] = {
@@ -118,8 +130,9 @@ def _base_config(
         "RestartPolicy": {"Name": "no"},
         "LogConfig": _LOGS,
     }
-    if volumes := {**configured_volumes(service, desired), **image_volumes}:
-        host["Mounts"] = [_mount(target, name, desired) for target, name in volumes.items()]
+    mounted = volumes.by_path if volumes is not None else configured_volumes(service, desired)
+    if mounted:
+        host["Mounts"] = [_mount(target, name, desired) for target, name in mounted.items()]
     if service.resources.cpu_millis:
         host["NanoCpus"] = service.resources.cpu_millis * 1_000_000
     if service.resources.memory_mib:

@@ -14,7 +14,8 @@ import structlog
 
 from devopsellence.clock import Now
 from devopsellence.nodeagent.docker import errors, names
-from devopsellence.nodeagent.docker.creation import CreatedContainer, create_container, use_image_volumes
+from devopsellence.nodeagent.docker.creation import CreatedContainer, create_container, mounted_volumes
+from devopsellence.nodeagent.docker.image_volumes import MountedVolumes
 from devopsellence.nodeagent.docker.interface import ContainerEngine
 from devopsellence.nodeagent.docker.model import Container, ContainerState, Network
 from devopsellence.nodeagent.plan import container_config, spec
@@ -146,7 +147,7 @@ class ActionExecutor:
         try:
             configured = container_config.configured_volumes(assigned.spec, desired)
             service = (desired.node_uid, assigned.spec.name, assigned.image)
-            volumes = await use_image_volumes(self._engine, desired.ref, service, configured)
+            volumes = await mounted_volumes(self._engine, desired.ref, service, configured)
             # Secrets are decrypted on the thread of the call to the engine; no other code gets the plaintext.
             created = await create_container(
                 self._engine,
@@ -160,7 +161,7 @@ class ActionExecutor:
             return self._without_image(action, assigned, desired)
         except errors.NamesInUse as error:
             return self._refused(action, desired, FailureCause.NAME_TAKEN, str(error))
-        container = created.existing or _created(created, action, assigned, desired, {**configured, **volumes})
+        container = created.existing or _created(created, action, assigned, desired, volumes.by_path)
         self._engine.cache.put(container)
         if (container.environment, container.hash, bool(container.task)) != (
             str(desired.ref),
@@ -174,12 +175,12 @@ class ActionExecutor:
         return _keep
 
     def _container_config(
-        self, action: Action, assigned: DesiredService, desired: Desired, volumes: Mapping[str, str]
+        self, action: Action, assigned: DesiredService, desired: Desired, volumes: MountedVolumes
     ) -> dict[str, Any]:
         secrets = self._decrypter.environ(desired, assigned.spec)
         if action.service == TASK and desired.task is not None:
             return container_config.task_container_config(
-                assigned, desired, desired.task, secrets, one_off=False, image_volumes=volumes
+                assigned, desired, desired.task, secrets, one_off=False, volumes=volumes
             )
         return container_config.service_container_config(assigned, desired, secrets, volumes)
 

@@ -28,7 +28,7 @@ from devopsellence.nodeagent.ingress.facade import IngressFacade
 from devopsellence.nodeagent.ingress.routing import must_report_now
 from devopsellence.nodeagent.mirror import NodeContext
 from devopsellence.nodeagent.plan.actions import NEEDS_NETWORK, TASK, Action, ActionKind, EnvironmentPlan
-from devopsellence.nodeagent.plan.container_config import volumes_to_keep
+from devopsellence.nodeagent.plan.container_config import suggested_volumes, volumes_to_keep
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import RestartHistory
 from devopsellence.nodeagent.plan.spec import Desired, specs_with_new_peers
@@ -243,7 +243,8 @@ class Reconciler:
         self._monitor.watch(path, desired.network, checks)
         owned, foreign = self._engine.owned, self._engine.cache.foreign_of(path)
         # A volume that is configured by now stays after its service.
-        owned.drop_volumes(volumes_to_keep(desired))
+        configured = volumes_to_keep(desired)
+        owned.keep_volumes(configured, suggested_volumes(configured, desired))
         volumes = owned.image_volumes(path)
         return Observed(containers, network, self._monitor.of(path), self._ingress.held(ref), foreign, volumes)
 

@@ -84,4 +84,6 @@ def test_anonymous_volumes_in_the_ledger_are_the_clusters(tmp_path: Path) -> Non
     assert engine.volumes("u", ledger) == ["labelled"]
     ledger.write_text(json.dumps({"image_volumes": [{"name": "labelled"}, {"name": "a" * 64}]}))
     assert engine.volumes("u", ledger) == ["labelled", "a" * 64]
+    ledger.write_text(json.dumps({"stand_ins": [{"name": "shop-data", "used": "b" * 64}]}))
+    assert engine.volumes("u", ledger) == ["labelled", "b" * 64]
     assert Engine(volumes={"Volumes": None}).volumes("u", tmp_path / "none") == []

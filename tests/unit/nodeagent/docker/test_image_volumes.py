@@ -9,10 +9,10 @@ import pytest
 
 from devopsellence.nodeagent.docker import names
 from devopsellence.nodeagent.docker.cache import parse_listed
-from devopsellence.nodeagent.docker.image_volumes import adopted_volumes, image_volume
+from devopsellence.nodeagent.docker.image_volumes import MountedVolumes, adopted_volumes, image_volume
 from devopsellence.nodeagent.docker.ledger import ContainerLedger
 from devopsellence.nodeagent.docker.model import Container, ContainerState, ImageVolume
-from devopsellence.nodeagent.plan.container_config import service_container_config, volumes_to_keep
+from devopsellence.nodeagent.plan.container_config import service_container_config, suggested_volumes, volumes_to_keep
 from devopsellence.nodeagent.util.threads import ThreadPool
 from tests.unit.nodeagent.planning import ENV, UID, container, desired_of, service
 
@@ -26,15 +26,16 @@ def test_configuring_the_volume_by_its_source_keeps_the_data() -> None:
     desired = desired_of(spec)
     (mount,) = service_container_config(desired.services["redis"], desired, {})["HostConfig"]["Mounts"]
     assert (mount["Source"], mount["Target"]) == (DATA.name, "/data")
-    assert volumes_to_keep(desired) == {DATA.name}
+    assert volumes_to_keep(desired) == suggested_volumes(volumes_to_keep(desired), desired) == (DATA,)
 
 
 def test_volume_from_the_image_in_a_release_is_not_kept() -> None:
     spec = service("redis")
     spec.volumes.add(source="redis_volume_data", target="/data", from_image=True)
     desired = desired_of(spec)
-    assert volumes_to_keep(desired) == frozenset()
-    config = service_container_config(desired.services["redis"], desired, {}, {"/data": DATA.name})
+    assert volumes_to_keep(desired) == ()
+    mounted = MountedVolumes({}, {"/data": DATA.name})
+    config = service_container_config(desired.services["redis"], desired, {}, mounted)
     assert [mount["Source"] for mount in config["HostConfig"]["Mounts"]] == [DATA.name]
     assert names.parse_image_volumes(config["Labels"][names.LABEL_IMAGE_VOLUMES]) == ("/data",)
 
@@ -80,9 +81,36 @@ async def test_newest_running_container_decides_which_volume_has_the_data() -> N
     assert {volume.name for volume in ledger.image_volumes(str(ENV))} == {digit * 64 for digit in "012"}
 
 
+async def test_volume_of_version_0_1_stands_in_for_the_one_that_deploy_suggests(tmp_path: Path) -> None:
+    def ledger() -> ContainerLedger:
+        return ContainerLedger(tmp_path / "l.json", ThreadPool(1, "disk"), _write)
+
+    old, cache = replace(DATA, name=ANONYMOUS), image_volume(UID, ENV, "redis", "/cache")
+    first = ledger()
+    first.use_volumes([old, cache])
+    first.keep_volumes([DATA], [DATA])
+    assert (first.volume_name(DATA.name), first.image_volumes(str(ENV))) == (ANONYMOUS, (cache,))
+    await first.flush()
+    second = ledger()
+    await second.load()
+    assert second.volume_name(DATA.name) == ANONYMOUS
+    # Configured no more: the same volume, and it goes with the service again.
+    assert second.use_volumes([DATA]) == {"/data": ANONYMOUS}
+    assert second.image_volumes(str(ENV)) == (cache, old)
+    assert second.volume_name(DATA.name) == DATA.name
+
+
+def test_volume_configured_under_another_name_is_another_one() -> None:
+    ledger = ContainerLedger.in_memory()
+    ledger.use_volumes([replace(DATA, name=ANONYMOUS)])
+    ledger.keep_volumes([replace(DATA, name="shop-production-own")], [])
+    assert ledger.volume_name("shop-production-own") == "shop-production-own"
+    assert [volume.name for volume in ledger.image_volumes(str(ENV))] == [ANONYMOUS]
+
+
 async def test_volumes_are_on_disk_before_the_container_and_survive_a_restart(tmp_path: Path) -> None:
     def ledger() -> ContainerLedger:
-        return ContainerLedger(tmp_path / "l.json", ThreadPool(1, "disk"), lambda path, data: _write(path, data))
+        return ContainerLedger(tmp_path / "l.json", ThreadPool(1, "disk"), _write)
 
     first = ledger()
     assert first.use_volumes([DATA]) == {"/data": DATA.name}
