@@ -42,25 +42,41 @@ async def create_if_missing(engine: WorldEngine) -> None:
     await engine.owned.flush()
 
 
-def taken(world: DockerWorld) -> None:
-    world.add(NAME, {})
+def taken(world: DockerWorld) -> set[str]:
+    return {world.add(NAME, {})}
 
 
-def copied(world: DockerWorld) -> None:
+def copied(world: DockerWorld) -> set[str]:
     world.images["copy"] = {**LABELS, names.LABEL_NONCE: "0"}
-    world.add(NAME, world.images["copy"], "copy")
-    world.add("web-try", world.images["copy"], "copy")
+    labels = world.images["copy"]
+    return {world.add(NAME, labels, "copy"), world.add("web-try", labels, "copy")}
 
 
-STARTS = {"nothing else": lambda _world: None, "the name is taken": taken, "copies": copied}
+def of_0_1(world: DockerWorld) -> set[str]:
+    world.add(NAME, LABELS)
+    return {world.add("web-try", LABELS)}
+
+
+def of_a_lost_ledger(world: DockerWorld) -> set[str]:
+    world.add(f"{NAME}-2", {**LABELS, names.LABEL_NONCE: "0"})
+    return copied(world)
+
+
+#: Containers at the start, by what there is; each returns those of somebody else.
+STARTS = {
+    "nothing else": lambda _world: set(),
+    "the name is taken": taken,
+    "copies": copied,
+    "a container of 0.1": of_0_1,
+    "a lost ledger": of_a_lost_ledger,
+}
 
 
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS.keys())
 async def test_creation_cut_anywhere_leads_to_one_own_container(tmp_path: Path, start: Any) -> None:
     for cut in range(20):
         world, path = DockerWorld(), tmp_path / f"{cut}.json"
-        start(world)
-        others = set(world.containers)
+        others = start(world)
         first, cut_off = WorldEngine(world, path, cut), False
         try:
             await create_if_missing(first)
