@@ -111,3 +111,13 @@ def test_complete_replicas_do_not_move() -> None:
     held = {"jobs": {"n2": 0, "n3": 0}}
     others = [node("n2", "worker"), node("n3", "worker")]
     assert service_moves(REF, [JOBS], node("n1", "web"), node("n1", "worker"), others, held) == []
+
+
+def test_move_text_names_volumes_that_go_with_the_service() -> None:
+    service = Service(name="redis", kind=Service.WORKER)
+    service.volumes.add(source="redis_volume_data", target="/data", from_image=True)
+    (stops,) = service_moves(REF, [service], node("n1", "worker"), node("n1", "web"), [], {})
+    assert stops.text().endswith("(nowhere else); its data in volumes of its image (redis_volume_data) is removed")
+    assert stops.document()["removed_volumes"] == ["redis_volume_data"]
+    (starts,) = service_moves(REF, [service], node("n1", "web"), node("n1", "worker"), [], {})
+    assert "removed" not in starts.text()
