@@ -298,7 +298,7 @@ class DockerEngine:
         except EngineError as error:
             _log.warning("cannot inspect a container", container=container, error=str(error))
         current = self.cache.containers.get(container) or self.cache.foreign.get(container) or before
-        if current is not None:
+        if current is not None and current.environment:
             self._callbacks.changed(current.environment)
 
     def _disconnected(self, error: BaseException | None) -> None:
