@@ -48,6 +48,31 @@ async def test_killed_envoy_is_restarted(node: RouterNode, connect: Connect) -> 
             await running.serves()
 
 
+async def test_copy_of_envoy_is_left_alone_and_its_taken_name_passed_over(node: RouterNode, connect: Connect) -> None:
+    async with service("one") as web, node.router() as running:
+        running.router.set_routing(REF, routed(web))
+        await running.serves()
+        (envoy,) = node.containers()
+        name = docker("inspect", "-f", "{{.Name}}", envoy).lstrip("/")
+        docker("commit", "--pause=false", envoy, f"{name}:copy")
+        docker("rename", envoy, f"{name}-mine")
+        copy = docker("create", "--name", name, f"{name}:copy")
+        try:
+            await running.until("it is named", lambda: f"container {name} carries" in running.router.status(REF).reason)
+            assert running.router.status(REF).serving
+            docker("rm", "-f", envoy)
+
+            async def answers() -> bool:
+                return await connect().get() == (200, "one")
+
+            await eventually("it was made again", answers)
+            (again,) = set(node.containers()) - {copy[:12]}
+            assert docker("inspect", "-f", "{{.Name}}", again) == f"/{name}-2"
+        finally:
+            docker("rm", "-f", copy)
+            docker("rmi", "-f", f"{name}:copy")
+
+
 async def test_taken_port_is_reported_and_free_port_serves(
     node: RouterNode, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
