@@ -159,11 +159,12 @@ class ContainerCache:
         for foreign in listing.foreign:
             if self._stamps.get(foreign.id, 0) <= stamp and self._foreign.get(foreign.id) != foreign:
                 self.put_foreign(foreign)
-                concerned.add(foreign.environment)
+                concerned |= {foreign.environment} if foreign.environment else set()
         present = {foreign.id for foreign in listing.foreign}
         for identity in [identity for identity in self._foreign if identity not in present]:
             if self._stamps.get(identity, 0) <= stamp:
-                concerned.add(self._foreign[identity].environment)
+                environment = self._foreign[identity].environment
+                concerned |= {environment} if environment else set()
                 self._forget(identity)
         listed: dict[str, Container | Network] = {}
         listed.update({container.id: container for container in listing.containers})

@@ -290,7 +290,7 @@ class DockerEngine:
             _log.warning("the engine does not answer about a container, which is left alone until it does", name=name)
         else:
             _log.info("the engine answers about a container again", name=name)
-        if known is not None:
+        if known is not None and known.environment:
             self._callbacks.changed(known.environment)
 
     async def _set_foreign_apart(self, listing: EngineListing) -> EngineListing:
@@ -386,7 +386,7 @@ class DockerEngine:
         except EngineError as error:
             _log.warning("cannot inspect a container", container=container, error=str(error))
         current = self.cache.containers.get(container) or self.cache.foreign.get(container) or before
-        if current is not None:
+        if current is not None and current.environment:
             self._callbacks.changed(current.environment)
 
     def _disconnected(self, error: BaseException | None) -> None:

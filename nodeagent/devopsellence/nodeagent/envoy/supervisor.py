@@ -172,8 +172,10 @@ class EnvoySupervisor:
         """Return this node's Envoy containers, and update the attributes."""
         labelled = await self._engine.call(partial(container.find_containers, node_uid=self._uid))
         containers = [envoy for envoy in labelled if await self._engine.admit(envoy.container) is not None]
-        foreign = sorted({envoy.name for envoy in labelled} - {envoy.name for envoy in containers})
-        self._foreign = _foreign_sentence(foreign)
+        copies = {envoy.name for envoy in labelled} - {envoy.name for envoy in containers}
+        # Containers that concern no environment: others with a name of Envoy's.
+        takers = {known.name for known in self._engine.cache.foreign_of("") if known.takes_name}
+        self._foreign = _foreign_sentence(sorted(copies | takers))
         running = [envoy for envoy in containers if envoy.running]
         desired_hash = ""
         if self._desired is not None:
@@ -234,6 +236,6 @@ def _foreign_sentence(names: Sequence[str]) -> str:
     if not names:
         return ""
     return (
-        f"container {', '.join(names)} carries the labels of this node's Envoy, but was not created by the agent, "
-        f"and is left alone (docker rm -f {names[0]})"
+        f"container {', '.join(names)} carries the labels or the name of this node's Envoy, but was not created by the "
+        f"agent, and is left alone (docker rm -f {names[0]})"
     )

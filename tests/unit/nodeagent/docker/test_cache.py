@@ -262,6 +262,14 @@ def test_listing_replaces_the_foreign_containers() -> None:
     assert cache.foreign_of(str(ENV)) == (late,), "noticed after the listing was requested"
 
 
+def test_foreign_container_of_no_environment_concerns_none() -> None:
+    cache = cache_of()
+    stray = replace(FOREIGN, environment="")
+    assert cache.replace(EngineListing((), (), (stray,)), cache.stamp())[0] == set()
+    assert cache.foreign_of("") == (stray,)
+    assert cache.replace(EngineListing((), ()), cache.stamp())[0] == set()
+
+
 def test_adopted_container_is_foreign_no_more() -> None:
     cache = cache_of()
     cache.put_foreign(replace(FOREIGN, id=RUNNING.id))
