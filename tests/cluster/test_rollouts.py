@@ -109,14 +109,17 @@ def test_unhealthy_release_is_rolled_back_automatically(app: App) -> None:
 def small_disk(host: Host) -> Iterator[Path]:
     """Give the agent of a host a disk of its own of 1 MiB; yield the agent's folder. Filled or not, it goes afterwards.
 
-    Envoy's container goes on with the folder of before, as when somebody mounts something there.
+    Envoy's container goes on with the folder of before, as when somebody mounts something there, until the agent has
+    replaced it.
     """
+    before = {router["Id"] for router in host.routers()}
     disk = f"""set -e
         cp -a {AGENT_STATE} {AGENT_STATE}.copy; mount -t tmpfs -o size=1m,mode=700 none {AGENT_STATE}
         cp -a {AGENT_STATE}.copy/. {AGENT_STATE}; rm -r {AGENT_STATE}.copy"""
     host.kill_agent()
     host.run("sh", "-c", disk)
     host.start_agent()
+    until("Envoy is another one, alone", lambda: len(now := host.routers()) == 1 and now[0]["Id"] not in before)
     try:
         yield host.root / AGENT_STATE.lstrip("/")
     finally:

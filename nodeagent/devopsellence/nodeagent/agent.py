@@ -160,7 +160,7 @@ class Agent(Generic[R]):
         identity = load_identity(options.state_dir, folder.files)
         self.engine = machine.engine
         self.decrypter = SecretDecrypter(identity)
-        process = new_process(options.state_dir)
+        process = new_process(folder.files)
         self.beat = _first_beat(options.node, options.node_uid, identity.recipient, process.instance)
         self._statuses = StatusWriter(etcd, etcd.keys, options.node, folder, disk)
         # Until the heartbeat says that no other agent of this uid reports.

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from devopsellence.nodeagent.state_files import read_file, replace_file
+from devopsellence.nodeagent.state_files import StateFiles
 from devopsellence.nodeagent.status.heartbeat_owner import AgentProcess
 
 INSTANCES_FILE: Final = "instances"
@@ -24,24 +24,24 @@ _KEPT: Final = 20
 _log = structlog.get_logger()
 
 
-def new_process(folder: Path, boot_id: Path = BOOT_ID) -> AgentProcess:
-    """Return a new id with the earlier ids since the last boot, and add the new one to the file in ``folder``. Blocks.
+def new_process(files: StateFiles, boot_id: Path = BOOT_ID) -> AgentProcess:
+    """Return a new id with the earlier ids since the last boot, and add the new one to a file of the folder. Blocks.
 
-    ``folder`` must be locked. A file that cannot be read or written is logged and has no other effect: an earlier
+    The folder must be locked. A file that cannot be read or written is logged and has no other effect: an earlier
     process then counts as another agent until its lease has expired.
     """
-    path, instance = folder / INSTANCES_FILE, secrets.token_hex(6)
+    path, instance = files.root / INSTANCES_FILE, secrets.token_hex(6)
     former: list[str] = []
     boot = _boot(boot_id)
     try:
-        stored_boot, *stored = read_file(path).decode("ascii").split() or [""]
+        stored_boot, *stored = files.read(path).decode("ascii").split() or [""]
         former = stored[-_KEPT:] if stored_boot == boot else []
     except FileNotFoundError:
         pass
     except (OSError, UnicodeDecodeError) as error:
         _log.warning("the ids of earlier agents cannot be read", path=str(path), error=str(error))
     try:
-        replace_file(path, "\n".join([boot, *former, instance, ""]).encode(), sync=False)
+        files.write(path, "\n".join([boot, *former, instance, ""]).encode(), sync=False)
     except OSError as error:
         _log.warning("the id of this agent cannot be saved", path=str(path), error=str(error))
     return AgentProcess(instance, frozenset(former))

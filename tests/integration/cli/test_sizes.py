@@ -82,7 +82,7 @@ def test_attach_refuses_a_node_that_would_get_too_much(ann: Operator) -> None:
     """No other node runs both services."""
     ann.node("web", labels="web")
     ann.node("worker", labels="worker")
-    ann.ok("node", "detach", "n1")
+    ann.ok("node", "detach", "n1", "-y")
     ann.ok("node", "attach", "web")
     ann.ok("node", "attach", "worker")
     for name in ("web", "worker"):

@@ -46,7 +46,7 @@ async def test_crash_loop_reports_exit_code_and_log_lines_and_fails(node: AgentN
     node.start()
     script = "for i in $(seq 30); do echo line $i; done; exit 3"
     await node.assign(worker("a", "sh", "-c", script), worker("b"))
-    status = await node.until("failed", lambda status: status.phase == Status.FAILED)
+    status = await node.until("failed", lambda status: status.phase == Status.FAILED, seconds=60)
     service_status = service_of(status, "a")
     assert service_status.failed
     assert "exit code 3" in service_status.reason
