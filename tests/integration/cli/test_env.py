@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ OTHERS = [
 async def fill(etcd: Etcd, ref: EnvironmentRef, *nodes: str) -> None:
     """Write every kind of record of an environment; on ``nodes`` it runs."""
     keys = etcd.keys
-    names = {"organization": ref.organization, "project": ref.project, "environment": ref.environment}
+    names: dict[str, Any] = {"organization": ref.organization, "project": ref.project, "environment": ref.environment}
     await etcd.put(keys.environment(ref), encode(Environment(**names, nodes=nodes, latest_release=2)))
     for number in (1, 2):
         await etcd.put(keys.release(ref, number), encode(Release(number=number)))
@@ -56,7 +57,9 @@ async def fill(etcd: Etcd, ref: EnvironmentRef, *nodes: str) -> None:
     await etcd.put(keys.event(ref, "1-a"), encode(Event(code="release_created")))
     for node in nodes:
         await etcd.put(keys.assignment(node, ref), encode(Assignment(node=node, **names)))
-        status = AssignmentStatus(node=node, **names, services=[ServiceStatus(name="web", stopping="c1")])
+        status = AssignmentStatus(
+            node=node, node_uid=f"uid-{node}", **names, services=[ServiceStatus(name="web", stopping="c1")]
+        )
         await etcd.put(keys.status(node, ref), encode(status))
         await etcd.put(keys.ingress(node, ref, "+peers"), encode(NodeIngress(node=node)))
 
