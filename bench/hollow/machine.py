@@ -298,6 +298,10 @@ class HollowMachine:
         self._known(container)
         return ("it is hollow",)
 
+    def volume_hint(self, container: str) -> str:
+        self._known(container)
+        return ""
+
     def log_tail(self, container: str) -> bytes:
         self._known(container)
         return b""

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from devopsellence.cli import signals
+from devopsellence.cli import signals, streams
 from devopsellence.cli.options import add_global_options, global_options
-from devopsellence.cli.output import Output
+from devopsellence.cli.output import CliError, Output
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -57,6 +57,7 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     },
     "Cluster": {
         "node": ("devopsellence.cli.commands.cluster.node:node", "Register, label, attach, drain and remove nodes."),
+        "env": ("devopsellence.cli.commands.cluster.env:env", "List and delete environments."),
         "cluster": (
             "devopsellence.cli.commands.cluster.cluster:cluster",
             "Set up a cluster: certificates and access to etcd.",
@@ -143,7 +144,10 @@ class LazyGroup(click.Group):
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         arguments = list(sys.argv[1:] if args is None else args)
+        streams.prepare()
         output = Output()
+        if problem := streams.problem_of(arguments):
+            sys.exit(_report(CliError("usage", problem, exit_code=2), output, arguments))
         try:
             with signals.unwinding():
                 code = super().main(arguments, PROGRAM, complete_var, standalone_mode=False, obj=output, **extra)

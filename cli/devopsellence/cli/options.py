@@ -8,6 +8,7 @@ arguments of a command. The help of a command lists ``--output``, and ``--env`` 
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _META: Final = "devopsellence.global_flags"
+#: Longest note of a release, in characters. It is stored with the release and shown in one cell of a table.
+LONGEST_MESSAGE: Final = 500
+# Control characters, such as newline and escape; lone surrogates; separators of lines and paragraphs.
+_NOT_IN_A_LINE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _GLOBAL_OPTIONS: Final = "Global options, such as --quiet, --no-color and --etcd-endpoints: devopsellence --help"
 _ENVIRONMENT_HELP: Final = "Environment: a name or organization/project/environment.  [env: DEVOPSELLENCE_ENVIRONMENT]"
 
@@ -112,6 +117,28 @@ def environment_option(command: F, *, text: str = _ENVIRONMENT_HELP) -> F:
         shell_complete=completion("complete_environments"),
     )
     return decorate(command)
+
+
+def message_option(command: F) -> F:
+    """Declare ``--message``, the note of a release: one line of at most :data:`LONGEST_MESSAGE` characters."""
+    decorate: Callable[[F], F] = click.option(
+        "--message", "-m", default="", metavar="TEXT", callback=_note, help="Note to store with the release."
+    )
+    return decorate(command)
+
+
+def _note(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    if problem := note_problem(value):
+        raise click.BadParameter(problem)
+    return value
+
+
+def note_problem(text: str) -> str:
+    """Return why ``text`` cannot be the note of a release, as a clause; "" if it can be. Pure."""
+    if len(text) > LONGEST_MESSAGE:
+        return f"it has {len(text)} characters; a note has at most {LONGEST_MESSAGE}"
+    wrong = next((character for character in text if unicodedata.category(character) in _NOT_IN_A_LINE), "")
+    return f"it has the control character U+{ord(wrong):04X}; a note is one line of text" if wrong else ""
 
 
 def duration_seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float:

@@ -54,7 +54,8 @@ def operation_message(operation: Put | Delete) -> rpc.RequestOp:
     if isinstance(operation, Put):
         put = rpc.PutRequest(key=key_bytes(operation.key), value=operation.value, lease=operation.lease)
         return rpc.RequestOp(request_put=put)
-    return rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=key_bytes(operation.key)))
+    first, end = key_range(operation.key)
+    return rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=first, range_end=end))
 
 
 def member(status: rpc.StatusResponse) -> Member:

@@ -53,6 +53,16 @@ class Settings:
     prefix: str = DEFAULT_PREFIX
 
     def __post_init__(self) -> None:
+        texts = {
+            ENDPOINTS: ",".join(self.endpoints),
+            SERVER_NAME: self.server_name,
+            USERNAME: self.username,
+            PREFIX: self.prefix,
+        }
+        for variable, text in texts.items():
+            # Bytes that are not UTF-8 arrive as surrogates (PEP 383), which no request can carry.
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise SettingsError(f"{variable} is not valid UTF-8")
         if not self.endpoints:
             raise SettingsError(f"{ENDPOINTS} names no endpoint; it should read like 127.0.0.1:2379")
         hosts = [_host(endpoint) for endpoint in self.endpoints]

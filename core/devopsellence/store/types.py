@@ -100,7 +100,7 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Deletion of ``key``, if the key exists."""
+    """Deletion of ``key``, if the key exists; of all keys under ``key`` if it ends with ``/``."""
 
     key: str
 

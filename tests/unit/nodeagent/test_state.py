@@ -31,6 +31,7 @@ HISTORY = replace(
     lasted=True,
     seen_unhealthy="c1@s1",
     last_unhealthy=UnhealthyContainer("c1", "not healthy", 1_000_010.0, ("cannot answer",)),
+    hint="its volume belongs to root",
 )
 STORED = {
     "starts": 4,
@@ -64,8 +65,9 @@ STORED = {
         "at": 1_000_010.0,
         "log_lines": ["cannot answer"],
     },
+    "hint": "its volume belongs to root",
 }
-ADDED_AFTER_0_1 = {"seen_unhealthy", "last_unhealthy", "lasted"}
+ADDED_AFTER_0_1 = {"seen_unhealthy", "last_unhealthy", "lasted", "hint"}
 
 
 def test_restart_history_keeps_its_names_on_disk(tmp_path: Path) -> None:
@@ -81,7 +83,7 @@ def test_restart_history_of_version_0_1_is_read(tmp_path: Path) -> None:
         written = {name: value for name, value in STORED.items() if name not in ADDED_AFTER_0_1}
         stored = [{"service": "web", "hash": "hash", "memory": written}]
         (tmp_path / "memory" / f"{str(ENV).replace('/', '+')}.json").write_text(json.dumps(stored))
-        expected = replace(HISTORY, seen_unhealthy="", last_unhealthy=None, lasted=False)
+        expected = replace(HISTORY, seen_unhealthy="", last_unhealthy=None, lasted=False, hint="")
         assert folder.restart_histories(ENV, NOW) == {("web", "hash"): expected}
 
 

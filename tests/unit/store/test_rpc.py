@@ -7,12 +7,18 @@ import pytest
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store.election import batches
 from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Delete
-from devopsellence.store.rpc import compare_message, key_range, key_value
+from devopsellence.store.rpc import compare_message, key_range, key_value, operation_message
 
 
 def test_prefix_ends_where_its_slash_does() -> None:
     assert key_range("/p/nodes/") == (b"/p/nodes/", b"/p/nodes0")
     assert key_range("/p/nodes/n1") == (b"/p/nodes/n1", b"")
+
+
+@pytest.mark.parametrize(("key", "end"), [("/p/nodes/n1", b""), ("/p/secrets/a/b/c/", b"/p/secrets/a/b/c0")])
+def test_deletion_of_a_key_deletes_no_other_and_that_of_a_prefix_all_below(key: str, end: bytes) -> None:
+    request = operation_message(Delete(key)).request_delete_range
+    assert (request.key, request.range_end) == (key.encode(), end)
 
 
 def test_non_text_key_can_be_shown() -> None:

@@ -63,6 +63,10 @@ def test_settings_round_trip_through_environment() -> None:
         ({"DEVOPSELLENCE_ETCD_ENDPOINTS": "127.0.0.1:1,[::1]:1"}, "addresses of one kind"),
         ({"DEVOPSELLENCE_ETCD_CA_CERT": "/ca.pem"}, "set all three or none"),
         ({"DEVOPSELLENCE_ETCD_USERNAME": "me"}, "set both or none"),
+        ({"DEVOPSELLENCE_ETCD_ENDPOINTS": "\udcff:2379"}, "DEVOPSELLENCE_ETCD_ENDPOINTS is not valid UTF-8"),
+        ({"DEVOPSELLENCE_ETCD_SERVER_NAME": "\udcff"}, "DEVOPSELLENCE_ETCD_SERVER_NAME is not valid UTF-8"),
+        ({"DEVOPSELLENCE_ETCD_USERNAME": "\udcff"}, "DEVOPSELLENCE_ETCD_USERNAME is not valid UTF-8"),
+        ({"DEVOPSELLENCE_PREFIX": "/\udcff/"}, "DEVOPSELLENCE_PREFIX is not valid UTF-8"),
         ({"DEVOPSELLENCE_PREFIX": "devopsellence"}, "DEVOPSELLENCE_PREFIX.*begin and end with '/'"),
     ],
 )

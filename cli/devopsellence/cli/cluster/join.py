@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +24,10 @@ class JoinInstructions:
     intro: str
     bundle: Path | None = None
 
-    def text(self, node: Node) -> str:
-        """Return the next steps, in order."""
-        return f"{self.intro}\n  {self.command}\nThen here: devopsellence node attach {node.name}"
+    def text(self, after: Sequence[NextAction]) -> str:
+        """Return the next steps, in order; ``after``: the steps once the agent runs."""
+        then = [f"Then here, to {step.label}: {step.command}" for step in after]
+        return "\n".join([self.intro, f"  {self.command}", *then])
 
 
 def join(folder: ClusterFolder, settings: Settings, node: Node, *, required: bool) -> JoinInstructions:

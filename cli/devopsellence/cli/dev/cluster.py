@@ -133,6 +133,7 @@ def specs(
                 f"--ingress-https-port={state.https_port}",
                 # There is no other node to forward requests to this node.
                 "--ingress-peer-port=0",
+                "--local-cluster",
                 *([f"--envoy-image={programs.envoy}"] if programs.envoy else []),
             ),
             {**base, **agent},

@@ -29,11 +29,31 @@ class NodeOptions:
 
 @dataclass(frozen=True)
 class Registration:
-    """Registered node; ``replaced`` is the uid of the replaced machine, "" if none, ``exposed`` its secrets."""
+    """Registered node; ``replaced`` is the uid of the replaced machine, "" if none, ``exposed`` its secrets.
+
+    ``attached``: environments that the node is attached to already, sorted.
+    """
 
     node: Node
     replaced: str = ""
     exposed: Mapping[EnvironmentRef, Exposure] = field(default_factory=dict)
+    attached: Sequence[EnvironmentRef] = ()
+
+    @property
+    def next_steps(self) -> list[NextAction]:
+        """Steps here once the agent of the node runs, in order. Pure."""
+        name = self.node.name
+        steps = [
+            NextAction("grant it access to the secrets", f"devopsellence secret reencrypt --env {ref}")
+            for ref in self.exposed
+        ]
+        if self.node.cordoned:
+            # Also a drained node: nothing is placed there before.
+            steps.append(NextAction("let it take new work again", f"devopsellence node uncordon {name}"))
+        if not self.attached:
+            steps.append(NextAction("attach it to an environment", f"devopsellence node attach {name}"))
+        # An attached node takes up its work by itself.
+        return steps or [NextAction("see it take up its work", "devopsellence node list")]
 
 
 async def register_node(etcd: Etcd, options: NodeOptions, *, grant: bool) -> Registration:
@@ -54,7 +74,7 @@ async def register_node(etcd: Etcd, options: NodeOptions, *, grant: bool) -> Reg
     node = await transaction.change(etcd, etcd.keys.node(options.name), Node, edit)
     if grant:
         await etcd_access.grant_access(etcd, node)
-    return Registration(node)
+    return Registration(node, attached=await attached_environments(etcd, options.name))
 
 
 async def replace_node(etcd: Etcd, options: NodeOptions, *, grant: bool) -> Registration:
@@ -82,7 +102,8 @@ async def replace_node(etcd: Etcd, options: NodeOptions, *, grant: bool) -> Regi
         return _new_record(options, base, uid=uid)
 
     did = f"replaced the machine of node {options.name}"
-    puts = await event_puts(etcd, await attached_environments(etcd, options.name), options.name, "node_replaced", did)
+    attached = await attached_environments(etcd, options.name)
+    puts = await event_puts(etcd, attached, options.name, "node_replaced", did)
     node = await transaction.change(etcd, etcd.keys.node(options.name), Node, edit, also=lambda _: puts)
     if grant and replaced != before.uid:
         # Somebody else replaced the node at the same time.
@@ -92,7 +113,7 @@ async def replace_node(etcd: Etcd, options: NodeOptions, *, grant: bool) -> Regi
     await etcd_access.end_heartbeat(etcd, options.name, uid)
     if grant:
         await etcd_access.grant_access(etcd, node)
-    return Registration(node, replaced, exposed)
+    return Registration(node, replaced, exposed, attached)
 
 
 def _new_record(options: NodeOptions, before: Node | None = None, *, uid: str = "") -> Node:

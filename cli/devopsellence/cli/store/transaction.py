@@ -15,6 +15,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from devopsellence.api.v1.stored_pb2 import Environment, Event
 from devopsellence.cli.output import CliError
+from devopsellence.cli.util.text import safe
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import Ambiguous
 from devopsellence.store.etcd import Compare, Delete, Etcd, KeyValue, Put
@@ -24,6 +25,8 @@ from devopsellence.store.size import bounded
 
 M = TypeVar("M", bound=Message)
 _ATTEMPTS: Final = 10
+# Characters of a user's name; useradd(8) allows 32.
+_LONGEST_USER: Final = 100
 
 
 class WriteConflict(Exception):
@@ -117,12 +120,12 @@ def now() -> Timestamp:
 
 
 def current_user() -> str:
-    """Return the user of this process as ``user@host``."""
+    """Return the user of this process as ``user@host``, in printable characters: both may come from the environment."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user need not have a name
         user = "unknown"
-    return f"{user}@{socket.gethostname()}"
+    return safe(f"{user[:_LONGEST_USER]}@{socket.gethostname()}")
 
 
 def new_environment(ref: EnvironmentRef) -> Environment:

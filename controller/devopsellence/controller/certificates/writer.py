@@ -36,7 +36,7 @@ class CertificateWriter:
         """Write ``message`` (None: delete) over the record of ``revision`` (0: absent), with ``events``.
 
         Raises:
-            Outdated: the record has another revision by now.
+            Outdated: the record has another revision by now, or a new record's environment was deleted.
             StoreError: etcd could not be written.
         """
         key = self._keys.certificate(ref, host)
@@ -48,6 +48,9 @@ class CertificateWriter:
             operations = [Put(key, value)]
         operations += await self._writer.event_puts(ref, events, self._clock())
         compares = [Compare.unmodified(key, revision)]
+        if message is not None and not revision:
+            # A copy of the environment that is older than its deletion must not bring a record back.
+            compares.append(Compare.exists(self._keys.environment(ref)))
         await self._writer.commit(compares, operations, written, "a certificate was written meanwhile")
         log_events(ref, events, host=host)
 

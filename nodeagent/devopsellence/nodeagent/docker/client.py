@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import re
+import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from devopsellence.nodeagent.docker.cache import parse_inspected, parse_listed
 from devopsellence.nodeagent.docker.frames import MalformedFrame, last_frames
 from devopsellence.nodeagent.docker.images import ImageStore
 from devopsellence.nodeagent.docker.model import Container, ContainerExit, EngineEvent, EngineListing, Network
+from devopsellence.nodeagent.docker.output import volumes_of
 from devopsellence.nodeagent.docker.process import running_time
 
 DEFAULT_HOST: Final = "unix:///var/run/docker.sock"
@@ -264,6 +266,33 @@ class DockerClient:
         with _errors():
             document = self._client.inspect_container(container)
         return self._last_lines(container, document)
+
+    def volume_hint(self, container: str) -> str:
+        """Return a sentence about a volume that only root can write, under an image that does not run as root; "" if
+        there is none. Works for an exited container, too. NotFound if missing."""
+        with _errors():
+            document = self._client.inspect_container(container)
+            for volume in volumes_of(document):
+                if hint := volume.hint(*self._owner(container, volume.path)):
+                    return hint
+        return ""
+
+    def _owner(self, container: str, path: str) -> tuple[int, int]:
+        """Return uid and mode of a folder in a container, from the first header of its archive."""
+        url = f"{self._client.base_url}/v{self._client.api_version}/containers/{container}/archive"
+        # The engine compresses for whoever accepts it, as requests does by default.
+        plain = {"Accept-Encoding": "identity"}
+        response = self._client.get(url, params={"path": path}, headers=plain, stream=True, timeout=CALL_SECONDS)
+        try:
+            response.raise_for_status()
+        except requests.HTTPError as error:
+            create_api_error_from_http_exception(error)
+        try:
+            with response, tarfile.open(fileobj=response.raw, mode="r|") as archive:
+                first = archive.next()
+        except tarfile.TarError as error:
+            raise errors.EngineError(f"the Docker Engine returns no archive of {path}: {error}") from error
+        return (first.uid, first.mode) if first is not None else (-1, 0)
 
     def log_tail(self, container: str) -> bytes:
         """Return the end of a container's log with timestamps and without the container's secrets, as whole frames of

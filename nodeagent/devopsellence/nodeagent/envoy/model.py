@@ -156,6 +156,7 @@ class IngressOptions:
     """Options of the router. ``image``: a reference, an image id or :data:`BUILT_IN`. A port of 0 is off.
 
     ``peer_address``: the address of this router for other nodes ("10.0.0.5:7444"); empty: not reachable by peers.
+    ``local_cluster``: the agent was started by ``devopsellence dev up``, whose options messages name.
     """
 
     image: str = DEFAULT_IMAGE
@@ -163,6 +164,15 @@ class IngressOptions:
     https_port: int = HTTPS_PORT
     peer_port: int = PEER_PORT
     peer_address: str = ""
+    local_cluster: bool = False
+
+    def change_of(self, port: int) -> str:
+        """Return how another port is chosen instead of ``port``, as a clause."""
+        if self.local_cluster:
+            option = "--http-port" if port == self.http_port else "--https-port"
+            return f"choose another one: devopsellence dev up {option} <port>"
+        options = {self.http_port: "--ingress-http-port", self.https_port: "--ingress-https-port"}
+        return f"start the agent with another {options.get(port, '--ingress-peer-port')}"
 
 
 def peer_address(api_address: str, port: int, hostname: str) -> str:

@@ -33,10 +33,10 @@ _LISTEN: Final = "0A"
 _log = structlog.get_logger()
 
 
-def port_problem(port: int, option: str) -> str:
+def port_problem(port: int, change: str) -> str:
     """Return why a TCP port cannot be listened on, on all addresses of this machine, as a sentence; "" if free.
 
-    ``option``: the agent's option for choosing another port.
+    ``change``: how another port is chosen, as a clause (:meth:`IngressOptions.change_of`).
     """
     for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104 - all are meant
         try:
@@ -45,16 +45,16 @@ def port_problem(port: int, option: str) -> str:
             if error.errno == errno.EADDRINUSE:
                 holder = port_holder(port)
                 by = f" by {holder}" if holder else ""
-                return f"port {port} is taken{by}: free it, or start the agent with another {option}"
+                return f"port {port} is taken{by}: free it, or {change}"
             if error.errno == errno.EACCES:
                 return (
                     f"this user may not listen on port {port}: run the agent as root, allow it with "
-                    f"`sysctl net.ipv4.ip_unprivileged_port_start={port}`, or start the agent with another {option}"
+                    f"`sysctl net.ipv4.ip_unprivileged_port_start={port}`, or {change}"
                 )
             # A machine without IPv6 has neither the family nor the address.
             if family == socket.AF_INET:
                 reason = os.strerror(error.errno or 0)
-                return f"port {port} cannot be used: {reason}; start the agent with another {option}"
+                return f"port {port} cannot be used: {reason}; {change}"
     return ""
 
 
@@ -126,11 +126,6 @@ class ListenerPorts:
         self.problems: dict[int, str] = {}
         self.any_configured = bool(options.http_port or options.https_port)
         self._options = options
-        self._option_names = {
-            options.http_port: "--ingress-http-port",
-            options.https_port: "--ingress-https-port",
-            options.peer_port: "--ingress-peer-port",
-        }
         self._folder = folder
         self._disk = disk
         self._certificate = certificate
@@ -184,7 +179,8 @@ class ListenerPorts:
         if now < self._retry_at and missing <= self.problems.keys():
             return
         results = {
-            port: await self._disk.run(partial(self._check, port, self._option_names[port])) for port in sorted(missing)
+            port: await self._disk.run(partial(self._check, port, self._options.change_of(port)))
+            for port in sorted(missing)
         }
         self.problems = {port: problem for port, problem in results.items() if problem}
         self.usable |= results.keys() - self.problems.keys()

@@ -74,7 +74,8 @@ class RestartHistory:
     already counted. ``lapses``: replacements in a row of a container that became unhealthy; ``replaced_container``: the
     container being replaced. ``seen_unhealthy``: start of a container noted in ``last_unhealthy``.
     ``retry``/``retry_wall``: earliest next attempt, monotonic and in seconds since the epoch; 0 is at once. ``lasted``:
-    a container of the spec has once run for :data:`TRIAL_SECONDS`.
+    a container of the spec has once run for :data:`TRIAL_SECONDS`. ``hint``: a sentence about the likely cause of the
+    last failure, and how to fix it; empty if none is known.
     """
 
     starts: int = 0
@@ -97,6 +98,7 @@ class RestartHistory:
     seen_unhealthy: str = ""
     last_unhealthy: UnhealthyContainer | None = None
     lasted: bool = False
+    hint: str = ""
 
     @property
     def stable_seconds(self) -> float:
@@ -132,6 +134,7 @@ class RestartHistory:
             refusals=0,
             replaced_container="",
             seen_unhealthy="",
+            hint="",
         )
         return history._counted(container)
 
@@ -139,8 +142,9 @@ class RestartHistory:
         """Clear failure and backoff."""
         return replace(self, failure=FailureCause.NONE, reason="", retry=0.0, retry_wall=0.0)
 
-    def ended(self, container: Container, end: ContainerExit, now: Now, *, seed: str) -> RestartHistory:
-        """Note the exit of a container. An exit is counted once, and not at all if the agent stopped the container."""
+    def ended(self, container: Container, end: ContainerExit, now: Now, *, seed: str, hint: str = "") -> RestartHistory:
+        """Note the exit of a container, with a ``hint`` at its cause. An exit is counted once, and not at all if the
+        agent stopped the container."""
         if container.end_key == self.counted_exit:
             return self
         if container.id == self.stopped_container:
@@ -155,6 +159,7 @@ class RestartHistory:
             counted_exit=container.end_key,
             last_end=end,
             lasted=self.lasted or end.ran >= TRIAL_SECONDS,
+            hint=hint,
         )
         return history._counted(container)._wait(FailureCause.CRASHED, _exit_sentence(end, crashes + 1), delay, now)
 
@@ -177,12 +182,15 @@ class RestartHistory:
         history = replace(self, unhealthy=self.unhealthy + 1, stopped_container=container.id)
         return history._wait(FailureCause.UNHEALTHY, reason, _backoff(COSTLY_FIRST, self.unhealthy + 1, seed), now)
 
-    def found_unhealthy(self, container: Container, reason: str, now: Now, lines: tuple[str, ...]) -> RestartHistory:
-        """Note the output of a container whose probes fail, before it is stopped."""
+    def found_unhealthy(
+        self, container: Container, reason: str, now: Now, lines: tuple[str, ...], *, hint: str = ""
+    ) -> RestartHistory:
+        """Note the output of a container whose probes fail, before it is stopped, and a ``hint`` at the cause."""
         return replace(
             self,
             seen_unhealthy=container.start_key or container.id,
             last_unhealthy=UnhealthyContainer(container.id, reason, now.wall, lines),
+            hint=hint,
         )
 
     def is_noted_unhealthy(self, container: Container) -> bool:

@@ -65,7 +65,11 @@ def plan_service(state: ServiceState, waits: str, *, dependencies_wait_for_older
         service=state.assigned.spec.name,
         phase=step.phase,
         actions=without_hung(settings_back(containers, state.assigned) + allowed.actions, state.hung),
-        reason=hung.reason or step.reason or allowed.waits or cleanup.history.reason or _why_untrusted(state, step),
+        reason=hung.reason
+        or _with_hint(state, step.reason)
+        or allowed.waits
+        or cleanup.history.reason
+        or _why_untrusted(state, step),
         health=_health(state),
         current=_current(state),
         serving=serving_containers(state, allowed.draining),
@@ -81,6 +85,12 @@ def plan_service(state: ServiceState, waits: str, *, dependencies_wait_for_older
         waits_for_older=not hung.reason
         and (_waits_for_older(state, allowed) or bool(waits and waits == step.reason and dependencies_wait_for_older)),
     )
+
+
+def _with_hint(state: ServiceState, reason: str) -> str:
+    """Return the reason for a failure with the hint at its cause, if one is known."""
+    hint = state.history.hint
+    return f"{reason}; {hint}" if reason and hint and not (state.running or state.completed) else reason
 
 
 def _settled(state: ServiceState, step: _Step) -> bool:

@@ -5,7 +5,7 @@ Every action can be repeated, and can find its work done already by somebody els
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
@@ -17,6 +17,7 @@ from devopsellence.nodeagent.docker import errors, names
 from devopsellence.nodeagent.docker.creation import CreatedContainer, create_container, mounted_volumes
 from devopsellence.nodeagent.docker.interface import ContainerEngine
 from devopsellence.nodeagent.docker.model import Container, ContainerState, Network
+from devopsellence.nodeagent.docker.output import says_denied
 from devopsellence.nodeagent.docker.ownership import MountedVolumes
 from devopsellence.nodeagent.plan import container_config, spec
 from devopsellence.nodeagent.plan.actions import TASK, Action, ActionKind
@@ -273,8 +274,9 @@ class ActionExecutor:
         known = self._engine.cache.containers.get(container.id)
         if known is not None and known.ran is not None:
             end = replace(end, ran=known.ran)
+        hint = await self._volume_hint(action, end.log_lines)
         now, seed = self._clock(), f"{desired.ref}/{action.service}"
-        return lambda history: history.ended(container, end, now, seed=seed)
+        return lambda history: history.ended(container, end, now, seed=seed, hint=hint)
 
     async def _read_output(self, action: Action, desired: Desired) -> HistoryChange:
         container = self._engine.cache.containers.get(action.container)
@@ -290,8 +292,21 @@ class ActionExecutor:
             lines = (f"(the Docker Engine does not return the output: {error})",)
         if container is None:
             return _keep
+        hint = await self._volume_hint(action, lines)
         now = self._clock()
-        return lambda history: history.found_unhealthy(container, action.reason, now, lines)
+        return lambda history: history.found_unhealthy(container, action.reason, now, lines, hint=hint)
+
+    async def _volume_hint(self, action: Action, lines: Sequence[str]) -> str:
+        """Return the hint at a volume of root's, if the output of the container says that access was denied."""
+        if not says_denied(lines):
+            return ""
+        try:
+            return await self._engine.call(lambda docker: docker.volume_hint(action.container), about=action.container)
+        except errors.EngineUnavailable:
+            raise
+        except errors.EngineError as error:
+            _log.info("the owner of a volume is not known", name=action.name, error=str(error))
+            return ""
 
     async def _stop(self, action: Action, desired: Desired) -> HistoryChange:
         try:

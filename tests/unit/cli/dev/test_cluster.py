@@ -64,6 +64,7 @@ def test_agent_arguments_name_the_node() -> None:
         "--ingress-http-port=8080",
         "--ingress-https-port=8443",
         "--ingress-peer-port=0",
+        "--local-cluster",
     } <= set(argv)
     assert not [word for word in argv if word.startswith("--envoy-image")]
 

@@ -67,7 +67,7 @@ class Memory:
             raise self.trouble.pop(0)
         for compare in compares:
             record = self.store.records.get(compare.key)
-            if compare.revision != revision_of(record):
+            if (compare.revision == revision_of(record)) is not compare.equal:
                 return TxnResult(False, 1)
         for operation in operations:
             if isinstance(operation, Delete):

@@ -341,6 +341,15 @@ def test_wake_at_the_end_of_a_backoff() -> None:
     assert planned.services[0].retry_wall == 2010.0
 
 
+def test_hint_at_the_cause_of_a_failure_is_part_of_its_reason_until_the_service_runs() -> None:
+    failing = replace(waiting(FailureCause.CRASHED), counted_exit=EXAMINED.end_key, unstable=3, hint="chown it")
+    planned = plan(desired_of(OLD), Observed((EXAMINED,), NETWORK), about(OLD, failing), NOW)
+    assert planned.services[0].reason == "because; chown it"
+    runs = Observed((container(OLD, since=989.0),), NETWORK)
+    planned = plan(desired_of(OLD), runs, about(OLD, failing), NOW)
+    assert "chown it" not in planned.services[0].reason
+
+
 def test_failed_cleanup_has_a_backoff() -> None:
     memories = {("web", ""): waiting(FailureCause.REFUSED)}
     planned = plan(desired_of(), Observed((container(OLD),), NETWORK), memories, NOW)

@@ -197,3 +197,12 @@ def test_ready_container_clears_the_failure() -> None:
     assert (cleared.failure, cleared.refusals, cleared.unhealthy) == (FailureCause.NONE, 0, 0)
     assert cleared.crashes == 3
     assert cleared.ready_container == container(service()).id
+
+
+def test_hint_is_that_of_the_last_failure_and_goes_with_success() -> None:
+    memory = NO_HISTORY.ended(ended(1), end(0.1), NOW, seed="x", hint="its volume belongs to root")
+    assert memory.hint == "its volume belongs to root"
+    assert memory.ended(ended(2), end(0.1), NOW, seed="x").hint == ""
+    assert memory.running(STARTED).hint == ""
+    found = memory.found_unhealthy(STARTED, "not healthy", NOW, ("denied",), hint="another")
+    assert found.hint == "another"

@@ -235,6 +235,30 @@ async def test_output_of_an_unhealthy_container_is_noted(answer: Any, lines: tup
     assert not history.waits(NOW.mono), "the next step follows at once"
 
 
+@pytest.mark.parametrize(
+    ("line", "answer", "hint"),
+    [
+        ("cannot open /data/x: Permission denied", "its volume belongs to root", "its volume belongs to root"),
+        ("cannot open /data/x: Permission denied", "", ""),
+        ("cannot open /data/x: Permission denied", errors.EngineError("no archive"), ""),
+        # Not even looked for.
+        ("no route to host", "its volume belongs to root", ""),
+    ],
+)
+@pytest.mark.parametrize("kind", [ActionKind.EXAMINE, ActionKind.READ_OUTPUT])
+async def test_denied_access_is_explained_by_the_owner_of_a_volume(
+    kind: ActionKind, line: str, answer: Any, hint: str
+) -> None:
+    want, there = wants(service()), container(service())
+    ended = container(service(), ContainerState.EXITED, finished="t1")
+    exit_ = ContainerExit(1, False, "t1", 0.1, (line,))
+    engine = ScriptedEngine(last_lines=(line,), inspect_exited=(ended, exit_), volume_hint=answer)
+    engine.cache.put(there)
+    history = await history_after(engine, action_on_web(want, kind, there.id), want)
+    assert history.hint == hint
+    assert ("volume_hint" in dict(engine.calls)) is ("denied" in line)
+
+
 async def test_output_of_a_container_removed_meanwhile_is_not_noted() -> None:
     want, there = wants(service()), container(service())
     engine = ScriptedEngine(last_lines=errors.NotFound("No such container"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from devopsellence.cli import context
-from devopsellence.cli.options import environment_option
+from devopsellence.cli.options import environment_option, message_option
 from devopsellence.cli.output import CliError, Output, pass_output
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Show the planned changes; do not build or write anything.")
 @click.option("--image", metavar="REF", help="Deploy this image instead of building the app image.")
 @click.option("--detach", "-d", is_flag=True, help="Return without waiting for the rollout.")
-@click.option("--message", "-m", default="", metavar="TEXT", help="Note to store with the release.")
+@message_option
 @environment_option
 @pass_output
 @click.pass_context

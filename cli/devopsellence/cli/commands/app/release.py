@@ -11,7 +11,7 @@ import click
 from devopsellence.cli import context
 from devopsellence.cli.commands.complete import complete_releases
 from devopsellence.cli.groups import CommandGroup
-from devopsellence.cli.options import environment_option
+from devopsellence.cli.options import environment_option, message_option
 from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def show(ctx: click.Context, output: Output, number: int) -> None:
 @release.command()
 @click.argument("number", type=click.IntRange(min=1), required=False, shell_complete=complete_releases)
 @click.option("--dry-run", is_flag=True, help="Show the planned changes; do not write anything.")
-@click.option("--message", "-m", default="", metavar="TEXT", help="Note to store with the release.")
+@message_option
 @environment_option
 @pass_output
 @click.pass_context

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from devopsellence.cli import context
+from devopsellence.cli import context, errors
 from devopsellence.cli.commands.cluster.cluster import pki_option
 from devopsellence.cli.commands.cluster.node_diagnose import diagnose
-from devopsellence.cli.commands.cluster.node_drain import RENEW, drain, exposure, exposure_document, remove
+from devopsellence.cli.commands.cluster.node_drain import (
+    RENEW,
+    drain,
+    exposure,
+    exposure_document,
+    remove,
+    timeout_option,
+)
 from devopsellence.cli.commands.cluster.node_label import LABELS_HELP, label
 from devopsellence.cli.commands.complete import complete_labels, complete_nodes
 from devopsellence.cli.confirm import confirm, destroys
 from devopsellence.cli.groups import CommandGroup
 from devopsellence.cli.options import environment_option
-from devopsellence.cli.output import NextAction, Output, pass_output
+from devopsellence.cli.output import CliError, NextAction, Output, pass_output
+from devopsellence.cli.util.text import few
 
 if TYPE_CHECKING:
     from devopsellence.api.v1.stored_pb2 import Environment
     from devopsellence.cli.nodes.register import Registration
-    from devopsellence.cli.secrets.access import ReencryptResult
+    from devopsellence.cli.secrets.access import Exposure, ReencryptResult
     from devopsellence.cli.secrets.records import SecretId
     from devopsellence.store.etcd import Etcd
     from devopsellence.store.keys import EnvironmentRef
+
+DETACH: Final = "node detach"
 
 
 @click.group(cls=CommandGroup)
@@ -92,11 +103,12 @@ def register(
     instructions = join.join(ClusterFolder.chosen(pki), settings, node, required=pki is not None)
     output.result(
         "node register",
-        f"{_registration_text(registration)}\n{instructions.text(node)}",
+        f"{_registration_text(registration)}\n{instructions.text(registration.next_steps)}",
         **registry.document(node),
         replaced=registration.replaced or None,
+        environments=[str(ref) for ref in registration.attached],
         **exposure_document(registration.exposed),
-        next_actions=[NextAction("start the agent on the node", instructions.command)],
+        next_actions=[NextAction("start the agent on the node", instructions.command), *registration.next_steps],
         agent_command=instructions.command,
         bundle=str(instructions.bundle) if instructions.bundle else None,
     )
@@ -109,10 +121,10 @@ def _registration_text(registration: Registration) -> str:
     lines = [f"Node {node.name} is now a new machine: uid {node.uid} (before: {registration.replaced})."]
     if registration.exposed:
         lines.append(exposure(registration.exposed))
-        lines.append("Once the agent runs on the new machine, grant it access to them:")
-        lines += [f"  devopsellence secret reencrypt --env {ref}" for ref in registration.exposed]
+    if registration.attached:
+        lines.append(f"It is attached to {', '.join(map(str, registration.attached))}, as before.")
     if node.cordoned:
-        lines.append(f"The node is still cordoned. To change that: devopsellence node uncordon {node.name}")
+        lines.append("It is still cordoned.")
     return "\n".join(lines)
 
 
@@ -193,38 +205,111 @@ def attach(ctx: click.Context, output: Output, name: str) -> None:
 @node.command()
 @destroys("removes the containers of the environment from the node")
 @click.argument("name", shell_complete=complete_nodes)
+@click.option("--wait", "-w", is_flag=True, help="Wait until the node has removed the containers.")
+@timeout_option
 @environment_option
 @pass_output
 @click.pass_context
-def detach(ctx: click.Context, output: Output, name: str) -> None:
+def detach(ctx: click.Context, output: Output, name: str, wait: bool, seconds: float) -> None:
     """Detach a node from an environment.
 
-    The containers of the environment are removed from the node; the volumes stay. Lists the secrets and certificate
-    keys that the node could decrypt.
+    The agent of the node then stops the containers of the environment, which takes up to their grace periods, and
+    removes them; the volumes stay. With --wait, follows that until nothing is left, also for a node that was detached
+    before. Lists the secrets and certificate keys that the node could decrypt.
 
     \b
     Example:
       devopsellence node detach prod-1 --env staging
+      devopsellence node detach prod-1 --env staging --wait
     """
-
-    from devopsellence.cli.nodes import registry
-
-    async def check(etcd: Etcd) -> EnvironmentRef:
-        ref = await context.environment(ctx, etcd)
-        await registry.check_attached(etcd, ref, name)
-        return ref
-
-    ref = context.run(ctx, check)
-    confirm(ctx, f"This removes the containers of {ref} from node {name}; its volumes stay.")
-    environment, seen = context.run(ctx, lambda etcd: registry.detach(etcd, ref, name))
-    text = f"Node {name} is detached from {_path(environment)}. Its containers are being removed; its volumes stay."
+    run = DetachCommand(name, output)
+    try:
+        ref = context.run(ctx, lambda etcd: run.find(ctx, etcd, wait=wait))
+        if run.attached:
+            confirm(ctx, f"This removes the containers of {ref} from node {name}; its volumes stay.")
+        environment, seen = context.run(ctx, lambda etcd: run.detach(etcd, ref, seconds=seconds if wait else None))
+    except KeyboardInterrupt as error:
+        raise errors.interrupted(error, run.stage) from error
+    text = f"Node {name} is detached from {ref}"
+    if wait:
+        text += ", and has removed its containers; its volumes stay."
+    elif run.leaving:
+        text += (
+            f". It still runs {few(run.leaving)}: its agent stops them, within the grace period, and removes them; its "
+            f"volumes stay.\nTo follow that: devopsellence node detach {name} --env {ref} --wait"
+        )
+    else:
+        text += "; it runs nothing of it."
     if seen.secrets:
         names = ", ".join(str(secret) for secret in seen.secrets)
         text += f"\nThe node could read these secrets: {names}. If you do not trust it, set new values."
     if seen.hosts:
         text += f"\nThe node could read the private keys of the certificates of {', '.join(seen.hosts)}; {RENEW}."
-    facts = {"secrets_seen": _documents(seen.secrets), "certificates_seen": list(seen.hosts)}
-    _attached(output, "node detach", environment, text, **facts)
+    follow = NextAction("follow the removal", f"devopsellence node detach {name} --env {ref} --wait -y")
+    output.result(
+        DETACH,
+        text,
+        environment=str(ref),
+        nodes=list(environment.nodes) if environment is not None else [],
+        leaving=[] if wait else list(run.leaving),
+        secrets_seen=_documents(seen.secrets),
+        certificates_seen=list(seen.hosts),
+        next_actions=[follow] if run.leaving and not wait else [],
+    )
+
+
+@dataclass
+class DetachCommand:
+    """Run of ``node detach``; ``stage`` describes the progress, for the message after an interrupt.
+
+    ``attached``: the node is attached at the start. ``leaving``: services that run on the node at the start.
+    """
+
+    name: str
+    output: Output
+    attached: bool = False
+    leaving: tuple[str, ...] = ()
+    stage: str = "nothing was changed"
+
+    async def find(self, ctx: click.Context, etcd: Etcd, *, wait: bool) -> EnvironmentRef:
+        """Return the environment, after checking that there is something to do on the node."""
+        from devopsellence.cli.environments.remains import services_on
+        from devopsellence.cli.nodes import registry
+
+        ref = await context.environment(ctx, etcd)
+        left = await services_on(etcd, ref, self.name)
+        self.leaving = left or ()
+        try:
+            await registry.check_attached(etcd, ref, self.name)
+            self.attached = True
+        except CliError as error:
+            if left is None:
+                raise
+            if not wait:
+                still = ", ".join(self.leaving) or "what it ran"
+                follow = NextAction("follow that", f"devopsellence node detach {self.name} --env {ref} --wait -y")
+                message = f"{error.message} any more; its agent still has to remove {still}"
+                raise CliError(error.code, message, next_actions=[follow]) from error
+        return ref
+
+    async def detach(
+        self, etcd: Etcd, ref: EnvironmentRef, *, seconds: float | None
+    ) -> tuple[Environment | None, Exposure]:
+        """Detach the node unless it is detached, and with ``seconds`` wait until it has removed everything."""
+        from devopsellence.cli.commands.cluster.env import removal_progress
+        from devopsellence.cli.environments.remains import wait_removed
+        from devopsellence.cli.nodes import registry
+        from devopsellence.cli.secrets.access import Exposure
+
+        environment, seen = None, Exposure()
+        if self.attached:
+            environment, seen = await registry.detach(etcd, ref, self.name)
+        if seconds is not None:
+            self.stage = f"node {self.name} is detached; its agent goes on removing the containers"
+            self.output.event(DETACH, "started", environment=str(ref), node=self.name)
+            tell = removal_progress(self.output, DETACH)
+            await wait_removed(etcd, ref, [self.name], tell, seconds)
+        return environment, seen
 
 
 @node.command()

@@ -31,7 +31,7 @@ RENEW: Final = (
 )
 
 
-_timeout_option = click.option(
+timeout_option = click.option(
     "--timeout",
     "seconds",
     default="15m",
@@ -40,15 +40,15 @@ _timeout_option = click.option(
     callback=duration_seconds,
     help="How long to wait (e.g. 90s, 1h).",
 )
-_dry_run_option = click.option("--dry-run", is_flag=True, help="Show what would happen; do not change anything.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Show what would happen; do not change anything.")
 
 
 @click.command()
 @click.argument("name", shell_complete=complete_nodes)
 @click.option("--move-volumes", is_flag=True, help="Also move services with volumes, without their data.")
-@_dry_run_option
+@dry_run_option
 @click.option("--force", is_flag=True, help="Proceed even if a service has no node left.")
-@_timeout_option
+@timeout_option
 @click.option("--detach", "-d", is_flag=True, help="Return without waiting for the drain.")
 @pass_output
 @click.pass_context
@@ -158,8 +158,8 @@ def _drained_text(shown: DrainPreview, seen: NodeWorkload, *, dry_run: bool, det
 @destroys("removes the containers and the record of the node, and its access to the cluster", unless="dry_run")
 @click.argument("name", shell_complete=complete_nodes)
 @click.option("--force", is_flag=True, help="Remove the node at once, because its machine is gone.")
-@_dry_run_option
-@_timeout_option
+@dry_run_option
+@timeout_option
 @pass_output
 @click.pass_context
 def remove(ctx: click.Context, output: Output, name: str, force: bool, dry_run: bool, seconds: float) -> None:
