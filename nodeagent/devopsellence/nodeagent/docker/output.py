@@ -1,7 +1,8 @@
 """Last lines of a container's output, fit for a status, and hints at why it ended. Pure.
 
-Lines are bounded, without control characters and secrets: whoever may read etcd reads statuses and events, so a secret that a container prints is replaced. The container itself
-says which of its variables come from secrets (``names.LABEL_SECRETS``).
+Lines are bounded, without control characters and secrets: whoever may read etcd reads statuses and events, so a secret
+that a container prints is replaced. The container itself says which of its variables come from secrets
+(``names.LABEL_SECRETS``).
 
 A program that is denied access may have a volume of root under an image that runs as another user. Docker gives a new
 volume the owner of the folder at its place in the image, and root if the image has no such folder
