@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from bench.hollow.engine import HollowEngine, hollow
+from bench.hollow.envoy import HollowEnvoy, HollowRouter
 from bench.hollow.machine import HollowMachine
 from devopsellence.nodeagent.agent import Agent, AgentOptions, ProcessResources
+from devopsellence.nodeagent.envoy.model import IngressOptions
 from devopsellence.nodeagent.event_bus import EventBus
 from devopsellence.nodeagent.state import StateFolder
+from devopsellence.nodeagent.tls import CertificateFiles
 from devopsellence.nodeagent.util.memory import MemoryTrimmer
 from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.errors import StoreError
@@ -20,8 +24,19 @@ from devopsellence.store.lease import LeaseKeeper
 from devopsellence.store.settings import Settings
 
 
+@dataclass(frozen=True)
+class HollowIngress:
+    """Envoy of a hollow node, which outlives the agents. ``certificate`` is the node's own, and never looked into."""
+
+    envoy: HollowEnvoy
+    options: IngressOptions
+    certificate: CertificateFiles
+
+
 class HollowAgent:
     """Agent of node ``name``, registered with ``uid``; ``machine`` and ``folder`` outlive stop and kill.
+
+    Without an ``ingress`` it routes nothing.
 
     With a ``process``, shares the resources of the process and can only be stopped. Otherwise has a separate connection
     to the etcd of ``settings``, and can also be killed, disconnected and started again.
@@ -36,6 +51,7 @@ class HollowAgent:
         *,
         machine: HollowMachine | None = None,
         process: ProcessResources | None = None,
+        ingress: HollowIngress | None = None,
     ) -> None:
         self.name = name
         self.uid = uid
@@ -44,6 +60,7 @@ class HollowAgent:
         self.agent: Agent[HollowEngine] | None = None
         self._options = AgentOptions(name, uid, folder, "hollow", settings)
         self._process = process
+        self._ingress = ingress
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._etcd: Etcd | None = None
@@ -86,6 +103,9 @@ class HollowAgent:
             stack.push_async_callback(process.disk.run, lambda: None)
             events = EventBus()
             machine = hollow(self.machine, events.engine_callbacks())
+            if (ingress := self._ingress) is not None:
+                parts = self.machine, ingress.envoy, folder, ingress.options, ingress.certificate
+                machine = replace(machine, router=HollowRouter(self.name, *parts, process.disk, events))
             self.agent = Agent(self._options, folder, process, machine, events)
             await self.agent.run(self._stop)
 

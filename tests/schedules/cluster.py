@@ -9,19 +9,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from bench.hollow.agent import HollowAgent
+from bench.hollow.agent import HollowAgent, HollowIngress
+from bench.hollow.envoy import HollowEnvoy
 from bench.hollow.machine import HollowMachine
 from devopsellence.controller.controller import Controller, serve
 from devopsellence.nodeagent.docker.model import Container
+from devopsellence.nodeagent.envoy.model import IngressOptions
+from devopsellence.nodeagent.tls import CertificateFiles
 from devopsellence.store.election import Election
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.lease import LeaseKeeper
 from devopsellence.store.settings import Settings
 from tests.integration.controller.audited import SigningEtcd
+from tests.schedules.disk import NodeDisk
 from tests.schedules.schedule import CONTROLLERS, Schedule
 from tests.support.etcd import EtcdServer
 from tests.support.relay import Relay
+from tests.support.until import eventually
 
 #: Short, and yet more than this process may be busy with the other schedules that it plays.
 LEASE_SECONDS: Final = 2
@@ -29,12 +34,26 @@ LEASE_SECONDS: Final = 2
 PATIENCE_SECONDS: Final = 1.0
 
 
-class CountingMachine(HollowMachine):
-    """Hollow machine that counts the starts of each release's task."""
+_HTTP_PORT: Final = 8000
+_PEER_PORT: Final = 7444
 
-    def __init__(self) -> None:
+
+class WatchedMachine(HollowMachine):
+    """Hollow machine that counts the starts of each release's task, and names each container that was stopped while it
+    worked and ``envoy`` had no other one to send its requests to."""
+
+    def __init__(self, envoy: HollowEnvoy) -> None:
         super().__init__()
         self.tasks_started: Counter[int] = Counter()
+        self.stopped_in_use: list[str] = []
+        self._envoy = envoy
+
+    def reboot(self) -> None:
+        super().reboot()
+        if self._envoy.running:
+            # Docker starts it again.
+            self._envoy.stop()
+            self._envoy.start()
 
     def start(self, container: str) -> Container | None:
         before = self.containers.get(container)
@@ -42,17 +61,31 @@ class CountingMachine(HollowMachine):
             self.tasks_started[before.release] += 1
         return super().start(container)
 
+    def stop(self, container: str) -> None:
+        existing = self.containers.get(container)
+        if existing is not None and container in self._envoy.in_use() and not self.passes(container):
+            self.stopped_in_use.append(f"{existing.service} of release {existing.release} ({container})")
+        super().stop(container)
+
 
 class HollowNode:
-    """Hollow machine, agent, and the network between agent and etcd."""
+    """Hollow machine with a disk, agent, Envoy, and the network between agent and etcd."""
 
     def __init__(self, name: str, folder: Path, relay: Relay, prefix: str) -> None:
         self.name = name
         self.uid = f"uid-{name}"
         self.relay = relay
-        self.machine = CountingMachine()
+        self.disk = NodeDisk(folder / name)
+        self.envoy = HollowEnvoy(self.disk.state / "envoy")
+        self.machine = WatchedMachine(self.envoy)
         settings = Settings((relay.endpoint,), prefix=prefix)
-        self.agent = HollowAgent(name, self.uid, folder / name, settings, machine=self.machine)
+        options = IngressOptions(
+            http_port=_HTTP_PORT, https_port=0, peer_port=_PEER_PORT, peer_address=f"{name}:{_PEER_PORT}"
+        )
+        certificate = folder / f"{name}.pem"
+        certificate.write_text("not looked into\n")
+        ingress = HollowIngress(self.envoy, options, CertificateFiles(certificate, certificate, certificate))
+        self.agent = HollowAgent(name, self.uid, self.disk.state, settings, machine=self.machine, ingress=ingress)
 
 
 class ControllerActor:
@@ -110,7 +143,8 @@ class Cluster:
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self.etcd)
         for name in self._schedule.labels:
-            self.nodes[name] = HollowNode(name, self._folder, await self._relay(), self._prefix)
+            node = self.nodes[name] = HollowNode(name, self._folder, await self._relay(), self._prefix)
+            self._stack.callback(node.disk.discard)
         for number in range(CONTROLLERS):
             identity = f"c{number}"
             self.controllers[identity] = ControllerActor(identity, await self._relay(), self._prefix)
@@ -120,15 +154,23 @@ class Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         ends = [node.agent.kill() for node in self.nodes.values()]
-        await asyncio.gather(*ends, *(controller.kill() for controller in self.controllers.values()))
-        await self._stack.aclose()
+        try:
+            await asyncio.gather(*ends, *(controller.kill() for controller in self.controllers.values()))
+        finally:
+            await self._stack.aclose()
 
-    def start(self) -> None:
-        """Start all agents and controllers."""
+    async def start(self) -> None:
+        """Start all agents and controllers; return when all agents have a heartbeat, and so all their files."""
         for node in self.nodes.values():
             node.agent.start()
         for controller in self.controllers.values():
             controller.start()
+        prefix = self.etcd.keys.heartbeats_prefix
+
+        async def beating() -> bool:
+            return len((await self.etcd.list(prefix)).items) == len(self.nodes)
+
+        await eventually("all agents have started", beating)
 
     async def _relay(self) -> Relay:
         return await self._stack.enter_async_context(Relay(self.server.port))

@@ -27,18 +27,23 @@ async def play(schedule: Schedule, cluster: Cluster) -> list[str]:
     since = await next_revision(cluster.etcd)
     operator = Operator(cluster.etcd, lambda image: _withhold(cluster, image))
     await operator.begin(schedule)
-    cluster.start()
+    await cluster.start()
     begun = asyncio.get_running_loop().time()
     turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
     async with asyncio.TaskGroup() as happening:
         for step in schedule.steps:
             await asyncio.sleep(begun + step.at - asyncio.get_running_loop().time())
-            turn = turns[OPERATOR if step.what in OPERATOR_STEPS else step.target]
+            turn = turns[OPERATOR if step.what in OPERATOR_STEPS else step.part]
             happening.create_task(_in_turn(turn, step, cluster, operator))
     found = await _settle(cluster, operator)
     history = await read_history(cluster.etcd, since)
     keys = cluster.etcd.keys
-    return [*found, *audit(history, keys).defects, *regressions(history, keys)]
+    stopped = [
+        f"{name} stopped {container} while it had requests"
+        for name, node in cluster.nodes.items()
+        for container in node.machine.stopped_in_use
+    ]
+    return [*found, *stopped, *audit(history, keys).defects, *regressions(history, keys)]
 
 
 async def _settle(cluster: Cluster, operator: Operator) -> list[str]:
@@ -74,6 +79,7 @@ async def _end(cluster: Cluster, operator: Operator) -> ScheduleEnd:
         containers={name: tuple(machine.containers.values()) for name, machine in machines.items()},
         networks={name: len(machine.networks) for name, machine in machines.items()},
         tasks_started=[machine.tasks_started for machine in machines.values()],
+        served={name: node.envoy.served() for name, node in cluster.nodes.items()},
     )
 
 
@@ -83,13 +89,13 @@ def _withhold(cluster: Cluster, image: str) -> None:
 
 
 async def _in_turn(turn: asyncio.Lock, step: Step, cluster: Cluster, operator: Operator) -> None:
-    """Run the steps of a target in sequence, even if a step takes long to end; likewise the changes of operators."""
+    """Run the steps of a part in sequence, even if a step takes long to end; likewise the changes of operators."""
     async with turn:
         await _happen(step, cluster, operator)
 
 
 async def _happen(step: Step, cluster: Cluster, operator: Operator) -> None:
-    if step.target in cluster.controllers:
+    if step.what in _TO_CONTROLLERS:
         await _TO_CONTROLLERS[step.what](cluster.controllers[step.target], step.seconds)
     elif step.what in _TO_MACHINES:
         await _TO_MACHINES[step.what](cluster.nodes[step.target], step.seconds)
@@ -107,6 +113,9 @@ async def _wish(step: Step, operator: Operator) -> None:
             await asyncio.gather(*(operator.deploy(shape) for shape in step.shapes))
         case StepKind.ATTACH | StepKind.DETACH:
             await operator.attach(step.target, attached=step.what is StepKind.ATTACH)
+        case StepKind.DELETE_NODE_KEY | StepKind.DELETE_CONTROLLER_KEY:
+            assert step.key is not None
+            await operator.delete(step.key, step.target)
         case StepKind.RELABEL:
 
             def relabel(node: pb.Node) -> None:
@@ -220,6 +229,42 @@ async def _clock_step(node: HollowNode, seconds: float) -> None:
     node.machine.faults.clock_seconds = 0.0
 
 
+async def _disk_full(node: HollowNode, seconds: float) -> None:
+    await asyncio.to_thread(node.disk.fill)
+    await asyncio.sleep(seconds)
+    await asyncio.to_thread(node.disk.empty)
+
+
+async def _read_only(node: HollowNode, seconds: float) -> None:
+    await asyncio.to_thread(node.disk.make_read_only)
+    await asyncio.sleep(seconds)
+    await asyncio.to_thread(node.disk.make_writable)
+
+
+async def _envoy_refuses(node: HollowNode, seconds: float) -> None:
+    node.envoy.faults.refuses = True
+    await asyncio.sleep(seconds)
+    node.envoy.faults.refuses = False
+
+
+async def _envoy_slow(node: HollowNode, seconds: float) -> None:
+    node.envoy.faults.read_seconds = seconds / 2
+    await asyncio.sleep(seconds)
+    node.envoy.faults.read_seconds = 0.0
+
+
+async def _envoy_away(node: HollowNode, seconds: float) -> None:
+    node.envoy.faults.away = True
+    await asyncio.sleep(seconds)
+    node.envoy.faults.away = False
+
+
+async def _long_requests(node: HollowNode, seconds: float) -> None:
+    node.envoy.faults.request_seconds = seconds
+    await asyncio.sleep(seconds)
+    node.envoy.faults.request_seconds = 0.0
+
+
 async def _kill_controller(controller: ControllerActor, seconds: float) -> None:
     await controller.kill()
     await asyncio.sleep(seconds)
@@ -258,6 +303,12 @@ _TO_MACHINES: Final[dict[StepKind, Callable[[HollowNode, float], Awaitable[None]
     StepKind.DISCONNECT: _disconnect,
     StepKind.REMOVE_NETWORK: _remove_network,
     StepKind.CLOCK_STEP: _clock_step,
+    StepKind.DISK_FULL: _disk_full,
+    StepKind.READ_ONLY: _read_only,
+    StepKind.ENVOY_REFUSES: _envoy_refuses,
+    StepKind.ENVOY_SLOW: _envoy_slow,
+    StepKind.ENVOY_AWAY: _envoy_away,
+    StepKind.LONG_REQUESTS: _long_requests,
 }
 _TO_CONTROLLERS: Final[dict[StepKind, Callable[[ControllerActor, float], Awaitable[None]]]] = {
     StepKind.KILL_CONTROLLER: _kill_controller,
