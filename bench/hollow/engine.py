@@ -13,7 +13,8 @@ from devopsellence.nodeagent.docker.engine import CALLS, PULLS, STOPS, EngineCal
 from devopsellence.nodeagent.docker.errors import ContainerHung, EngineError, EngineUnavailable, NotFound
 from devopsellence.nodeagent.docker.hung import HungContainers
 from devopsellence.nodeagent.docker.interface import DockerApi
-from devopsellence.nodeagent.docker.model import EngineEvent
+from devopsellence.nodeagent.docker.ledger import ContainerLedger
+from devopsellence.nodeagent.docker.model import Container, EngineEvent
 from devopsellence.nodeagent.health.probe import ProbeCall
 from devopsellence.nodeagent.plan.probe_spec import Probe
 from devopsellence.nodeagent.reconcile.machine import Machine
@@ -31,6 +32,7 @@ class HollowEngine:
 
     def __init__(self, machine: HollowMachine, callbacks: EngineCallbacks) -> None:
         self.cache = ContainerCache()
+        self.owned = ContainerLedger.in_memory()
         self.connected = False
         self.problem = "not connected to the Docker Engine yet"
         self.version = ""
@@ -105,6 +107,10 @@ class HollowEngine:
     def _hung_changed(self, container: str) -> None:
         if container in self.cache.containers:
             self._callbacks.changed(self.cache.containers[container].environment)
+
+    async def admit(self, container: Container) -> Container | None:
+        """Return the container: on a hollow machine all are this agent's."""
+        return container
 
     async def relist(self) -> None:
         stamp = self.cache.stamp()

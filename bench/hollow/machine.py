@@ -45,6 +45,11 @@ class HollowImages:
     def stored(self) -> list[StoredImage]:
         return [StoredImage(f"id-of-{image}", digests=(image,)) for image in sorted(self.pulled)]
 
+    def volumes(self, image: str) -> tuple[str, ...]:
+        if not self.has(image):
+            raise errors.ImageNotAvailable(f"No such image: {image}")
+        return ()
+
     def in_use(self) -> frozenset[str]:
         return frozenset(f"id-of-{container.image}" for container in self._machine.containers.values())
 
@@ -182,6 +187,9 @@ class HollowMachine:
     def inspect(self, container: str) -> Container | None:
         return self._known(container)
 
+    def inspect_any(self, container: str) -> Container:
+        return self._known(container)
+
     def create_network(self, name: str, labels: Mapping[str, str]) -> str:
         if any(network.name == name for network in self.networks.values()):
             raise errors.Conflict(f"network with name {name} already exists")
@@ -271,7 +279,10 @@ class HollowMachine:
         del body
         self.containers[container] = replace(self._known(container), settings=ContainerSettings())
 
-    def remove(self, container: str, *, force: bool = False) -> None:
+    def remove_volume(self, volume: str) -> None:
+        raise errors.NotFound(f"no such volume: {volume}")
+
+    def remove(self, container: str, *, force: bool = False, anonymous: bool = False) -> None:
         existing = self._known(container)
         if existing.up:
             raise errors.Conflict(f"You cannot remove a running container {container}")

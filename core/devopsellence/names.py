@@ -5,6 +5,7 @@ Separate from ``config``, because all programs check names and only the CLI read
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Final
 
@@ -46,3 +47,18 @@ def check_host(host: str) -> str:
     if not HOST.match(host):
         raise InvalidName("host", host, HOST_RULE)
     return host
+
+
+def image_volume_source(service: str, target: str) -> str:
+    """Return the source (``volumes[].source``) of a volume that an image declares itself (``VOLUME``) at ``target``.
+
+    ``/data`` of ``redis`` is ``redis_volume_data``. Configuring a volume of this name at the same path keeps the data.
+    """
+    slug = target.strip("/").replace("/", "_")
+    plain = re.fullmatch(r"[a-z0-9/]+", target, re.ASCII) is not None
+    digest = "" if plain else f"_{hashlib.sha256(target.encode()).hexdigest()[:6]}"
+    kept = re.sub(r"[^A-Za-z0-9._-]", "_", slug)[:63]
+    source = f"{service}_volume_{kept}"
+    if len(source) + len(digest) > 63:
+        digest = f"_{hashlib.sha256(f'{service}:{target}'.encode()).hexdigest()[:6]}"
+    return source[: 63 - len(digest)] + digest

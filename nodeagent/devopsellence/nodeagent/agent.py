@@ -21,6 +21,7 @@ from devopsellence.nodeagent.assignments import Assignments
 from devopsellence.nodeagent.docker import streams
 from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.docker.interface import ContainerEngine
+from devopsellence.nodeagent.docker.ledger import ContainerLedger
 from devopsellence.nodeagent.envoy.model import IngressOptions
 from devopsellence.nodeagent.event_bus import EventBus
 from devopsellence.nodeagent.health.probe import probe_call
@@ -116,7 +117,8 @@ def _docker_machine(
     options: AgentOptions, disk: ThreadPool, events: EventBus, files: StateFiles
 ) -> Machine[DockerEngine]:
     """Build the Docker Engine and the router. The router is the first subscriber to signals of the engine."""
-    engine = DockerEngine(options.docker_host, options.node_uid, events.engine_callbacks())
+    owned = ContainerLedger(options.state_dir / "containers.json", disk, files)
+    engine = DockerEngine(options.docker_host, options.node_uid, events.engine_callbacks(), owned)
     router = Router(
         options.node,
         options.node_uid,
@@ -231,6 +233,7 @@ class Agent(Generic[R]):
     async def _run(self, stop: asyncio.Event) -> None:
         await self.assignments.load()
         await self.images.load()
+        await self.engine.owned.load()
         # Before the first plan: a plan needs the containers that get requests now, and the certificates in use.
         await self._node_ingress.load()
         await self._router.load()
@@ -267,6 +270,7 @@ class Agent(Generic[R]):
                 task.cancel()
         with suppress(TimeoutError, StoreError, ExceptionGroup):
             async with asyncio.timeout(GOODBYE_SECONDS):
+                await self.engine.owned.flush()
                 await self._statuses.flush()
                 await self.heartbeat.close()
 

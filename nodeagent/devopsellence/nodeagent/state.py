@@ -3,9 +3,9 @@
 ``assignments/`` has the last assignment of each environment, ``memory/`` the restart histories, ``status/`` the last
 reported status (for people, while etcd is away), ``tasks/`` the records of release tasks, ``ingress/`` the ingress
 parts, ``logs/`` the output of removed containers (``log_archive``). There is a file per environment, in ``ingress/``
-per environment and part. Assignments can contain confidential values, so only the agent's user can read the folder.
-Secrets are encrypted; the identity to decrypt them is in ``identity``. How files are read and written is in
-``state_files``.
+per environment and part. ``containers.json`` has the containers that the agent has created (``docker.ledger``).
+Assignments can contain confidential values, so only the agent's user can read the folder. Secrets are encrypted; the
+identity to decrypt them is in ``identity``. How files are read and written is in ``state_files``.
 """
 
 from __future__ import annotations

@@ -150,15 +150,22 @@ async def test_leftover_task_containers_are_removed_and_nothing_else(assigned: A
     }
     given = [part for key, value in labels.items() for part in ("--label", f"{key}={value}")]
     one_off = ("--label", f"{names.LABEL_ONE_OFF}=true")
+    prefix = names.one_off_prefix(ENV, "migrate")
 
     def make(*more: str, command: str) -> str:
         image = worker("x").image.pinned
         return docker("run", "-d", "--stop-timeout", "0", *given, *more, image, "sh", "-c", command)
 
-    await asyncio.to_thread(lambda: (make(*one_off, command="true"), make(*one_off, command="sleep 1000")))
-    release_task = await asyncio.to_thread(lambda: make(command="true"))
-    await discard_leftovers(assigned.engine, assigned.uid)
-    assert left(assigned) == [release_task[:12]]
+    def make_all() -> set[str]:
+        make(*one_off, "--name", f"{prefix}{'0' * 10}", command="true")
+        make(*one_off, "--name", f"{prefix}{'1' * 10}", command="sleep 1000")
+        # A release task, and a one-off's labels on a container of somebody else.
+        return {make(command="true")[:12], make(*one_off, command="sleep 1000")[:12]}
+
+    others = await asyncio.to_thread(make_all)
+    await assigned.engine.relist()
+    await discard_leftovers(assigned.engine)
+    assert set(left(assigned)) == others
 
 
 async def test_impossible_task_is_refused(assigned: ApiNode) -> None:

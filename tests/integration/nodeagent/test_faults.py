@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from devopsellence.api.v1 import workload_pb2
+from devopsellence.nodeagent.docker.names import container_name
+from devopsellence.store.keys import EnvironmentRef
 from tests.support.agent import ENV, AgentNode, ServiceStatus, Status, reports, service_of, web, worker
 from tests.support.docker import docker
 
@@ -113,7 +115,7 @@ async def test_unhealthy_new_version_never_takes_over(node: AgentNode) -> None:
     assert node.containers() == [healed.container]
 
 
-async def test_foreign_container_of_same_name_blocks_one_service(node: AgentNode) -> None:
+async def test_foreign_container_of_same_name_is_passed_over_and_named(node: AgentNode) -> None:
     node.start()
     await node.assign(worker("a"))
     name = node.inspect(service_of(await node.settled(), "a").container)["Name"].lstrip("/")
@@ -122,12 +124,12 @@ async def test_foreign_container_of_same_name_blocks_one_service(node: AgentNode
     foreign = docker("run", "-d", "--name", name, worker("x").image.pinned, "sleep", "1000")
     try:
         await node.assign(worker("a"), worker("b"))
-        status = await node.until("said", lambda status: reports("a", phase=ServiceStatus.BACKOFF)(status))
-        assert name in service_of(status, "a").reason
-        await node.until("b goes on", reports("b", phase=ServiceStatus.RUNNING))
+        status = await node.settled()
+        assert f"container {name} has a name that the agent gives" in service_of(status, "a").reason
+        assert node.inspect(service_of(status, "a").container)["Name"] == f"/{name}-2"
     finally:
         docker("rm", "-f", foreign)
-    await node.settled()
+    await node.until("gone", reports("a", phase=ServiceStatus.RUNNING, reason=""))
 
 
 async def test_removed_network_is_recreated(node: AgentNode) -> None:
@@ -161,9 +163,11 @@ async def test_pruned_network_is_recreated(node: AgentNode) -> None:
 
 
 async def test_containers_of_an_unknown_environment_are_left_alone(node: AgentNode) -> None:
-    labels = {"managed": "true", "environment": "acme/gone/production", "service": "a", "node_uid": node.uid}
+    gone = EnvironmentRef("acme", "gone", "production")
+    labels = {"managed": "true", "environment": str(gone), "service": "a", "node_uid": node.uid, "hash": "0"}
     extra = [part for key, value in labels.items() for part in ("--label", f"devopsellence.{key}={value}")]
-    docker("run", "-d", *extra, worker("x").image.pinned, "sleep", "1000")
+    name = container_name(node.uid, gone, "a", "0")
+    docker("run", "-d", "--name", name, *extra, worker("x").image.pinned, "sleep", "1000")
     node.start()
     await node.assign(worker("a"))
     await node.settled()

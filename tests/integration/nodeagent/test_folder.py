@@ -118,6 +118,25 @@ async def test_first_release_and_removal_on_a_full_disk_wait_for_room(small: Age
     await node.settled()
 
 
+async def test_container_removed_by_hand_on_a_full_disk_is_created_once_there_is_room(small: AgentNode) -> None:
+    node = small
+    node.start()
+    await node.assign(worker("a"), worker("b"))
+    before = {service.name: service.container for service in (await node.settled()).services}
+    filler = fill(node)
+    docker("rm", "-f", before["a"])
+    status = await node.until("failed", failed)
+    reason = service_of(status, "a").reason
+    assert "its container cannot be created: the agent cannot write its folder" in reason
+    assert reason.count(_FULL) == 1
+    assert service_of(status, "b").container == before["b"]
+    assert node.containers() == [before["b"]]
+    filler.unlink()
+    after = {service.name: service.container for service in (await node.settled()).services}
+    assert after["b"] == before["b"]
+    assert after["a"] != before["a"]
+
+
 async def test_agent_starts_on_a_read_only_folder_and_tells_of_it(node: AgentNode) -> None:
     need_mounts()
     node.start()

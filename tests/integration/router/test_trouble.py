@@ -151,6 +151,27 @@ async def test_damaged_snapshot_of_an_environment_that_left_is_forgotten(node: R
             await running.until("it serves", lambda: not running.router.status(REF).failed)
 
 
+async def test_copy_of_envoy_is_left_alone_and_its_taken_name_passed_over(node: RouterNode, connect: Connect) -> None:
+    async with service("one") as web, node.router() as running:
+        running.router.set_routing(REF, routed(web))
+        await running.serves()
+        (envoy,) = node.containers()
+        name = docker("inspect", "-f", "{{.Name}}", envoy).lstrip("/")
+        docker("commit", "--pause=false", envoy, f"{name}:copy")
+        docker("rename", envoy, f"{name}-mine")
+        copy = docker("create", "--name", name, f"{name}:copy")
+        try:
+            await running.until("it is named", lambda: f"container {name} carries" in running.router.status(REF).reason)
+            assert running.router.status(REF).serving
+            docker("rm", "-f", envoy)
+            await eventually("it was made again", lambda: _answers(connect, "one"))
+            (again,) = set(node.containers()) - {copy[:12]}
+            assert docker("inspect", "-f", "{{.Name}}", again) == f"/{name}-2"
+        finally:
+            docker("rm", "-f", copy)
+            docker("rmi", "-f", f"{name}:copy")
+
+
 @asynccontextmanager
 async def _read_only(running: RunningRouter, folder: Path) -> AsyncIterator[None]:
     await running.disk.run(lambda: make_read_only(folder))

@@ -13,11 +13,13 @@ from devopsellence.nodeagent.docker.model import (
     ContainerSettings,
     ContainerState,
     Health,
+    ImageVolume,
     Network,
     NetworkAttachment,
     Observed,
     ProbeVerdict,
 )
+from devopsellence.nodeagent.docker.ownership import image_volume
 from devopsellence.nodeagent.plan.actions import Action, ActionKind, EnvironmentPlan
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import NO_HISTORY, RestartHistory
@@ -171,7 +173,8 @@ class FakeEngine:
     """Engine in memory; carries out actions at once.
 
     Sets of spec hashes: ``sick`` never pass their probes, ``ends`` exit at once, ``done`` exit at once with code 0.
-    ``became_unhealthy``: containers whose probes fail now. ``missing``: images to be pulled first.
+    ``became_unhealthy``: containers whose probes fail now. ``missing``: images to be pulled first. ``declaring``:
+    services whose images declare a volume; ``volumes``: such volumes, by name.
     """
 
     containers: dict[str, Container] = field(default_factory=dict)
@@ -182,6 +185,8 @@ class FakeEngine:
     ends: set[str] = field(default_factory=set)
     done: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
+    declaring: set[str] = field(default_factory=set)
+    volumes: dict[str, ImageVolume] = field(default_factory=dict)
     mono: float = 1000.0
     made: int = 0
     history: list[Action] = field(default_factory=list)
@@ -216,7 +221,8 @@ class FakeEngine:
         return results
 
     def observe(self) -> Observed:
-        return Observed(tuple(self.containers.values()), self.network, self.health(), self.held(), self.hung)
+        containers, volumes = tuple(self.containers.values()), tuple(self.volumes.values())
+        return Observed(containers, self.network, self.health(), self.held(), self.hung, image_volumes=volumes)
 
     def held(self) -> Mapping[str, str]:
         return self.router.held(self.mono) if self.router is not None else {}
@@ -265,6 +271,9 @@ class FakeEngine:
                 self.memories[key] = memory.pulled()
             case ActionKind.CREATE:
                 self._create(action, goal, memory)
+            case ActionKind.REMOVE_VOLUME:
+                assert all(action.name not in other.volumes.values() for other in self.containers.values()), "in use"
+                del self.volumes[action.name]
             case _ if container is None:
                 pass
             case ActionKind.START:
@@ -314,9 +323,18 @@ class FakeEngine:
             f"c{self.made}", spec.name, str(ENV), action.service, spec.hash, goal.release, spec.image,
             ContainerState.CREATED,
             depends_on=tuple(container.service for container in spec.spec.depends_on),
+            volumes=self._declared(action.service),
         )  # fmt: skip
         assert all(container.name != new.name for container in self.containers.values()), f"{new.name} is there already"
         self._put(new)
+
+    def _declared(self, service: str) -> Mapping[str, str]:
+        """Return the volumes that the image of a service declares, by path; they exist from now on."""
+        if service not in self.declaring:
+            return {}
+        volume = image_volume(UID, ENV, service, "/data")
+        self.volumes[volume.name] = volume
+        return {volume.target: volume.name}
 
     def _start(self, container: Container, goal: Desired, memory: RestartHistory) -> None:
         assert self.network is not None

@@ -15,6 +15,8 @@ from structlog.testing import capture_logs
 
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.clock import Now
+from devopsellence.nodeagent.docker.ledger import ContainerLedger
+from devopsellence.nodeagent.docker.ownership import OwnedContainer
 from devopsellence.nodeagent.envoy.files import EnvoyFolder, snapshot_to_bytes
 from devopsellence.nodeagent.envoy.model import RoutingConfig
 from devopsellence.nodeagent.identity import IDENTITY_FILE, load_identity
@@ -73,6 +75,7 @@ class Folder:
             state.save_task_runs(ENV, [RUN])
             state.save_part(ENV, PART.part, PART)
             self._ledger(state)._file.save(LEDGER)
+            asyncio.run(_written(self._containers(state)))
             envoy = self._envoy(state)
             envoy.create()
             envoy.write({ENV: snapshot_to_bytes(ENV, CONFIG, {}, NOW)}, ENVOY, [80, 443])
@@ -109,6 +112,9 @@ class Folder:
         collector = self._ledger(state)
         asyncio.run(_loaded(collector))
         self.read["images"] = collector._ledger
+        containers = self._containers(state)
+        asyncio.run(containers.load())
+        self.read["containers"] = containers.ids
         self.read["identity"] = load_identity(self.path, state.files).recipient
 
     def _envoy(self, state: StateFolder) -> EnvoyFolder:
@@ -117,6 +123,9 @@ class Folder:
     def _ledger(self, state: StateFolder) -> ImageCollector:
         disk = ThreadPool(1, "disk")
         return ImageCollector(cast("Any", None), self.path / "images.json", disk, files=state.files)
+
+    def _containers(self, state: StateFolder) -> ContainerLedger:
+        return ContainerLedger(self.path / "containers.json", ThreadPool(1, "disk"), state.files)
 
     def files(self) -> dict[str, bytes]:
         """Return the content of all files by path, without what was set aside."""
@@ -129,6 +138,12 @@ async def _loaded(collector: ImageCollector) -> None:
     collector.close()
 
 
+async def _written(containers: ContainerLedger) -> None:
+    await containers.load()
+    containers._change([OwnedContainer("web", "nonce", "c1")])
+    await containers.flush()
+
+
 def _names() -> list[str]:
     """Return the paths of all files of the folder; a test holds them against what is written."""
     env, part = str(ENV).replace("/", "+"), "ingress"
@@ -136,6 +151,7 @@ def _names() -> list[str]:
         "lock",
         IDENTITY_FILE,
         "images.json",
+        "containers.json",
         *(f"{kind}/{env}.json" for kind in ("assignments", "memory", "status", "tasks", "envoy/kept")),
         part,
         "envoy/ports.json",

@@ -11,6 +11,7 @@ from devopsellence.cli import secrets
 from devopsellence.cli.deploy import git, preflight, replicas, size
 from devopsellence.cli.deploy import ingress as deploy_ingress
 from devopsellence.cli.deploy.follow import follow_release
+from devopsellence.cli.deploy.image_volumes import add_image_volumes
 from devopsellence.cli.deploy.publish import PublishTarget, publish, read_target
 from devopsellence.cli.images.build import build
 from devopsellence.cli.images.distribute import distribute
@@ -154,6 +155,8 @@ async def _draft(etcd: Etcd, run: DeployRun, target: PublishTarget) -> Release:
     for service in draft.services:
         pin = app[""] if service.image.app else others[service.image.reference]
         service.image.reference, service.image.pinned = pin.reference, pin.pinned
+    for sentence in await add_image_volumes(run.docker, draft.services, run.config.path.name):
+        run.output.warning(sentence)
     run.stage = "no release was written: images were being sent to the nodes, which keep what has arrived"
     await distribute(etcd, run.settings, run.docker, draft, target.nodes, run.output)
     return draft

@@ -11,6 +11,7 @@ from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.deploy import ingress as deploy_ingress
 from devopsellence.cli.deploy import replicas, size
 from devopsellence.cli.deploy.deploy import OPERATION, DeployRun, run_checks, unpinned_release
+from devopsellence.cli.deploy.image_volumes import add_image_volumes
 from devopsellence.cli.deploy.plan import ServiceChange, headline, nodes_at_a_time, plan, rollout_order
 from devopsellence.cli.images.pin import local_pin
 from devopsellence.cli.output import Output
@@ -30,6 +31,8 @@ async def preview(etcd: Etcd, run: DeployRun) -> None:
     stored = await pin_versions(etcd, run.ref, draft)
     await size.check(etcd, run.ref, draft, target.nodes, stored)
     services = [await _presumed(run, service) for service in draft.services]
+    for sentence in await add_image_volumes(run.docker, services, run.config.path.name):
+        run.output.warning(sentence)
     absent = sorted({s.image.reference for s in services if s.image.reference and not s.image.pinned})
     planned = await make_plan(etcd, run.ref, services, target.nodes, run.output)
     lines = [headline(str(run.ref), target.newest, planned.steps, planned.nodes)]

@@ -20,6 +20,9 @@ DEFAULT_HOST: Final = "unix:///var/run/docker.sock"
 UID_LABEL: Final = "devopsellence.node_uid"
 # Label of the ingress container.
 ROUTER_LABEL: Final = "devopsellence.router"
+NONCE_LABEL: Final = "devopsellence.nonce"
+# Labels with another value in each container or spec: an image with the same value is a copy (docker commit).
+_UNIQUE_LABELS: Final = (NONCE_LABEL, "devopsellence.hash", ROUTER_LABEL)
 _ANSWER_SECONDS: Final = 5.0
 # The stop request returns after the end of the container, within its grace period.
 _STOP_SECONDS: Final = 600.0
@@ -66,22 +69,46 @@ class DockerHttpApi:
             raise DockerHttpError(f"the server at {self.host} is not a Docker Engine")
         return str(answer["Version"])
 
-    def containers(self, uid: str) -> list[NodeContainer]:
-        """Return all containers of the node ``uid``, running or not."""
+    def containers(self, uid: str, ledger: Path) -> list[NodeContainer]:
+        """Return the containers that the node ``uid`` has created, running or not.
+
+        ``ledger``: the agent's file of its containers. Without it, a container whose image carries the same labels is
+        somebody else's.
+        """
         answer = self._request("GET", "/containers/json", all="1", filters=_labelled(uid))
-        return [NodeContainer(item["Id"], item["Names"][0].lstrip("/"), item["State"] == "running") for item in answer]
+        entries = _ledger_entries(ledger)
+        return [
+            NodeContainer(item["Id"], _name(item), item["State"] == "running")
+            for item in answer
+            if (_is_listed(item, entries) if entries is not None else not self._is_copy(item))
+        ]
+
+    def _is_copy(self, item: Mapping[str, Any]) -> bool:
+        """Return True if the container has its labels from its image."""
+        try:
+            image = self._request("GET", f"/images/{quote(item['ImageID'])}/json")
+        except DockerHttpError:
+            return False
+        inherited = (image.get("Config") or {}).get("Labels") or {}
+        return any(
+            item["Labels"].get(label) and item["Labels"][label] == inherited.get(label) for label in _UNIQUE_LABELS
+        )
 
     def routes(self, uid: str) -> bool:
         """Return True if the ingress container of the node ``uid`` is running."""
-        return bool(self._request("GET", "/containers/json", filters=_labelled(uid, ROUTER_LABEL)))
+        answer = self._request("GET", "/containers/json", filters=_labelled(uid, ROUTER_LABEL))
+        return any(item["Labels"].get(ROUTER_LABEL) for item in answer)
 
     def networks(self, uid: str) -> list[str]:
         """Return the ids of all networks of the node ``uid``."""
         return [network["Id"] for network in self._request("GET", "/networks", filters=_labelled(uid))]
 
-    def volumes(self, uid: str) -> list[str]:
-        """Return the names of all volumes of the node ``uid``."""
-        return [volume["Name"] for volume in self._request("GET", "/volumes", filters=_labelled(uid))["Volumes"] or []]
+    def volumes(self, uid: str, ledger: Path) -> list[str]:
+        """Return the names of all volumes of the node ``uid``, also anonymous ones named in the agent's ``ledger``."""
+        answer = self._request("GET", "/volumes", filters=_labelled(uid))
+        anonymous = [str(volume.get("name")) for volume in _ledger(ledger, "image_volumes") or []]
+        anonymous += [str(volume.get("used")) for volume in _ledger(ledger, "stand_ins") or []]
+        return list(dict.fromkeys([*(volume["Name"] for volume in answer["Volumes"] or []), *anonymous]))
 
     def stop(self, containers: list[NodeContainer]) -> None:
         """Stop containers in parallel, with the grace period of each container."""
@@ -152,6 +179,32 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
+
+
+def _name(item: Mapping[str, Any]) -> str:
+    return str(item["Names"][0]).lstrip("/")
+
+
+def _ledger_entries(path: Path) -> list[Mapping[str, Any]] | None:
+    """Return the entries of the agent's file of containers; None without a readable file."""
+    return _ledger(path, "containers")
+
+
+def _ledger(path: Path, field: str) -> list[Mapping[str, Any]] | None:
+    try:
+        return [dict(entry) for entry in json.loads(path.read_bytes())[field]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_listed(item: Mapping[str, Any], entries: list[Mapping[str, Any]]) -> bool:
+    """Return True if the entries name the container, or its creation was cut off before the id was written."""
+    nonce, name = item["Labels"].get(NONCE_LABEL), _name(item)
+    return any(
+        entry.get("id") == item["Id"]
+        or (not entry.get("id") and nonce and (entry.get("nonce"), entry.get("name")) == (nonce, name))
+        for entry in entries
+    )
 
 
 def _labelled(uid: str, *labels: str) -> str:

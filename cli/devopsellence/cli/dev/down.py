@@ -6,6 +6,7 @@ import contextlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from devopsellence.cli.dev import state, supervisor_control
 from devopsellence.cli.dev.docker_api import DockerHttpApi, DockerHttpError, NodeContainer
@@ -49,7 +50,8 @@ def bring_down(progress: Callable[..., None], *, purge: bool) -> DownResult:
             progress(f"stopped {name}", stopped=name)
         saved = _load(layout, purge=purge)
         if saved is not None:
-            _containers(DockerHttpApi(saved.docker_host), saved, done, progress, purge=purge)
+            ledger = layout.agent_state / "containers.json"
+            _containers(DockerHttpApi(saved.docker_host), saved, ledger, done, progress, purge=purge)
         if purge:
             done.folder = _remove_folder(layout, saved)
     return done
@@ -66,18 +68,24 @@ def _load(layout: DevLayout, *, purge: bool) -> DevState | None:
 
 
 def _containers(
-    engine: DockerHttpApi, saved: DevState, done: DownResult, progress: Callable[..., None], *, purge: bool
+    engine: DockerHttpApi,
+    saved: DevState,
+    ledger: Path,
+    done: DownResult,
+    progress: Callable[..., None],
+    *,
+    purge: bool,
 ) -> None:
     uid = saved.node_uid
     try:
-        containers = engine.containers(uid)
+        containers = engine.containers(uid, ledger)
         if not purge:
             _stop(engine, [container for container in containers if container.running], done, progress)
             return
         # No grace period: data written during the shutdown would be removed as well.
         engine.remove_containers(containers)
         done.removed = sorted(container.name for container in containers)
-        networks, done.volumes = engine.networks(uid), sorted(engine.volumes(uid))
+        networks, done.volumes = engine.networks(uid), sorted(engine.volumes(uid, ledger))
         engine.remove_networks(networks)
         engine.remove_volumes(done.volumes)
         done.networks = len(networks)

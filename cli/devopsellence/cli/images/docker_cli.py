@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import posixpath
 import shutil
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ class LocalImage:
     """Image on the local Docker Engine.
 
     ``layers`` are digests, lowest first; ``size`` is in bytes; ``tagged_at`` is the time of the last tag as printed by
-    docker, "" if not known.
+    docker, "" if not known; ``volumes`` are the paths of the volumes that the image declares (``VOLUME``), sorted.
     """
 
     id: str
@@ -32,6 +33,7 @@ class LocalImage:
     layers: tuple[str, ...] = ()
     size: int = 0
     tagged_at: str = ""
+    volumes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,7 @@ class DockerCli:
 
 
 def _image(document: Mapping[str, Any]) -> LocalImage:
+    declared = (document.get("Config") or {}).get("Volumes") or {}
     return LocalImage(
         id=str(document["Id"]),
         repo_digests=tuple(document.get("RepoDigests") or ()),
@@ -263,6 +266,7 @@ def _image(document: Mapping[str, Any]) -> LocalImage:
         layers=tuple((document.get("RootFS") or {}).get("Layers") or ()),
         size=int(document.get("Size") or 0),
         tagged_at=str((document.get("Metadata") or {}).get("LastTagTime") or ""),
+        volumes=tuple(sorted({posixpath.normpath(path) for path in declared if path.startswith("/")} - {"/"})),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from devopsellence.api.v1.stored_pb2 import Assignment, Environment, Heartbeat, Node
 from devopsellence.api.v1.workload_pb2 import Service
+from devopsellence.cli.nodes.moves import removed_data
 from devopsellence.cli.nodes.workload import NodeWorkload, read_workload
 from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.cli.store.reader import Reader
@@ -42,6 +43,8 @@ class DrainedService:
     stays: bool
     elsewhere: tuple[str, ...] = ()
     why_nowhere: str = ""
+    #: Those of ``volumes`` that only the image declares: they are removed when the service leaves.
+    removed_volumes: tuple[str, ...] = ()
 
     @property
     def nowhere(self) -> bool:
@@ -54,7 +57,9 @@ class DrainedService:
         data = ", ".join(map(safe, self.volumes))
         if self.stays:
             return f"{message} stays on {node} with its data ({data}); --move-volumes moves it without the data"
-        behind = f"; its data ({data}) stays behind on {node}" if self.volumes else ""
+        behind = ", ".join(safe(volume) for volume in self.volumes if volume not in self.removed_volumes)
+        behind = f"; its data ({behind}) stays behind on {node}" if behind else ""
+        behind += removed_data(self.removed_volumes)
         if not self.elsewhere:
             return f"{message} would run nowhere: {self.why_nowhere}{behind}"
         return f"{message} leaves {node} (runs on or moves to {', '.join(self.elsewhere)}){behind}"
@@ -65,6 +70,7 @@ class DrainedService:
             "environment": str(self.environment),
             "service": self.service,
             "volumes": list(self.volumes),
+            "removed_volumes": [] if self.stays else list(self.removed_volumes),
             "stays": self.stays,
             "elsewhere": list(self.elsewhere),
             "nowhere": self.nowhere,
@@ -116,7 +122,9 @@ def drained_services(
         refusals = {other.node.name: _why_not(service, other) for other in others}
         elsewhere = tuple(name for name, why in refusals.items() if not why)
         why = "; ".join(f"{name} is {reason}" for name, reason in refusals.items()) or "no other node is attached"
-        drained.append(DrainedService(environment, service.name, volumes, False, elsewhere, "" if elsewhere else why))
+        removed = tuple(volume.source for volume in service.volumes if volume.from_image)
+        nowhere = "" if elsewhere else why
+        drained.append(DrainedService(environment, service.name, volumes, False, elsewhere, nowhere, removed))
     return drained
 
 

@@ -29,6 +29,8 @@ class ServiceMove:
     elsewhere: tuple[str, ...]
     volumes: tuple[str, ...]
     replicas: int = 0
+    #: Those of ``volumes`` that only the image declares: they are removed where the service stops.
+    removed_volumes: tuple[str, ...] = ()
 
     @property
     def nowhere(self) -> bool:
@@ -44,7 +46,9 @@ class ServiceMove:
             also += f", {count} of {plural(self.replicas, 'replica')}"
         if self.starts:
             return f"{where} starts on {self.node} ({also})"
-        volumes = f"; its volumes ({', '.join(map(safe, self.volumes))}) stay on {self.node}" if self.volumes else ""
+        stay = [volume for volume in self.volumes if volume not in self.removed_volumes]
+        volumes = f"; its volumes ({', '.join(map(safe, stay))}) stay on {self.node}" if stay else ""
+        volumes += removed_data(self.removed_volumes)
         return f"{where} stops on {self.node}, which is {self.why} ({also}){volumes}"
 
     def document(self) -> dict[str, Any]:
@@ -56,8 +60,16 @@ class ServiceMove:
             "change": "starts" if self.starts else "stops",
             "elsewhere": list(self.elsewhere),
             "volumes": list(self.volumes),
+            "removed_volumes": [] if self.starts else list(self.removed_volumes),
             "nowhere": self.nowhere,
         }
+
+
+def removed_data(volumes: Sequence[str]) -> str:
+    """Return a clause about volumes that are removed with their service, because only its image declares them."""
+    if not volumes:
+        return ""
+    return f"; its data in volumes of its image ({', '.join(map(safe, volumes))}) is removed"
 
 
 def service_moves(
@@ -116,6 +128,7 @@ def _move(
         elsewhere=elsewhere,
         volumes=tuple(volume.source for volume in service.volumes),
         replicas=service.replicas,
+        removed_volumes=tuple(volume.source for volume in service.volumes if volume.from_image),
     )
 
 

@@ -18,11 +18,12 @@ import structlog
 from devopsellence.api.v1.agent_pb2 import RunAnswer, RunStart, RunStarted, WindowSize
 from devopsellence.nodeagent.api.auth import CallRefused
 from devopsellence.nodeagent.api.session import Answer, Requests, converse, signal_named
-from devopsellence.nodeagent.docker import errors, streams
+from devopsellence.nodeagent.docker import errors, names, streams
 from devopsellence.nodeagent.docker.client import DockerClient
+from devopsellence.nodeagent.docker.creation import create_container, mounted_volumes
 from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.docker.pipe import ProcessPipe
-from devopsellence.nodeagent.plan.container_config import task_container_config
+from devopsellence.nodeagent.plan.container_config import configured_volumes, task_container_config
 from devopsellence.nodeagent.plan.spec import Desired, DesiredService
 from devopsellence.nodeagent.secrets import SecretDecrypter, SecretError
 from devopsellence.nodeagent.util.threads import ThreadPool
@@ -110,12 +111,22 @@ class OneOffTask:
             secrets = await self._decrypt_threads.run(lambda: self._decrypter.environ(desired, desired_service.spec))
         except SecretError as error:
             raise CallRefused(_Code.FAILED_PRECONDITION, str(error)) from error
-        body = task_container_config(
-            desired_service, desired, task, secrets, one_off=True, interactive=start.interactive, tty=start.tty
-        )
-        name = f"{desired.ref.project}-{desired.ref.environment}-run-{task.name}-{uuid.uuid4().hex[:10]}".lower()
+        service = (desired.node_uid, desired_service.spec.name, desired_service.image)
+        configured = configured_volumes(desired_service.spec, desired)
         try:
-            return await self._engine.ask(lambda docker: docker.create(name, body))
+            volumes = await mounted_volumes(self._engine, desired.ref, service, configured, self._engine.ask)
+            body = task_container_config(
+                desired_service,
+                desired,
+                task,
+                secrets,
+                one_off=True,
+                interactive=start.interactive,
+                tty=start.tty,
+                volumes=volumes,
+            )
+            name = names.one_off_prefix(desired.ref, task.name) + uuid.uuid4().hex[:10]
+            return (await create_container(self._engine, name, lambda: body, call=self._engine.ask)).id
         except errors.ImageNotAvailable as error:
             message = f"the image of {desired_service.spec.name} is not on this node yet: {error}"
             raise CallRefused(_Code.FAILED_PRECONDITION, message) from error
@@ -135,16 +146,18 @@ class OneOffTask:
 
     async def _discard(self) -> None:
         await self._engine.ask(lambda docker: streams.discard(docker, self.container), about=self.container)
+        self._engine.owned.forget(self.container)
         self._ended = True
 
 
-async def discard_leftovers(engine: DockerEngine, node_uid: str) -> None:
+async def discard_leftovers(engine: DockerEngine) -> None:
     """Remove one-off containers of an earlier agent, whose callers are gone."""
-    for container in await engine.ask(lambda docker: streams.one_offs(docker, node_uid)):
+    for container in [known.id for known in engine.cache.containers.values() if known.one_off]:
         _log.info("removing the container of an abandoned task", container=container)
         with suppress(errors.NotFound):
             await engine.stop(partial(_stop, container=container), about=container)
         await engine.ask(partial(streams.discard, container=container), about=container)
+        engine.owned.forget(container)
 
 
 def _stop(docker: DockerClient, container: str) -> None:

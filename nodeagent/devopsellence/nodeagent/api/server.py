@@ -131,6 +131,6 @@ class ApiServer:
 
     async def _remove_leftovers(self) -> None:
         try:
-            await discard_leftovers(self._engine, self._uid)
+            await discard_leftovers(self._engine)
         except EngineError as error:
             _log.warning("cannot remove containers of abandoned tasks", error=str(error))

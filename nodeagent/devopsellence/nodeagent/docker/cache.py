@@ -8,12 +8,14 @@ every rule gives the same end state for either order:
   nothing: its clock may be set back between an exit and a start);
 - the id of a removed container never comes back, because ids are never reused;
 - a listing does not undo news that came after the listing was requested.
+
+Containers of somebody else with the agent's labels or names (``docker.ownership``) are kept apart.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -25,6 +27,7 @@ from devopsellence.nodeagent.docker.model import (
     ContainerState,
     EngineEvent,
     EngineListing,
+    ForeignContainer,
     Network,
     NetworkAttachment,
 )
@@ -45,6 +48,8 @@ def parse_listed(entry: Mapping[str, Any]) -> Container:
         str(entry.get("Image", "")),
         str(entry["State"]),
         entry.get("NetworkSettings") or {},
+        str(entry.get("ImageID", "")),
+        entry.get("Mounts") or (),
     )
 
 
@@ -59,6 +64,8 @@ def parse_inspected(document: Mapping[str, Any], running_since: float) -> Contai
         str(config.get("Image", "")),
         str(state["Status"]),
         document.get("NetworkSettings") or {},
+        str(document.get("Image", "")),
+        document.get("Mounts") or (),
     )
     started, finished = str(state.get("StartedAt", "")), str(state.get("FinishedAt", ""))
     return replace(
@@ -87,6 +94,7 @@ class ContainerCache:
     def __init__(self) -> None:
         self._containers: dict[str, Container] = {}
         self._networks: dict[str, Network] = {}
+        self._foreign: dict[str, ForeignContainer] = {}
         self._stamps: dict[str, int] = {}
         #: By container: stamp and arrival time (monotonic) of the last exit event.
         self._died: dict[str, tuple[int, float]] = {}
@@ -97,6 +105,16 @@ class ContainerCache:
     @property
     def containers(self) -> Mapping[str, Container]:
         return self._containers
+
+    @property
+    def foreign(self) -> Mapping[str, ForeignContainer]:
+        """Containers of somebody else with labels or a name of this agent, by id."""
+        return self._foreign
+
+    def foreign_of(self, environment: str) -> tuple[ForeignContainer, ...]:
+        """Return the foreign containers that concern an environment, sorted by name."""
+        concerning = (known for known in self._foreign.values() if known.environment == environment)
+        return tuple(sorted(concerning, key=lambda known: known.name))
 
     @contextmanager
     def watched(self, watcher: Callable[[], None]) -> Iterator[None]:
@@ -138,6 +156,16 @@ class ContainerCache:
         times.
         """
         concerned, unknown = self.environments, set()
+        for foreign in listing.foreign:
+            if self._stamps.get(foreign.id, 0) <= stamp and self._foreign.get(foreign.id) != foreign:
+                self.put_foreign(foreign)
+                concerned |= {foreign.environment} if foreign.environment else set()
+        present = {foreign.id for foreign in listing.foreign}
+        for identity in [identity for identity in self._foreign if identity not in present]:
+            if self._stamps.get(identity, 0) <= stamp:
+                environment = self._foreign[identity].environment
+                concerned |= {environment} if environment else set()
+                self._forget(identity)
         listed: dict[str, Container | Network] = {}
         listed.update({container.id: container for container in listing.containers})
         listed.update({network.id: network for network in listing.networks})
@@ -161,6 +189,18 @@ class ContainerCache:
                 self.put(entry)
         return concerned | self.environments, unknown
 
+    def put_foreign(self, container: ForeignContainer) -> None:
+        """Store a container of somebody else."""
+        if container.id not in self._removed and self._foreign.get(container.id) != container:
+            self._forget(container.id)
+            self._touch(container.id)
+            self._foreign[container.id] = container
+
+    def drop_foreign(self, container: str) -> None:
+        """Drop a container of somebody else that has none of the agent's names or labels any more."""
+        if container in self._foreign:
+            self._forget(container)
+
     def put(self, item: Container | Network, asked: int | None = None) -> None:
         """Store the state of a container or network, as returned by a call.
 
@@ -169,6 +209,7 @@ class ContainerCache:
         if item.id in self._removed:
             return
         self._touch(item.id)
+        self._foreign.pop(item.id, None)
         if isinstance(item, Network):
             self._networks[item.id] = item
             return
@@ -196,6 +237,11 @@ class ContainerCache:
             return EventEffect(image=True)
         if event.kind == "network":
             return self._network(event)
+        if foreign := self._foreign.get(event.id):
+            if event.action == "destroy":
+                self.remove(event.id)
+                return EventEffect(environment=foreign.environment)
+            return EventEffect(inspect=event.id if event.action == "rename" else "")
         known = self._containers.get(event.id)
         environment = event.attributes.get(names.LABEL_ENVIRONMENT, "")
         if event.action == "destroy":
@@ -234,12 +280,19 @@ class ContainerCache:
             watcher()
 
     def _forget(self, identity: str) -> None:
-        for table in (self._containers, self._networks, self._stamps, self._died):
+        for table in (self._containers, self._networks, self._foreign, self._stamps, self._died):
             table.pop(identity, None)
 
 
 def _container(
-    identity: str, name: str, labels: Mapping[str, str], image: str, state: str, network_settings: Mapping[str, Any]
+    identity: str,
+    name: str,
+    labels: Mapping[str, str],
+    image: str,
+    state: str,
+    network_settings: Mapping[str, Any],
+    image_id: str,
+    mounts: Iterable[Mapping[str, Any]],
 ) -> Container:
     release = labels.get(names.LABEL_RELEASE, "")
     return Container(
@@ -257,8 +310,13 @@ def _container(
         },
         task=labels.get(names.LABEL_TASK, ""),
         depends_on=tuple(filter(None, labels.get(names.LABEL_DEPENDS_ON, "").split(","))),
-        one_off=names.LABEL_ONE_OFF in labels,
+        one_off=bool(labels.get(names.LABEL_ONE_OFF)),
         ports=names.parse_ports(labels[names.LABEL_PORTS]) if names.LABEL_PORTS in labels else None,
+        volumes={
+            str(mount.get("Destination")): str(mount.get("Name")) for mount in mounts if mount.get("Type") == "volume"
+        },
+        image_id=image_id,
+        labels=names.own_labels(labels),
     )
 
 

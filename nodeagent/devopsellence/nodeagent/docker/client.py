@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -102,7 +102,7 @@ class DockerClient:
             tuple(
                 parse_listed(container)
                 for container in containers
-                if names.LABEL_ROUTER not in (container.get("Labels") or {})
+                if not (container.get("Labels") or {}).get(names.LABEL_ROUTER)
             ),
             tuple(
                 Network(network["Id"], network["Name"], (network.get("Labels") or {}).get(names.LABEL_ENVIRONMENT, ""))
@@ -115,8 +115,21 @@ class DockerClient:
         with _errors():
             document = self._client.inspect_container(container)
         labels = document["Config"].get("Labels") or {}
-        is_own = labels.get(names.LABEL_NODE_UID) == self._uid and names.LABEL_ROUTER not in labels
+        is_own = labels.get(names.LABEL_NODE_UID) == self._uid and not labels.get(names.LABEL_ROUTER)
         return _inspected(document) if is_own else None
+
+    def inspect_any(self, container: str) -> Container:
+        """Return a container by id or name, also one of someone else. NotFound if missing."""
+        with _errors():
+            return _inspected(self._client.inspect_container(container))
+
+    def existing(self, containers: Iterable[str]) -> frozenset[str]:
+        """Return those of these containers (ids) that exist, whoever created them."""
+        ids = sorted(containers)
+        if not ids:
+            return frozenset()
+        with _errors():
+            return frozenset(str(found["Id"]) for found in self._client.containers(all=True, filters={"id": ids}))
 
     def create_network(self, name: str, labels: Mapping[str, str]) -> str:
         """Create a bridge network and return its id.
@@ -162,11 +175,13 @@ class DockerClient:
             raise errors.ImageNotAvailable(str(error)) from error
 
     def create(self, name: str, body: Mapping[str, Any]) -> str:
-        """Create a container and return its id.
+        """Create a container and return its id. The image's own labels of this project are overridden.
 
         Raises:
             ImageNotAvailable, Conflict (the name is in use), EngineRefused, DiskFull.
         """
+        inherited = dict.fromkeys(self.images.labels(str(body["Image"])), "")
+        body = {**body, "Labels": {**inherited, **body["Labels"]}}
         with _errors(errors.EngineRefused):
             answer = self._client.create_container_from_config(dict(body), name)  # type: ignore[no-untyped-call]
         return str(answer["Id"])
@@ -179,7 +194,8 @@ class DockerClient:
         """
         with _errors(errors.EngineRefused):
             self._client.start(container)
-        return self.inspect(container)
+        started = self.inspect(container)
+        return replace(started, labels={}) if started is not None else None
 
     def connect(self, network: str, container: str, alias: str) -> None:
         """Attach a container to a network, replacing an earlier attachment to the same network."""
@@ -218,16 +234,22 @@ class DockerClient:
             if state["Restarting"]:
                 self._client.stop(container, timeout=0)
 
-    def remove(self, container: str, *, force: bool = False) -> None:
-        """Remove a stopped container; all volumes stay. Conflict while running, unless ``force``."""
+    def remove(self, container: str, *, force: bool = False, anonymous: bool = False) -> None:
+        """Remove a stopped container; all volumes stay, except ``anonymous`` ones. Conflict while running, unless
+        ``force``."""
         with _errors():
-            self._client.remove_container(container, force=force)
+            self._client.remove_container(container, force=force, v=anonymous)
+
+    def remove_volume(self, volume: str) -> None:
+        """Remove a volume. NotFound if missing, Conflict while a container has it."""
+        with _errors():
+            self._client.remove_volume(volume)
 
     def inspect_exited(self, container: str) -> tuple[Container, ContainerExit | None]:
         """Return an exited container with its exit; the exit is None if running again. NotFound if missing."""
         with _errors():
             document = self._client.inspect_container(container)
-        exited, state = _inspected(document), document["State"]
+        exited, state = replace(_inspected(document), labels={}), document["State"]
         if exited.up:
             return exited, None
         # Always set an exit time, even where the engine has none: the exit time tells exits apart.

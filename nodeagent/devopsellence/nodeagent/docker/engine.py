@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, TypeVar
 
 import structlog
@@ -22,7 +23,9 @@ from devopsellence.nodeagent.docker.cache import ContainerCache
 from devopsellence.nodeagent.docker.client import DockerClient, EventStream
 from devopsellence.nodeagent.docker.errors import EngineError, EngineUnavailable, NotFound, TimedOut
 from devopsellence.nodeagent.docker.hung import HUNG_SECONDS, HungContainers
-from devopsellence.nodeagent.docker.model import Container, EngineEvent
+from devopsellence.nodeagent.docker.ledger import ContainerLedger
+from devopsellence.nodeagent.docker.model import Container, EngineEvent, EngineListing
+from devopsellence.nodeagent.docker.ownership import foreign_container
 from devopsellence.nodeagent.util.threads import ThreadPool
 
 T = TypeVar("T")
@@ -76,8 +79,12 @@ class DockerEngine:
     """A Docker Engine with its connection, thread pools and container cache. ``run`` keeps the connection up until
     cancelled."""
 
-    def __init__(self, host: str, node_uid: str, callbacks: EngineCallbacks) -> None:
+    def __init__(
+        self, host: str, node_uid: str, callbacks: EngineCallbacks, owned: ContainerLedger | None = None
+    ) -> None:
         self.cache = ContainerCache()
+        #: Containers of this agent; without a ledger on disk, those of a former agent are adopted.
+        self.owned = owned or ContainerLedger.in_memory()
         self.connected = False
         self.problem = "not connected to the Docker Engine yet"
         self.version = ""
@@ -97,6 +104,7 @@ class DockerEngine:
         self._queries = ThreadPool(4, "docker-query", HUNG_SECONDS)
         self._patient = ThreadPool(HUNG, "docker-hung")
         self._hung = HungContainers(self._inspect_patiently, self._ping_in_time, self._hung_changed)
+        self._pruned = False
         #: Containers to inspect soon, with their stamps at the last event about them.
         self._pending: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -154,6 +162,10 @@ class DockerEngine:
         """Inspect a container and update the cache. ContainerHung if the engine does not answer about it."""
         await self._inspect(self._queries, container, about=container)
 
+    async def admit(self, container: Container) -> Container | None:
+        """Return a container if it is this agent's, else None. EngineUnavailable if that cannot be found out."""
+        return _admitted(container) if await self._admit([container]) else None
+
     async def relist(self, *, fresh: bool = False) -> None:
         """List everything and update the cache; ``fresh``: inspect all running containers, not only unknown ones.
 
@@ -167,7 +179,7 @@ class DockerEngine:
     async def _list(self, *, fresh: bool = False) -> tuple[set[str], list[Container]]:
         """List everything; return the environments concerned, and the containers to inspect."""
         stamp = self.cache.stamp()
-        listing = await self._on(self._queries, lambda docker: docker.list())
+        listing = await self._set_foreign_apart(await self._on(self._queries, lambda docker: docker.list()))
         concerned, unknown = self.cache.replace(listing, stamp)
         return concerned, [
             container for container in listing.containers if container.up and (fresh or container.id in unknown)
@@ -251,8 +263,13 @@ class DockerEngine:
         except NotFound:
             self.cache.remove(container)
             return
-        if current is not None:
-            self.cache.put(current, asked)
+        if current is None:
+            # Not labelled as this agent's: of interest only while it has a name of the agent's.
+            self.cache.drop_foreign(container)
+        elif await self._admit([current]):
+            self.cache.put(_admitted(current), asked)
+        else:
+            self.cache.put_foreign(foreign_container(current))
 
     async def _inspect_patiently(self, container: str) -> None:
         await self._inspect(self._patient, container, about="")
@@ -267,14 +284,49 @@ class DockerEngine:
             raise EngineUnavailable("the Docker Engine does not answer") from error
 
     def _hung_changed(self, container: str) -> None:
-        known = self.cache.containers.get(container)
+        known = self.cache.containers.get(container) or self.cache.foreign.get(container)
         name = known.name if known is not None else container
         if container in self._hung.since:
             _log.warning("the engine does not answer about a container, which is left alone until it does", name=name)
         else:
             _log.info("the engine answers about a container again", name=name)
-        if known is not None:
+        if known is not None and known.environment:
             self._callbacks.changed(known.environment)
+
+    async def _set_foreign_apart(self, listing: EngineListing) -> EngineListing:
+        own = await self._admit(listing.containers)
+        labelled = {container.id for container in listing.containers}
+        takers = {identity: known for identity, known in self.cache.foreign.items() if identity not in labelled}
+        missing = (self.owned.ids | takers.keys()) - labelled
+        existing = await self._on(self._queries, lambda docker: docker.existing(missing))
+        # At the start only: later, containers may be created between the listing and here.
+        if not self._pruned:
+            self._pruned = True
+            self.owned.prune(labelled | existing, {container.name for container in listing.containers})
+        foreign = [foreign_container(container) for container in listing.containers if container.id not in own]
+        return EngineListing(
+            tuple(_admitted(container) for container in listing.containers if container.id in own),
+            listing.networks,
+            (*foreign, *(known for identity, known in takers.items() if identity in existing)),
+        )
+
+    async def _admit(self, containers: Sequence[Container]) -> set[str]:
+        """Return the ids of those of ``containers`` that are this agent's."""
+        unknown = [container for container in containers if not self.owned.knows(container.id)]
+        labels: dict[str, Mapping[str, str]] = {}
+        for image in {container.image_id for container in unknown if container.labels}:
+            try:
+                labels[image] = await self._on(self._queries, partial(_image_labels, image=image))
+            except EngineUnavailable:
+                raise
+            except EngineError as error:
+                # Such as an image removed by force: that proves nothing.
+                _log.warning("cannot read the labels of an image", image=image, error=str(error))
+        admitted = self.owned.admit(containers, labels)
+        for container in unknown:
+            if container.id not in admitted and container.id not in self.cache.foreign:
+                _log.warning("a container with this agent's labels is not its own", name=container.name)
+        return admitted
 
     async def _refresh_all(self, listed: Iterable[Container], seconds: float | None = None) -> None:
         """Inspect containers of a listing; those without an answer within ``seconds`` are stored as listed."""
@@ -300,7 +352,9 @@ class DockerEngine:
                 task.cancel()
 
     def _on_event(self, event: EngineEvent) -> None:
-        if names.LABEL_ROUTER in event.attributes:
+        if event.kind == "container" and event.action == "destroy":
+            self.owned.gone(event.id)
+        if event.attributes.get(names.LABEL_ROUTER):
             if event.attributes.get(names.LABEL_NODE_UID) == self._node_uid:
                 self._callbacks.router()
             return
@@ -326,13 +380,13 @@ class DockerEngine:
         await asyncio.sleep(EVENT_GRACE_SECONDS)
         if self.cache.stamp_of(container) != self._pending.pop(container):
             return
-        before = self.cache.containers.get(container)
+        before = self.cache.containers.get(container) or self.cache.foreign.get(container)
         try:
             await self.refresh(container)
         except EngineError as error:
             _log.warning("cannot inspect a container", container=container, error=str(error))
-        current = self.cache.containers.get(container) or before
-        if current is not None:
+        current = self.cache.containers.get(container) or self.cache.foreign.get(container) or before
+        if current is not None and current.environment:
             self._callbacks.changed(current.environment)
 
     def _disconnected(self, error: BaseException | None) -> None:
@@ -342,6 +396,15 @@ class DockerEngine:
             _log.warning("the Docker Engine is not available", problem=problem)
             self.problem = problem
         self._callbacks.connection()
+
+
+def _admitted(container: Container) -> Container:
+    """Return a container of this agent without the labels, which are needed no more."""
+    return replace(container, labels={})
+
+
+def _image_labels(docker: DockerClient, image: str) -> Mapping[str, str]:
+    return docker.images.labels(image)
 
 
 def _read(

@@ -34,6 +34,10 @@ class Conflict(EngineError):
     """The name is in use, or the state of the object does not allow the call."""
 
 
+class NamesInUse(Conflict):
+    """Containers that this agent has not created have all names for a container."""
+
+
 class ImageNotAvailable(EngineError):
     """The image is not on this node, or the registry refuses the pull."""
 
@@ -52,3 +56,7 @@ class NoAddressPool(EngineError):
 
 class DiskFull(EngineError):
     """No space left in the engine's data root."""
+
+
+class LedgerNotWritten(DiskFull):
+    """The record of this agent's containers cannot be written, so no container may be created."""

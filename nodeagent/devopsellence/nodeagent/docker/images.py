@@ -6,13 +6,14 @@ of ``docker.errors``, and return plain data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import posixpath
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from devopsellence.nodeagent.docker import errors
+from devopsellence.nodeagent.docker import errors, names
 
 #: Longest silence of the engine during a load: unpacking a layer produces no output.
 LOAD_SECONDS: Final = 600
@@ -56,6 +57,19 @@ class ImageStore:
         with self._translated():
             document = self._client.inspect_image(image)
         return tuple((document.get("RootFS") or {}).get("Layers") or ())
+
+    def labels(self, image: str) -> Mapping[str, str]:
+        """Return an image's labels of this project, by image id or name. ImageNotAvailable if missing."""
+        with self._translated():
+            document = self._client.inspect_image(image)
+        return names.own_labels((document.get("Config") or {}).get("Labels"))
+
+    def volumes(self, image: str) -> tuple[str, ...]:
+        """Return the paths of the volumes that an image declares (``VOLUME``), sorted. ImageNotAvailable if missing."""
+        with self._translated():
+            document = self._client.inspect_image(image)
+        paths = {posixpath.normpath(path) for path in (document.get("Config") or {}).get("Volumes") or ()}
+        return tuple(sorted(path for path in paths if path.startswith("/") and path != "/"))
 
     def describe(self, image: str) -> tuple[int, tuple[str, ...]]:
         """Return the size of an image in bytes, and its tags. ImageNotAvailable if missing."""

@@ -12,15 +12,18 @@ from typing import Any, Protocol, TypeVar
 
 from devopsellence.nodeagent.docker.cache import ContainerCache
 from devopsellence.nodeagent.docker.images import StoredImage
+from devopsellence.nodeagent.docker.ledger import ContainerLedger
 from devopsellence.nodeagent.docker.model import Container, ContainerExit
 
 T = TypeVar("T")
 
 
 class ImageApi(Protocol):
-    """Calls about images, for the image collector."""
+    """Calls about images."""
 
     def stored(self) -> Sequence[StoredImage]: ...
+
+    def volumes(self, image: str) -> tuple[str, ...]: ...
 
     def in_use(self) -> frozenset[str]: ...
 
@@ -34,6 +37,8 @@ class DockerApi(Protocol):
     def images(self) -> ImageApi: ...
 
     def inspect(self, container: str) -> Container | None: ...
+
+    def inspect_any(self, container: str) -> Container: ...
 
     def create_network(self, name: str, labels: Mapping[str, str]) -> str: ...
 
@@ -53,7 +58,9 @@ class DockerApi(Protocol):
 
     def update(self, container: str, body: Mapping[str, Any]) -> None: ...
 
-    def remove(self, container: str, *, force: bool = False) -> None: ...
+    def remove(self, container: str, *, force: bool = False, anonymous: bool = False) -> None: ...
+
+    def remove_volume(self, volume: str) -> None: ...
 
     def inspect_exited(self, container: str) -> tuple[Container, ContainerExit | None]: ...
 
@@ -63,12 +70,15 @@ class DockerApi(Protocol):
 
 
 class ContainerEngine(Protocol):
-    """Async container engine: calls on threads, the cache of containers and networks, and the state of the connection.
+    """Async container engine: calls on threads, the cache of containers and networks, the ledger of this agent's
+    containers, and the state of the connection.
 
     ``about``: id of the container that a call is about. ContainerHung if the engine does not answer about it.
+    ``admit`` returns a container if it is this agent's, else None.
     """
 
     cache: ContainerCache
+    owned: ContainerLedger
     connected: bool
     #: Reason for a missing connection; empty while connected.
     problem: str
@@ -90,3 +100,5 @@ class ContainerEngine(Protocol):
     async def refresh(self, container: str) -> None: ...
 
     async def relist(self) -> None: ...
+
+    async def admit(self, container: Container) -> Container | None: ...

@@ -77,6 +77,11 @@ class Container:
     ran: float | None = None
     #: None until inspected.
     settings: ContainerSettings | None = None
+    #: Names of the volumes by path in the container.
+    volumes: Mapping[str, str] = field(default_factory=dict)
+    #: Id of the image, and labels of this project; empty once the container is known as this agent's.
+    image_id: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def up(self) -> bool:
@@ -100,6 +105,38 @@ class Container:
 
 
 @dataclass(frozen=True, slots=True)
+class ForeignContainer:
+    """A container that this agent has not created, although it has the agent's labels or one of its names.
+
+    ``environment`` and ``service`` are those of the labels, or of the container whose name it has (``takes_name``).
+    """
+
+    id: str
+    name: str
+    environment: str
+    service: str
+    takes_name: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ImageVolume:
+    """A volume that exists because the image of a service declares it (``VOLUME``): it goes with the service.
+
+    ``name`` is the engine's, ``environment`` the path ``organization/project/environment``.
+    """
+
+    name: str
+    environment: str
+    service: str
+    target: str
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Environment, service and path: a service has one volume at a path."""
+        return self.environment, self.service, self.target
+
+
+@dataclass(frozen=True, slots=True)
 class Network:
     """A network of this agent."""
 
@@ -110,10 +147,14 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class EngineListing:
-    """All containers and networks with this node's uid."""
+    """All containers and networks with this node's uid.
+
+    ``foreign``: containers set apart, because only their labels say that they are this agent's.
+    """
 
     containers: tuple[Container, ...]
     networks: tuple[Network, ...]
+    foreign: tuple[ForeignContainer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +218,13 @@ class Health:
 class Observed:
     """Observed state of an environment. ``health`` is keyed by container id. ``held`` as well: containers not to be
     stopped yet because requests go to them, each with the reason as the end of a sentence. ``hung``: containers about
-    which the engine does not answer, with the time (monotonic) of the first question without an answer."""
+    which the engine does not answer, with the time (monotonic) of the first question without an answer. ``foreign``:
+    containers that are left alone. ``image_volumes``: volumes to be removed with their services."""
 
     containers: tuple[Container, ...] = ()
     network: Network | None = None
     health: Mapping[str, Health] = field(default_factory=dict)
     held: Mapping[str, str] = field(default_factory=dict)
     hung: Mapping[str, float] = field(default_factory=dict)
+    foreign: tuple[ForeignContainer, ...] = ()
+    image_volumes: tuple[ImageVolume, ...] = ()

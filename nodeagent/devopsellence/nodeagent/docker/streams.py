@@ -254,13 +254,6 @@ def discard(docker: DockerClient, container: str) -> None:
         client.remove_container(container, v=True, force=True)
 
 
-def one_offs(docker: DockerClient, node_uid: str) -> list[str]:
-    """Return the ids of the one-off task containers of this node, in any state."""
-    labels = [f"{names.LABEL_NODE_UID}={node_uid}", names.LABEL_ONE_OFF]
-    with docker.client() as client:
-        return [str(container["Id"]) for container in client.containers(all=True, filters={"label": labels})]
-
-
 def data_root(docker: DockerClient) -> str:
     """Return the engine's data root, on the engine's machine."""
     with docker.client() as client:

@@ -12,13 +12,16 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from devopsellence import clock
 from devopsellence.nodeagent.docker import names
+from devopsellence.nodeagent.docker.cache import parse_inspected
 from devopsellence.nodeagent.docker.client import DockerClient
 from devopsellence.nodeagent.docker.errors import NotFound
+from devopsellence.nodeagent.docker.model import Container
 from devopsellence.nodeagent.envoy.admin import SOCKET
 from devopsellence.nodeagent.envoy.image import PROGRAM
 
@@ -69,7 +72,7 @@ class EnvoySpec:
     @property
     def name(self) -> str:
         """Container name: ``devopsellence-envoy-<6 hex digits>-<8 hex digits>``, of node uid and :attr:`hash`."""
-        return f"devopsellence-envoy-{hashlib.sha256(self.node_uid.encode()).hexdigest()[:6]}-{self.hash[:8]}"
+        return names.envoy_name(self.node_uid, self.hash)
 
     @property
     def run(self) -> Path:
@@ -135,6 +138,8 @@ class EnvoyContainer:
     name: str
     hash: str
     running: bool
+    #: The same container for the ledger, which tells whether it is this agent's.
+    container: Container = field(compare=False)
     pid: int = 0
 
     def admin_folder(self, folder: Path) -> Path:
@@ -150,7 +155,7 @@ class EnvoyContainer:
 
 
 def find_containers(docker: DockerClient, node_uid: str) -> list[EnvoyContainer]:
-    """Return this node's Envoy containers, sorted by name.
+    """Return the containers labelled as this node's Envoys, sorted by name.
 
     Blocks, like all functions below. Raises EngineError.
     """
@@ -161,7 +166,8 @@ def find_containers(docker: DockerClient, node_uid: str) -> list[EnvoyContainer]
     for summary in listed:
         # The listing may lag behind events, and may include containers that are removed in the meantime.
         with suppress(NotFound), docker.client() as client:
-            containers.append(_envoy_container(client.inspect_container(summary["Id"])))
+            envoy = _envoy_container(client.inspect_container(summary["Id"]))
+            containers += [envoy] if envoy.hash else []
     return sorted(containers, key=lambda container: container.name)
 
 
@@ -171,7 +177,8 @@ def _envoy_container(document: Mapping[str, Any]) -> EnvoyContainer:
     running = document["State"]["Status"] in ("running", "restarting")
     name = str(document["Name"]).lstrip("/")
     pid = int(document["State"].get("Pid") or 0)
-    return EnvoyContainer(str(document["Id"]), name, str(labels.get(names.LABEL_ROUTER, "")), running, pid)
+    container = parse_inspected(document, clock.now().mono)
+    return EnvoyContainer(str(document["Id"]), name, str(labels.get(names.LABEL_ROUTER, "")), running, container, pid)
 
 
 def start(docker: DockerClient, container: str) -> None:

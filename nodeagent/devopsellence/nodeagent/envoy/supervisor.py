@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from devopsellence.nodeagent.docker.client import DockerClient
+from devopsellence.nodeagent.docker.creation import create_container
 from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.docker.errors import EngineError, EngineUnavailable
 from devopsellence.nodeagent.envoy import container, image
@@ -70,6 +70,8 @@ class EnvoySupervisor:
         self._desired: DesiredEnvoy | None = None
         self._desired_known = False
         self._confirmed = ""
+        #: Sentence about containers with the labels of an Envoy that the agent has not created.
+        self._foreign = ""
         #: Instance of the container to run; None: not read from disk yet.
         self._instance: str | None = None
         #: Folders of the admin sockets of other running Envoys, by hash.
@@ -127,7 +129,7 @@ class EnvoySupervisor:
                 self._set_problem(str(error), failed=True)
             else:
                 attempts = 0
-                self._set_problem("")
+                self._set_problem(self._foreign)
 
     async def _converge(self) -> None:
         if self._instance is None:
@@ -139,6 +141,7 @@ class EnvoySupervisor:
         if self._desired is None:
             for envoy in containers:
                 await self._engine.stop(partial(container.remove, container=envoy.id), about=envoy.id)
+                self._engine.owned.forget(envoy.id)
                 _log.info("Envoy stopped", name=envoy.name)
             if containers:
                 await self._observe()
@@ -167,7 +170,12 @@ class EnvoySupervisor:
 
     async def _observe(self) -> list[EnvoyContainer]:
         """Return this node's Envoy containers, and update the attributes."""
-        containers = await self._engine.call(partial(container.find_containers, node_uid=self._uid))
+        labelled = await self._engine.call(partial(container.find_containers, node_uid=self._uid))
+        containers = [envoy for envoy in labelled if await self._engine.admit(envoy.container) is not None]
+        copies = {envoy.name for envoy in labelled} - {envoy.name for envoy in containers}
+        # Containers that concern no environment: others with a name of Envoy's.
+        takers = {known.name for known in self._engine.cache.foreign_of("") if known.takes_name}
+        self._foreign = _foreign_sentence(sorted(copies | takers))
         running = [envoy for envoy in containers if envoy.running]
         desired_hash = ""
         if self._desired is not None:
@@ -196,8 +204,8 @@ class EnvoySupervisor:
 
         await self._engine.pull(partial(image.ensure_image, image=desired_image, progress=progress))
         await self._disk.run(partial(self._prepare, spec))
-        created = stopped.id if stopped is not None else await self._engine.call(partial(_create, spec=spec))
-        await self._engine.call(partial(container.start, container=created), about=created)
+        created = stopped or await create_container(self._engine, spec.name, spec.body)
+        await self._engine.call(partial(container.start, container=created.id), about=created.id)
         _log.info("Envoy started", name=spec.name, image=spec.image)
 
     def _prepare(self, spec: EnvoySpec) -> None:
@@ -215,6 +223,7 @@ class EnvoySupervisor:
                 while replaced.running and await admin.active_requests():  # noqa: ASYNC110 - Envoy sends no event
                     await asyncio.sleep(_DRAIN_POLL_SECONDS)
         await self._engine.stop(partial(container.remove, container=replaced.id), about=replaced.id)
+        self._engine.owned.forget(replaced.id)
         _log.info("replaced Envoy removed", name=replaced.name)
 
     def _set_problem(self, problem: str, *, failed: bool = False) -> None:
@@ -223,5 +232,10 @@ class EnvoySupervisor:
             self._changed()
 
 
-def _create(docker: DockerClient, spec: EnvoySpec) -> str:
-    return docker.create(spec.name, spec.body())
+def _foreign_sentence(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    return (
+        f"container {', '.join(names)} carries the labels or the name of this node's Envoy, but was not created by the "
+        f"agent, and is left alone (docker rm -f {names[0]})"
+    )

@@ -36,6 +36,8 @@ class ActionKind(enum.StrEnum):
     READ_OUTPUT = "read_output"
     STOP = "stop"
     REMOVE = "remove"
+    #: Remove a volume that the image of a removed service declared.
+    REMOVE_VOLUME = "remove_volume"
     #: Record that the release task cannot be run.
     GIVE_UP = "give_up"
 
@@ -51,8 +53,8 @@ class Action:
     """Action with its reason.
 
     ``service`` is empty for the network. ``hash`` is that of the spec. ``container`` (id, or the network's id) is empty
-    before its creation; ``name`` is always set. ``unhealthy``: stop of a container that did not become healthy in time.
-    ``became_unhealthy``: stop of a container that was healthy before.
+    before its creation; ``name``, also that of a volume, is always set. ``unhealthy``: stop of a container that did not
+    become healthy in time. ``became_unhealthy``: stop of a container that was healthy before.
     """
 
     kind: ActionKind
@@ -112,7 +114,8 @@ class EnvironmentPlan:
     """Plan of one environment.
 
     ``reason`` and ``network_wake`` are about the network. ``problem``: reason why nothing here can start, empty for
-    none. ``removed``: a tombstone is carried out.
+    none. ``removed``: a tombstone is carried out. ``note``: sentence about anything that stands in nobody's way, such
+    as a container of somebody else.
     """
 
     network: tuple[Action, ...] = ()
@@ -122,6 +125,7 @@ class EnvironmentPlan:
     removed: bool = False
     network_wake: float | None = None
     task: TaskPlan = field(default_factory=TaskPlan)
+    note: str = ""
 
     @property
     def actions(self) -> tuple[Action, ...]:

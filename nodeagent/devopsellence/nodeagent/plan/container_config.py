@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.nodeagent.docker import names
-from devopsellence.nodeagent.docker.model import ContainerSettings
+from devopsellence.nodeagent.docker.model import ContainerSettings, ImageVolume
+from devopsellence.nodeagent.docker.ownership import MountedVolumes, image_volume
 from devopsellence.nodeagent.plan.spec import Desired, DesiredService, stop_grace, task_hash
 
 _MIB: Final = 1024 * 1024
@@ -32,18 +35,46 @@ def container_labels(assigned: DesiredService, desired: Desired) -> dict[str, st
     }
 
 
-def service_container_config(assigned: DesiredService, desired: Desired, secrets: Mapping[str, str]) -> dict[str, Any]:
+def configured_volumes(service: workload_pb2.Service, desired: Desired) -> dict[str, str]:
+    """Return the names of the volumes configured for a service, by path."""
+    return {
+        posixpath.normpath(volume.target): names.volume_name(desired.node_uid, desired.ref, volume.source)
+        for volume in service.volumes
+        if not volume.from_image
+    }
+
+
+def volumes_to_keep(desired: Desired) -> tuple[ImageVolume, ...]:
+    """Return all volumes configured in an environment, which stay when their services go."""
+    services = (*desired.services.values(), *filter(None, (desired.task_service,)))
+    return tuple(
+        ImageVolume(name, str(desired.ref), service.spec.name, target)
+        for service in services
+        for target, name in configured_volumes(service.spec, desired).items()
+    )
+
+
+def suggested_volumes(configured: Iterable[ImageVolume], desired: Desired) -> tuple[ImageVolume, ...]:
+    """Return those that are configured under the name that a volume of the image has at the same path."""
+    uid, ref = desired.node_uid, desired.ref
+    return tuple(volume for volume in configured if volume == image_volume(uid, ref, volume.service, volume.target))
+
+
+def service_container_config(
+    assigned: DesiredService, desired: Desired, secrets: Mapping[str, str], volumes: MountedVolumes | None = None
+) -> dict[str, Any]:
     """Return the JSON body of ``POST /containers/create`` (Docker API 1.41).
 
-    ``secrets``: variables that override ``env``. An empty Entrypoint or Cmd is left out, which keeps the image's; an
+    ``secrets``: variables that override ``env``. ``volumes``: None for the configured ones under their own names. An
+    empty Entrypoint or Cmd is left out, which keeps the image's; an
     Entrypoint alone drops the image's Cmd, as in Compose. Named volumes are created with the container, with the same
     labels. The engine's own restart policy stays "no": the agent restarts containers (docs/decisions/0003).
     """
     service = assigned.spec
     return {
-        **_base_config(service, desired, {**service.env, **secrets}),
+        **_base_config(service, desired, {**service.env, **secrets}, volumes),
         **_command(service.command, service.args),
-        "Labels": container_labels(assigned, desired),
+        "Labels": {**container_labels(assigned, desired), **_volume_labels(volumes)},
         "NetworkingConfig": {"EndpointsConfig": {desired.network: {"Aliases": [service.name]}}},
     }
 
@@ -57,6 +88,7 @@ def task_container_config(
     one_off: bool,
     interactive: bool = False,
     tty: bool = False,
+    volumes: MountedVolumes | None = None,
 ) -> dict[str, Any]:
     """Return the same for a task that runs in a service: with its image, volumes, limits and network.
 
@@ -77,7 +109,7 @@ def task_container_config(
     if one_off:
         labels[names.LABEL_ONE_OFF] = "true"
     return {
-        **_base_config(service, desired, {**service.env, **task.env, **secrets}),
+        **_base_config(service, desired, {**service.env, **task.env, **secrets}, volumes),
         **_command(task.command, task.args),
         "Labels": labels,
         "NetworkingConfig": {"EndpointsConfig": {desired.network: {}}},
@@ -125,15 +157,23 @@ def changed_settings(service: workload_pb2.Service | None, settings: ContainerSe
     return tuple(name for name, is_changed in changed.items() if is_changed)
 
 
-def _base_config(service: workload_pb2.Service, desired: Desired, environ: Mapping[str, str]) -> dict[str, Any]:
+def _volume_labels(volumes: MountedVolumes | None) -> dict[str, str]:
+    declared = volumes.declared if volumes is not None else {}
+    return {names.LABEL_IMAGE_VOLUMES: json.dumps(sorted(declared))} if declared else {}
+
+
+def _base_config(
+    service: workload_pb2.Service, desired: Desired, environ: Mapping[str, str], volumes: MountedVolumes | None
+) -> dict[str, Any]:
     """Return the configuration common to containers of services and tasks."""
     host: dict[str, Any] = {
         "NetworkMode": desired.network,
         "RestartPolicy": {"Name": "no"},
         "LogConfig": _LOGS,
     }
-    if service.volumes:
-        host["Mounts"] = [_mount(volume, desired) for volume in service.volumes]
+    mounted = volumes.by_path if volumes is not None else configured_volumes(service, desired)
+    if mounted:
+        host["Mounts"] = [_mount(target, name, desired) for target, name in mounted.items()]
     if service.resources.cpu_millis:
         host["NanoCpus"] = service.resources.cpu_millis * _NANO_PER_MILLI
     if service.resources.memory_mib:
@@ -152,10 +192,10 @@ def _command(command: Sequence[str], args: Sequence[str]) -> dict[str, list[str]
     return {key: value for key, value in config.items() if value}
 
 
-def _mount(volume: workload_pb2.VolumeMount, desired: Desired) -> dict[str, Any]:
+def _mount(target: str, name: str, desired: Desired) -> dict[str, Any]:
     return {
         "Type": "volume",
-        "Source": names.volume_name(desired.node_uid, desired.ref, volume.source),
-        "Target": volume.target,
+        "Source": name,
+        "Target": target,
         "VolumeOptions": {"Labels": dict(names.environment_labels(desired.node, desired.node_uid, desired.ref))},
     }

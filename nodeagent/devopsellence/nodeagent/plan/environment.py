@@ -20,6 +20,7 @@ from devopsellence.nodeagent.plan.actions import Action, ActionKind, Environment
 from devopsellence.nodeagent.plan.by_hand import settings_back
 from devopsellence.nodeagent.plan.cutover import hold_back
 from devopsellence.nodeagent.plan.dependencies import DependencyState, start_order, stops_after, unmet_dependencies
+from devopsellence.nodeagent.plan.foreign import name_foreign
 from devopsellence.nodeagent.plan.history import GIVE_UP, NETWORK_PROBLEMS, NO_HISTORY
 from devopsellence.nodeagent.plan.hung import hung_containers, without_hung
 from devopsellence.nodeagent.plan.service import plan_service
@@ -41,14 +42,16 @@ def plan(desired: Desired, observed: Observed, histories: RestartHistories, now:
     history = histories.get(("", ""), NO_HISTORY)
     waiting = history.waits(now.mono)
     blocked = history.reason if _needs_network(desired) and observed.network is None else ""
-    services = tuple(_waiting_for_network(planned[name], blocked) for name in sorted(planned))
+    waiting_services = (_waiting_for_network(planned[name], blocked) for name in sorted(planned))
+    services, note = name_foreign(waiting_services, observed.foreign)
     return EnvironmentPlan(
         network=() if waiting else _plan_network(desired, observed),
         services=services,
         reason=history.reason,
         problem=blocked if history.failure in NETWORK_PROBLEMS or history.refusals >= GIVE_UP else "",
-        removed=desired.removed and not observed.containers and observed.network is None,
+        removed=desired.removed and not observed.containers and observed.network is None and not observed.image_volumes,
         network_wake=history.retry if waiting else None,
+        note=note,
     )
 
 
@@ -109,17 +112,17 @@ def _plan_leaving(
             if container.up and (assigned is None or container.hash != assigned.hash):
                 for dependency in container.depends_on:
                     dependents.setdefault(dependency, set()).add(name)
+    leaving = {*by_service, *(volume.service for volume in observed.image_volumes)} - desired.services.keys()
     return {
         name: _plan_removal(
             name,
-            containers,
+            by_service.get(name, ()),
             stops_after(name, dependents),
             Cleanup(name, histories, now),
             observed,
             removed=desired.removed,
         )
-        for name, containers in by_service.items()
-        if name not in desired.services
+        for name in leaving
     }
 
 
@@ -136,7 +139,8 @@ def _plan_removal(
     reason = "the environment left this node" if removed else "the assignment no longer holds this service"
     waiting = f"is stopped after {', '.join(after)}, which depends on it" if after else ""
     removable = [container for container in containers if not (after and container.up)]
-    allowed = hold_back(cleanup.of(removable, reason), observed.held)
+    volumes = () if containers or cleanup.wake else _remove_volumes(name, observed, reason)
+    allowed = hold_back(cleanup.of(removable, reason) or volumes, observed.held)
     hung = hung_containers(containers, observed.hung, cleanup.now.mono)
     return ServicePlan(
         name,
@@ -150,4 +154,14 @@ def _plan_removal(
         lasted=True,
         # A container that cannot be stopped or removed is waited for in vain.
         waits_for_older=not cleanup.history.reason and not hung.reason,
+    )
+
+
+def _remove_volumes(service: str, observed: Observed, reason: str) -> tuple[Action, ...]:
+    """Return the removals of the volumes that a removed service had from its image, unless a task still uses them."""
+    used = {name for container in observed.containers for name in container.volumes.values()}
+    return tuple(
+        Action(ActionKind.REMOVE_VOLUME, reason, service, name=volume.name)
+        for volume in observed.image_volumes
+        if volume.service == service and volume.name not in used
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from devopsellence.clock import Now
-from devopsellence.nodeagent.docker.model import Container, Network, Observed
+from devopsellence.nodeagent.docker.model import Container, ImageVolume, Network, Observed
 from devopsellence.nodeagent.plan.actions import TASK, Action, ActionKind, EnvironmentPlan, ServicePlan
 from devopsellence.nodeagent.plan.history import BACKOFF_CAP, GIVE_UP
 
@@ -25,9 +25,9 @@ RESET_SECONDS: Final = 2 * BACKOFF_CAP
 #: Actions remembered per service.
 MOST_ATTEMPTS: Final = 16
 
-#: Actions on containers that are not needed any more: the release runs without them.
-_CLEANUPS: Final = frozenset({ActionKind.STOP, ActionKind.REMOVE})
-_Facts: TypeAlias = tuple[Network | None, tuple[Container, ...]]
+#: Actions on containers and volumes that are not needed any more: the release runs without them.
+_CLEANUPS: Final = frozenset({ActionKind.STOP, ActionKind.REMOVE, ActionKind.REMOVE_VOLUME})
+_Facts: TypeAlias = tuple[Network | None, tuple[Container, ...], tuple[ImageVolume, ...]]
 _OBJECTS: Final = {
     ActionKind.CREATE_NETWORK: "creating its network",
     ActionKind.REMOVE_NETWORK: "removing its network",
@@ -40,6 +40,7 @@ _OBJECTS: Final = {
     ActionKind.READ_OUTPUT: "reading the output of its container",
     ActionKind.STOP: "stopping its container",
     ActionKind.REMOVE: "removing its container",
+    ActionKind.REMOVE_VOLUME: "removing the volume of its image",
     ActionKind.GIVE_UP: "recording that it cannot be run",
 }
 
@@ -169,7 +170,8 @@ def _facts(service: str, observed: Observed) -> _Facts:
         for container in observed.containers
         if not service or service == (TASK if container.task else container.service)
     ]
-    return observed.network, tuple(sorted(containers, key=lambda container: container.id))
+    volumes = tuple(volume for volume in observed.image_volumes if not service or service == volume.service)
+    return observed.network, tuple(sorted(containers, key=lambda container: container.id)), volumes
 
 
 def _wait(unchanged: int) -> float:

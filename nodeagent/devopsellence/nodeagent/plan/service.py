@@ -223,7 +223,11 @@ def _upkeep(state: ServiceState, waits: str) -> tuple[Action, ...]:
     old, container = state.fallback, state.container
     if old is None or old.up or state.has_been_ready or state.assigned.completes:
         return ()
-    if state.assigned.stateful and container is not None and not (waits and container.state is ContainerState.CREATED):
+    if (
+        state.shares_volumes(old)
+        and container is not None
+        and not (waits and container.state is ContainerState.CREATED)
+    ):
         return ()
     history = state.histories.get((old.service, old.hash), NO_HISTORY)
     if not old.end_key or old.end_key != history.counted_exit:
@@ -234,12 +238,12 @@ def _upkeep(state: ServiceState, waits: str) -> tuple[Action, ...]:
 
 
 def _stop_others_with_volumes(state: ServiceState) -> tuple[Action, ...]:
-    """Stop the old containers of a service with volumes."""
-    if not state.assigned.stateful:
-        return ()
+    """Stop the old containers that share a volume with the new one, configured or declared by the image."""
     reason = "two containers must not share its volumes"
     return tuple(
-        action_on(ActionKind.STOP, reason, container) for container in sorted(state.others, key=rank) if container.up
+        action_on(ActionKind.STOP, reason, container)
+        for container in sorted(state.others, key=rank)
+        if container.up and state.shares_volumes(container)
     )
 
 

@@ -50,6 +50,17 @@ class ServiceState:
     def others(self) -> tuple[Container, ...]:
         return (*((self.fallback,) if self.fallback else ()), *self.surplus)
 
+    def shares_volumes(self, other: Container) -> bool:
+        """Return True if ``other`` must not run beside the container of the assigned spec: they share a volume.
+
+        Before the creation, an image is taken to declare volumes (``VOLUME``) if that of ``other`` does.
+        """
+        if self.assigned.stateful:
+            return True
+        if self.container is None:
+            return bool(other.volumes)
+        return not set(self.container.volumes.values()).isdisjoint(other.volumes.values())
+
     @property
     def ready(self) -> bool:
         """Return True if the container of the assigned spec runs now and passes its probes."""

@@ -5,7 +5,7 @@ Every action can be repeated, and can find its work done already by somebody els
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
@@ -14,8 +14,10 @@ import structlog
 
 from devopsellence.clock import Now
 from devopsellence.nodeagent.docker import errors, names
+from devopsellence.nodeagent.docker.creation import CreatedContainer, create_container, mounted_volumes
 from devopsellence.nodeagent.docker.interface import ContainerEngine
 from devopsellence.nodeagent.docker.model import Container, ContainerState, Network
+from devopsellence.nodeagent.docker.ownership import MountedVolumes
 from devopsellence.nodeagent.plan import container_config, spec
 from devopsellence.nodeagent.plan.actions import TASK, Action, ActionKind
 from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause, RestartHistory
@@ -159,37 +161,49 @@ class ActionExecutor:
     async def _create(self, action: Action, desired: Desired) -> HistoryChange:
         assigned = _assigned(action, desired)
         try:
+            configured = container_config.configured_volumes(assigned.spec, desired)
+            service = (desired.node_uid, assigned.spec.name, assigned.image)
+            volumes = await mounted_volumes(self._engine, desired.ref, service, configured)
             # Secrets are decrypted on the thread of the call to the engine; no other code gets the plaintext.
-            container = await self._engine.call(
-                lambda docker: docker.create(action.name, self._container_config(action, assigned, desired))
+            created = await create_container(
+                self._engine,
+                action.name,
+                lambda: self._container_config(action, assigned, desired, volumes),
+                (str(desired.ref), assigned.spec.name),
             )
         except errors.ImageNotAvailable:
             if assigned.can_pull:
                 return RestartHistory.missing_image
             return self._without_image(action, assigned, desired)
-        except errors.Conflict:
-            return await self._adopt(action, desired)
-        self._engine.cache.put(_created(container, action, assigned, desired))
+        except errors.NamesInUse as error:
+            return self._refused(action, desired, FailureCause.NAME_TAKEN, str(error))
+        except errors.NetworkGone:
+            raise
+        except errors.NotFound:
+            # The container that had the name is gone.
+            return _keep
+        container = created.existing or _created(created, action, assigned, desired, volumes.by_path)
+        self._engine.cache.put(container, created.asked)
+        if (container.environment, container.hash, bool(container.task)) != (
+            str(desired.ref),
+            action.hash,
+            action.service == TASK,
+        ):
+            reason = (
+                f"another container of the agent is called {container.name}; remove it (docker rm {container.name})"
+            )
+            return self._refused(action, desired, FailureCause.REFUSED, reason)
         return _keep
 
-    def _container_config(self, action: Action, assigned: DesiredService, desired: Desired) -> dict[str, Any]:
+    def _container_config(
+        self, action: Action, assigned: DesiredService, desired: Desired, volumes: MountedVolumes
+    ) -> dict[str, Any]:
         secrets = self._decrypter.environ(desired, assigned.spec)
         if action.service == TASK and desired.task is not None:
-            return container_config.task_container_config(assigned, desired, desired.task, secrets, one_off=False)
-        return container_config.service_container_config(assigned, desired, secrets)
-
-    async def _adopt(self, action: Action, desired: Desired) -> HistoryChange:
-        """Handle a container name in use: by a container of an earlier, interrupted call, or by a foreign one."""
-        asked = self._engine.cache.stamp()
-        try:
-            container = await self._engine.call(lambda docker: docker.inspect(action.name))
-        except errors.NotFound:
-            return _keep
-        if container is not None and (container.environment, container.hash) == (str(desired.ref), action.hash):
-            self._engine.cache.put(container, asked)
-            return _keep
-        reason = f"a container called {action.name} that is not this agent's is in the way (docker rm {action.name})"
-        return self._refused(action, desired, FailureCause.NAME_TAKEN, reason)
+            return container_config.task_container_config(
+                assigned, desired, desired.task, secrets, one_off=False, volumes=volumes
+            )
+        return container_config.service_container_config(assigned, desired, secrets, volumes)
 
     async def _start(self, action: Action, desired: Desired) -> HistoryChange:
         asked = self._engine.cache.stamp()
@@ -208,6 +222,7 @@ class ActionExecutor:
                     lambda docker: docker.remove(action.container, force=True), about=action.container
                 )
             self._engine.cache.remove(action.container)
+            self._engine.owned.forget(action.container)
             return _keep
         if container is not None:
             self._engine.cache.put(container, asked)
@@ -290,7 +305,11 @@ class ActionExecutor:
     async def _remove(self, action: Action, desired: Desired) -> HistoryChange:
         await self._save_output(action)
         try:
-            await self._engine.call(lambda docker: docker.remove(action.container), about=action.container)
+            # A task of version 0.1 can have anonymous volumes, which nothing else uses.
+            anonymous = action.service == TASK
+            await self._engine.call(
+                lambda docker: docker.remove(action.container, anonymous=anonymous), about=action.container
+            )
         except errors.NotFound:
             pass
         except errors.Conflict:
@@ -298,6 +317,14 @@ class ActionExecutor:
             await self._engine.refresh(action.container)
             raise
         self._engine.cache.remove(action.container)
+        self._engine.owned.forget(action.container)
+        return _forget
+
+    async def _remove_volume(self, action: Action, desired: Desired) -> HistoryChange:
+        with suppress(errors.NotFound):
+            await self._engine.call(lambda docker: docker.remove_volume(action.name))
+        self._engine.owned.drop_volumes([action.name])
+        _log.info("volume removed with its service", env=str(desired.ref), service=action.service, volume=action.name)
         return _forget
 
     async def _save_output(self, action: Action) -> None:
@@ -408,7 +435,7 @@ def _forget(_history: RestartHistory) -> RestartHistory:
 
 
 def _history_key(action: Action) -> tuple[str, str]:
-    if action.kind in (ActionKind.STOP, ActionKind.REMOVE):
+    if action.kind in (ActionKind.STOP, ActionKind.REMOVE, ActionKind.REMOVE_VOLUME):
         return action.service, ""
     return action.service, action.hash
 
@@ -424,12 +451,14 @@ def _assigned(action: Action, desired: Desired) -> DesiredService:
     return desired.services[action.service]
 
 
-def _created(container: str, action: Action, assigned: DesiredService, desired: Desired) -> Container:
+def _created(
+    created: CreatedContainer, action: Action, assigned: DesiredService, desired: Desired, volumes: Mapping[str, str]
+) -> Container:
     """Return a container created this moment, without asking the engine."""
     task = desired.task.name if action.service == TASK and desired.task is not None else ""
     return Container(
-        id=container,
-        name=action.name,
+        id=created.id,
+        name=created.name,
         environment=str(desired.ref),
         service=assigned.spec.name,
         hash=action.hash,
@@ -437,6 +466,7 @@ def _created(container: str, action: Action, assigned: DesiredService, desired: 
         image=assigned.image,
         state=ContainerState.CREATED,
         task=task,
+        volumes=volumes,
     )
 
 
@@ -451,6 +481,7 @@ _METHODS: Final[dict[ActionKind, Callable[[ActionExecutor, Action, Desired], Awa
     ActionKind.READ_OUTPUT: ActionExecutor._read_output,
     ActionKind.STOP: ActionExecutor._stop,
     ActionKind.REMOVE: ActionExecutor._remove,
+    ActionKind.REMOVE_VOLUME: ActionExecutor._remove_volume,
 }
 _TASK_METHODS: Final[dict[ActionKind, Callable[[ActionExecutor, Action, Desired, TaskStore], Awaitable[None]]]] = {
     ActionKind.START: ActionExecutor._start_task,
@@ -469,5 +500,6 @@ _FAILURES: Final = {
     ActionKind.READ_OUTPUT: "the output of its container cannot be read",
     ActionKind.STOP: "its container cannot be stopped",
     ActionKind.REMOVE: "its container cannot be removed",
+    ActionKind.REMOVE_VOLUME: "the volume of its image cannot be removed",
     ActionKind.GIVE_UP: "it cannot be given up",
 }

@@ -81,6 +81,19 @@ class RestartHistoryStore:
         self.change(key, RestartHistory.retry_now)
         return True
 
+    def names_released(self) -> bool:
+        """Let every service whose names others had taken try again at once, because the names are free; return True if
+        there is such a service."""
+        waiting = [
+            key
+            for key, history in self._histories.items()
+            # Not the network's: its name is taken by a network.
+            if history.failure is FailureCause.NAME_TAKEN and key != ("", _NO_HASH)
+        ]
+        for key in waiting:
+            self.change(key, RestartHistory.cleared)
+        return bool(waiting)
+
     def prune(self, desired: Desired, containers: Sequence[model.Container], busy: Container[str]) -> None:
         """Drop histories of specs neither assigned nor present, except of services with an action in progress."""
         live = {(container.service, container.hash) for container in containers}

@@ -30,6 +30,7 @@ from devopsellence.nodeagent.ingress.routing import must_report_now
 from devopsellence.nodeagent.log_archive import LogArchive
 from devopsellence.nodeagent.mirror import NodeContext
 from devopsellence.nodeagent.plan.actions import NEEDS_NETWORK, TASK, Action, ActionKind, EnvironmentPlan
+from devopsellence.nodeagent.plan.container_config import suggested_volumes, volumes_to_keep
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import RestartHistory
 from devopsellence.nodeagent.plan.repeats import RepeatedActions
@@ -53,7 +54,7 @@ AFTER_BUG_SECONDS: Final = 5.0
 STOP_SECONDS: Final = 10.0
 #: Longest wait for the status that names the new container, before the old container is stopped.
 STATUS_SECONDS: Final = 0.5
-_REMOVALS: Final = frozenset({ActionKind.STOP, ActionKind.REMOVE, ActionKind.REMOVE_NETWORK})
+_REMOVALS: Final = frozenset({ActionKind.STOP, ActionKind.REMOVE, ActionKind.REMOVE_NETWORK, ActionKind.REMOVE_VOLUME})
 _log = structlog.get_logger()
 
 
@@ -149,6 +150,7 @@ class Reconciler:
         """Let environments that could not get their network try again at once."""
         for ref, state in self._environments.items():
             if state.histories.networks_changed():
+                state.repeats.forget()
                 self.enqueue(ref)
 
     async def run(self) -> None:
@@ -242,6 +244,8 @@ class Reconciler:
     def _converge(self, ref: EnvironmentRef, state: _Environment, desired: Desired, *, saved: bool) -> None:
         """Observe, plan, act."""
         observed = self._observe(ref, desired)
+        if not observed.foreign and state.histories.names_released():
+            state.repeats.forget()
         histories, tasks, now = state.histories.histories, state.tasks, clock.now()
         planned = plan(desired, observed, histories, now)
         task = plan_task(desired, observed, planned.services, tasks.runs, histories, now, problem=tasks.problem)
@@ -275,7 +279,19 @@ class Reconciler:
         self._monitor.watch(path, desired.network, checks)
         hung = self._engine.hung
         hung_here = {container.id: hung[container.id] for container in containers if container.id in hung}
-        return Observed(containers, network, self._monitor.of(path), self._ingress.held(ref), hung_here)
+        owned = self._engine.owned
+        # A volume that is configured by now stays after its service.
+        configured = volumes_to_keep(desired)
+        owned.keep_volumes(configured, suggested_volumes(configured, desired))
+        return Observed(
+            containers,
+            network,
+            self._monitor.of(path),
+            self._ingress.held(ref),
+            hung_here,
+            foreign=self._engine.cache.foreign_of(path),
+            image_volumes=owned.image_volumes(path),
+        )
 
     def _route(self, state: _Environment, desired: Desired) -> None:
         state.ingress = self._ingress.follow(desired, state.plan.services, state.busy.actions)

@@ -44,6 +44,8 @@ def status(
         phase, reason = _Status.CONVERGING, f"{stopped.name}: {stopped.reason}"
     if problem:
         phase, reason = _Status.ERROR, problem
+    if phase in (_Status.SETTLED, _Status.REMOVED):
+        reason = reason or planned.note
     return _Status(
         node=desired.node,
         organization=desired.ref.organization,
@@ -74,7 +76,8 @@ def with_folder_problem(status: _Status, planned: EnvironmentPlan, problem: str)
         return status
     for service in unsettled:
         service.failed = True
-        service.reason = f"{service.reason}; {problem}" if service.reason else problem
+        if problem not in service.reason:
+            service.reason = f"{service.reason}; {problem}" if service.reason else problem
     status.phase, status.reason = _Status.FAILED, f"{unsettled[0].name}: {unsettled[0].reason}"
     return status
 

@@ -67,3 +67,16 @@ def test_refusal_names_services_and_force() -> None:
         )
         is None
     )
+
+
+def test_data_of_a_volume_that_only_the_image_declares_is_said_to_be_removed() -> None:
+    service = Service(name="redis", kind=Service.WORKER, volumes=REDIS.volumes)
+    service.volumes.add(source="redis_volume_x", target="/x", from_image=True)
+    (stays,) = drained_services(REF, [service], [], move_volumes=False)
+    assert stays.text("n1").startswith("acme/shop/production: redis stays on n1 with its data (data, redis_volume_x)")
+    assert stays.document()["removed_volumes"] == []
+    (moves,) = drained_services(REF, [service], [other("worker")], move_volumes=True)
+    assert moves.text("n1").endswith(
+        "; its data (data) stays behind on n1; its data in volumes of its image (redis_volume_x) is removed"
+    )
+    assert moves.document()["removed_volumes"] == ["redis_volume_x"]

@@ -117,3 +117,13 @@ def test_replicas_move_to_other_nodes(
 def test_complete_replicas_do_not_move() -> None:
     others = [node("n2", "worker"), node("n3", "worker")]
     assert service_moves(REF, [JOBS], node("n1", "web"), node("n1", "worker"), others, running("n2", "n3")) == []
+
+
+def test_move_text_names_volumes_that_go_with_the_service() -> None:
+    service = Service(name="redis", kind=Service.WORKER)
+    service.volumes.add(source="redis_volume_data", target="/data", from_image=True)
+    (stops,) = service_moves(REF, [service], node("n1", "worker"), node("n1", "web"), [], CurrentCopies())
+    assert stops.text().endswith("(nowhere else); its data in volumes of its image (redis_volume_data) is removed")
+    assert stops.document()["removed_volumes"] == ["redis_volume_data"]
+    (starts,) = service_moves(REF, [service], node("n1", "web"), node("n1", "worker"), [], CurrentCopies())
+    assert "removed" not in starts.text()

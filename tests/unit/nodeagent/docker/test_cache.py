@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from devopsellence.nodeagent.docker.cache import ContainerCache, parse_inspected, parse_listed
+from devopsellence.nodeagent.docker.cache import ContainerCache, EventEffect, parse_inspected, parse_listed
 from devopsellence.nodeagent.docker.model import (
     Container,
     ContainerSettings,
     ContainerState,
     EngineEvent,
     EngineListing,
+    ForeignContainer,
     Network,
     NetworkAttachment,
 )
@@ -226,3 +227,59 @@ def test_listed_container_is_parsed() -> None:
         0,
         str(ENV),
     )
+
+
+FOREIGN = ForeignContainer("f1", "web-try", str(ENV), "web")
+
+
+def test_foreign_container_is_kept_apart_and_causes_nothing() -> None:
+    cache = cache_of(RUNNING)
+    cache.put_foreign(FOREIGN)
+    assert cache.of(str(ENV), "")[0] == (RUNNING,)
+    assert cache.foreign_of(str(ENV)) == (FOREIGN,)
+    assert cache.foreign_of("a/b/c") == ()
+    # Such as one that crashes again and again.
+    for action in ("create", "start", "die", "pause"):
+        assert cache.apply(event(action, "f1")) == EventEffect()
+
+
+def test_foreign_container_that_is_gone_or_renamed_is_noticed() -> None:
+    cache = cache_of()
+    cache.put_foreign(FOREIGN)
+    assert cache.apply(event("rename", "f1")).inspect == "f1"
+    assert cache.apply(EngineEvent("container", "destroy", "f1", {}, AT)).environment == str(ENV)
+    assert cache.foreign_of(str(ENV)) == ()
+
+
+def test_listing_replaces_the_foreign_containers() -> None:
+    cache = cache_of()
+    stamp = cache.stamp()
+    assert cache.replace(EngineListing((), (), (FOREIGN,)), stamp)[0] == {str(ENV)}
+    late = replace(FOREIGN, id="f2")
+    stamp = cache.stamp()
+    cache.put_foreign(late)
+    assert cache.replace(EngineListing((), ()), stamp)[0] == {str(ENV)}
+    assert cache.foreign_of(str(ENV)) == (late,), "noticed after the listing was requested"
+
+
+def test_foreign_container_of_no_environment_concerns_none() -> None:
+    cache = cache_of()
+    stray = replace(FOREIGN, environment="")
+    assert cache.replace(EngineListing((), (), (stray,)), cache.stamp())[0] == set()
+    assert cache.foreign_of("") == (stray,)
+    assert cache.replace(EngineListing((), ()), cache.stamp())[0] == set()
+
+
+def test_adopted_container_is_foreign_no_more() -> None:
+    cache = cache_of()
+    cache.put_foreign(replace(FOREIGN, id=RUNNING.id))
+    cache.put(RUNNING)
+    assert (cache.foreign_of(str(ENV)), cache.of(str(ENV), "")[0]) == ((), (RUNNING,))
+
+
+def test_empty_labels_count_as_absent() -> None:
+    entry = {"Id": "c1", "Names": ["/x"], "State": "running", "ImageID": "sha256:1"}
+    overridden = {**LABELS, "devopsellence.task": "", "devopsellence.one_off": "", "devopsellence.depends_on": ""}
+    parsed = parse_listed({**entry, "Labels": {**overridden, "com.example": "x"}})
+    assert (parsed.task, parsed.one_off, parsed.depends_on, parsed.image_id) == ("", False, (), "sha256:1")
+    assert parsed.labels == overridden

@@ -11,6 +11,7 @@ import pytest
 
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.nodeagent.docker.model import Container, ContainerSettings, ContainerState, Network
+from devopsellence.nodeagent.docker.ownership import image_volume
 from devopsellence.nodeagent.plan.history import NO_HISTORY
 from devopsellence.nodeagent.plan.spec import Desired
 from tests.unit.nodeagent.planning import (
@@ -19,6 +20,7 @@ from tests.unit.nodeagent.planning import (
     HEALTHY,
     REMOTE,
     STARTED,
+    UID,
     DrainingRouter,
     FakeEngine,
     container,
@@ -65,6 +67,16 @@ def lapsed(*there: Container) -> FakeEngine:
     machine.became_unhealthy |= {container.id for container in there[:-1]}
     for old in there:
         machine.memories[old.service, old.hash] = NO_HISTORY.running(old)
+    return machine
+
+
+def declaring(*there: Container) -> FakeEngine:
+    """The image of ``redis`` declares a volume."""
+    machine = engine()
+    machine.declaring.add("redis")
+    volume = image_volume(UID, ENV, "redis", "/data")
+    machine.volumes[volume.name] = volume
+    machine.add(*(replace(each, volumes={"/data": volume.name}) if each.service == "redis" else each for each in there))
     return machine
 
 
@@ -126,6 +138,22 @@ SCENARIOS: dict[str, tuple[Callable[[], FakeEngine], Desired]] = {
         lambda: engine(container(APP), container(service("redis", after={"app": STARTED}))),
         desired_of(removed=True),
     ),
+    "an image that declares a volume": (
+        lambda: declaring(container(REDIS), container(OLD_WEB)),
+        desired_of(NEW_REDIS, NEW_WEB),
+    ),
+    "an image that declares a volume, with a start that waits": (
+        lambda: declaring(container(service("redis")), container(OLD)),
+        desired_of(service("redis", "2", after={"web": HEALTHY}), NEW_WEB),
+    ),
+    "a service whose image declares a volume leaves": (
+        lambda: declaring(container(REDIS), container(OLD_WEB)),
+        desired_of(NEW_WEB),
+    ),
+    "a tombstone with a volume that an image declares": (
+        lambda: declaring(container(REDIS), container(service("redis", "0"), ContainerState.EXITED)),
+        desired_of(removed=True),
+    ),
     "a tombstone": (lambda: engine(container(OLD_WEB), container(OLD_DB)), desired_of(removed=True)),
 }
 
@@ -145,6 +173,8 @@ def check(machine: FakeEngine) -> None:
     """Assert everything that holds at every moment."""
     up = [container.service for container in machine.containers.values() if container.up]
     assert up.count("db") <= 1, "two containers share a volume"
+    mounted = [name for container in machine.containers.values() if container.up for name in container.volumes.values()]
+    assert len(mounted) == len(set(mounted)), "two containers share a volume that their image declares"
     for action in machine.history[-1:]:
         if action.kind == "start" and action.hash in (desired_service(APP).hash, desired_service(NEW_APP).hash):
             assert "redis" in up, "it was started before what it depends on"
@@ -158,6 +188,7 @@ def finished(machine: FakeEngine, goal: Desired) -> None:
     for left in machine.containers.values():
         assert left.up != goal.services[left.service].completes, left
     assert (machine.network is None) == goal.removed
+    assert {volume.service for volume in machine.volumes.values()} == machine.declaring & goal.services.keys()
 
 
 def actions_of(start: Callable[[], FakeEngine], goal: Desired) -> int:

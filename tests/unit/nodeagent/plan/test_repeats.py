@@ -9,7 +9,7 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.clock import Now
-from devopsellence.nodeagent.docker.model import ContainerState, Network, Observed
+from devopsellence.nodeagent.docker.model import ContainerState, ImageVolume, Network, Observed
 from devopsellence.nodeagent.plan.actions import TASK, Action, ActionKind, EnvironmentPlan, ServicePlan, TaskPlan
 from devopsellence.nodeagent.plan.history import BACKOFF_CAP
 from devopsellence.nodeagent.plan.repeats import RepeatedActions
@@ -64,6 +64,21 @@ def test_changed_observation_ends_the_wait() -> None:
     again = Observed((replace(WEB, finished_at="later"),), SEEN.network)
     assert repeats.hold_back(plan_of(START), again, now).actions
     assert repeats.hold_back(plan_of(REMOVE), SEEN, now).actions, "another action"
+
+
+def test_removed_volume_ends_the_wait() -> None:
+    repeats, now, volume = RepeatedActions(), Now(0.0, 0.0), ImageVolume("v", str(ENV), "web", "/data")
+    action = Action(ActionKind.REMOVE_VOLUME, "because", "web", name="v")
+    seen = replace(SEEN, containers=(), image_volumes=(volume,))
+    repeats.ended(action, seen, now)
+    other = replace(seen, image_volumes=(volume, replace(volume, service="redis")))
+    for unchanged in (seen, other):
+        (planned,) = repeats.hold_back(plan_of(action), unchanged, now).services
+        assert not planned.actions
+        assert planned.reason == "removing the volume of its image changed nothing; it is tried again later"
+        assert not planned.failed
+    (planned,) = repeats.hold_back(plan_of(action), replace(seen, image_volumes=()), now).services
+    assert planned.actions
 
 
 def test_change_of_another_service_does_not_end_the_wait() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import docker.errors
@@ -15,15 +16,17 @@ import urllib3.exceptions
 from devopsellence.age import AgeIdentity
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.clock import Now
-from devopsellence.nodeagent.docker import errors
+from devopsellence.nodeagent.docker import errors, names
 from devopsellence.nodeagent.docker.cache import ContainerCache
 from devopsellence.nodeagent.docker.client import _errors
-from devopsellence.nodeagent.docker.model import Container, ContainerExit, ContainerState
+from devopsellence.nodeagent.docker.ledger import ContainerLedger
+from devopsellence.nodeagent.docker.model import Container, ContainerExit, ContainerState, ImageVolume
 from devopsellence.nodeagent.plan.actions import TASK, Action, ActionKind
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause, RestartHistory
 from devopsellence.nodeagent.plan.spec import Desired, resolve_assignment, specs_with_new_peers
 from devopsellence.nodeagent.reconcile.executor import ActionExecutor
+from devopsellence.nodeagent.reconcile.history_store import RestartHistoryStore
 from devopsellence.nodeagent.reconcile.machine import PullFromPeers
 from devopsellence.nodeagent.reconcile.task_store import TaskStore
 from devopsellence.nodeagent.secrets import SecretDecrypter
@@ -41,10 +44,15 @@ def wants(*services: workload_pb2.Service, peers: Sequence[stored_pb2.Peer] = ()
 
 
 class ScriptedEngine:
-    """An engine that answers each call with ``answers`` by its name; an exception is raised. ``calls`` are kept."""
+    """An engine that answers each call with ``answers`` by its name; an exception is raised. ``calls`` are kept.
 
-    def __init__(self, **answers: Any) -> None:
+    ``declared``: paths of the volumes that every image declares.
+    """
+
+    def __init__(self, *, declared: tuple[str, ...] = (), **answers: Any) -> None:
         self.cache = ContainerCache()
+        self.owned = ContainerLedger.in_memory()
+        self.images = SimpleNamespace(volumes=lambda _image: declared)
         self.calls: list[tuple[str, Any]] = []
         self._answers = answers
 
@@ -54,6 +62,9 @@ class ScriptedEngine:
     async def call(self, call: Callable[[Any], Any], *, about: str = "") -> Any:
         del about
         return call(self)
+
+    async def admit(self, found: Container) -> Container | None:
+        return found if found.id in self.cache.containers or found.id == "own" else None
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def answer(*arguments: Any, **options: Any) -> Any:
@@ -264,6 +275,89 @@ async def test_container_that_never_started_has_no_output_to_keep() -> None:
     executor = ActionExecutor(engine, lambda: NOW, decrypter, keep_output=keep_output)  # type: ignore[arg-type]
     await executor.carry_out(action_on_web(want, ActionKind.REMOVE, there.id), want, lambda _: None, None)  # type: ignore[arg-type]
     assert [name for name, _ in engine.calls] == ["remove"]
+
+
+# Names that are taken
+
+
+async def test_container_of_an_interrupted_call_is_taken_over() -> None:
+    want = wants(service())
+    own = container(service(), ContainerState.CREATED, identity="own")
+    engine = ScriptedEngine(create=errors.Conflict("in use"), inspect_any=own)
+    assert await history_after(engine, action_on_web(want, ActionKind.CREATE), want) == NO_HISTORY
+    assert engine.cache.containers == {"own": own}
+
+
+async def test_own_container_of_another_spec_in_the_way_backs_off() -> None:
+    want = wants(service())
+    own = container(service(version="2"), ContainerState.CREATED, identity="own")
+    engine = ScriptedEngine(create=errors.Conflict("in use"), inspect_any=own)
+    memory = await history_after(engine, action_on_web(want, ActionKind.CREATE), want)
+    assert memory.failure is FailureCause.REFUSED
+    assert f"docker rm {own.name}" in memory.reason
+
+
+async def test_names_taken_by_others_back_off_and_are_tried_at_once_when_free(tmp_path: Path) -> None:
+    want = wants(service())
+    other = container(service(), identity="other")
+    engine = ScriptedEngine(create=errors.Conflict("in use"), inspect_any=other)
+    memory = await history_after(engine, action_on_web(want, ActionKind.CREATE), want)
+    assert memory.failure is FailureCause.NAME_TAKEN
+    assert memory.retry > NOW.mono
+    assert [known.id for known in engine.cache.foreign_of(str(ENV))] == ["other"]
+    assert [name for name, _ in engine.calls].count("create") == 3
+    with StateFolder(tmp_path) as folder:
+        network = NO_HISTORY.refused(FailureCause.NAME_TAKEN, "a network", NOW, seed="")
+        histories = {("web", want.services["web"].hash): memory, ("", ""): network}
+        store = RestartHistoryStore(ENV, folder, ThreadPool(1, "disk"), histories)
+        assert store.names_released()
+        assert not store.names_released()
+    assert not store.histories["web", want.services["web"].hash].waits(NOW.mono)
+    assert store.histories["", ""] == network
+
+
+# Volumes that an image declares
+
+
+def mounts_of(engine: ScriptedEngine) -> dict[str, str]:
+    (body,) = [arguments[1] for name, arguments in engine.calls if name == "create"]
+    return {mount["Target"]: mount["Source"] for mount in body["HostConfig"].get("Mounts", [])}
+
+
+async def test_volumes_of_an_image_are_named_after_service_and_path() -> None:
+    spec = service("redis", volume=True)
+    want = wants(spec)
+    engine = ScriptedEngine(create="c1", declared=("/data", "/var/lib/redis"))
+    action = Action(ActionKind.CREATE, "", "redis", want.services["redis"].hash, "", want.services["redis"].name)
+    await history_after(engine, action, want)
+    configured = names.volume_name(UID, ENV, "data")
+    declared = names.volume_name(UID, ENV, "redis_volume_var_lib_redis")
+    assert mounts_of(engine) == {"/data": configured, "/var/lib/redis": declared}
+    assert [volume.name for volume in engine.owned.image_volumes(str(ENV))] == [declared]
+    assert engine.cache.containers["c1"].volumes == mounts_of(engine)
+
+
+async def test_volume_keeps_the_name_that_it_had_before() -> None:
+    """As the anonymous volume of a container of version 0.1 does."""
+    want = wants(service())
+    engine = ScriptedEngine(create="c1", declared=("/data",))
+    engine.owned.use_volumes([ImageVolume("a" * 64, str(ENV), "web", "/data")])
+    await history_after(engine, action_on_web(want, ActionKind.CREATE), want)
+    assert mounts_of(engine) == {"/data": "a" * 64}
+
+
+async def test_volume_is_removed_with_its_service_and_forgotten() -> None:
+    want = wants()
+    for answer in (None, errors.NotFound("no such volume")):
+        engine = ScriptedEngine(remove_volume=answer)
+        engine.owned.use_volumes([ImageVolume("v", str(ENV), "web", "/data")])
+        await history_after(engine, Action(ActionKind.REMOVE_VOLUME, "", "web", name="v"), want)
+        assert engine.owned.image_volumes(str(ENV)) == ()
+    engine = ScriptedEngine(remove_volume=errors.Conflict("volume is in use"))
+    engine.owned.use_volumes([ImageVolume("v", str(ENV), "web", "/data")])
+    memory = await history_after(engine, Action(ActionKind.REMOVE_VOLUME, "", "web", name="v"), want)
+    assert memory.reason == "the volume of its image cannot be removed: volume is in use"
+    assert engine.owned.image_volumes(str(ENV)) != ()
 
 
 # A start that was cut off by the engine's own end

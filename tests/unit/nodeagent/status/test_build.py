@@ -12,6 +12,7 @@ from devopsellence.nodeagent.docker.model import (
     Container,
     ContainerExit,
     ContainerState,
+    ForeignContainer,
     Health,
     Network,
     Observed,
@@ -38,9 +39,10 @@ def status(
     network: Network | None = NETWORK,
     problem: str = "",
     busy: Action | None = None,
+    foreign: tuple[ForeignContainer, ...] = (),
 ) -> A:
     verdict = ProbeVerdict.HEALTHY if healthy else ProbeVerdict.CHECKING
-    observed = Observed(containers, network, {item.id: Health(verdict) for item in containers})
+    observed = Observed(containers, network, {item.id: Health(verdict) for item in containers}, foreign=foreign)
     memories = memories or {}
     planned = plan(desired, observed, memories, Now(1000.0, 2000.0))
     return build.status(
@@ -298,3 +300,46 @@ def test_unsaved_change_of_the_ingress_fails() -> None:
         stored_pb2.IngressStatus.FAILED,
         FULL,
     )
+
+
+def test_foreign_containers_are_named_and_change_nothing() -> None:
+    copy = ForeignContainer("f1", "web-try", str(ENV), "web")
+    result = status(desired_of(OLD), container(OLD), foreign=(copy,))
+    (web,) = result.services
+    assert (result.phase, result.reason, web.phase) == (A.SETTLED, "", S.RUNNING)
+    assert web.reason == (
+        "container web-try carries the agent's labels, but was not created by it, and is left alone "
+        "(docker rm -f web-try)"
+    )
+    taker = ForeignContainer("f2", "shop-web-1", str(ENV), "web", takes_name=True)
+    (web,) = status(desired_of(OLD), container(OLD), foreign=(taker, copy)).services
+    assert "container shop-web-1 has a name that the agent gives" in web.reason
+    assert web.reason.endswith("(docker rename shop-web-1 shop-web-1-other), and 1 more")
+
+
+def test_foreign_container_of_no_service_is_named_by_another_service_or_for_the_environment() -> None:
+    other = ForeignContainer("f1", "debug", str(ENV), "gone")
+    result = status(desired_of(OLD), container(OLD), foreign=(other,))
+    (web,) = result.services
+    assert (result.phase, result.reason) == (A.SETTLED, "")
+    assert web.reason.startswith("container debug carries the agent's labels")
+    removed = status(desired_of(removed=True), network=None, foreign=(other,))
+    assert (removed.phase, removed.reason) == (A.REMOVED, web.reason)
+    both = status(desired_of(OLD, service("a")), container(OLD), container(service("a")), foreign=(other,))
+    assert [named.reason != "" for named in both.services] == [True, False]
+
+
+def test_foreign_containers_are_no_reason_for_a_service_that_starts() -> None:
+    copies = tuple(ForeignContainer(name, name, str(ENV), name) for name in ("web", "gone"))
+    result = status(desired_of(OLD), container(OLD), healthy=False, foreign=copies)
+    (web,) = result.services
+    assert (result.phase, result.reason, web.phase, web.reason) == (A.CONVERGING, "", S.STARTING, "")
+
+
+def test_problem_of_a_service_comes_before_its_foreign_containers() -> None:
+    copy = ForeignContainer("f1", "web-try", str(ENV), "web")
+    memories = {
+        ("web", desired_service(OLD).hash): NO_HISTORY.refused(FailureCause.REFUSED, "no", Now(999, 0), seed="")
+    }
+    (web,) = status(desired_of(OLD), memories=memories, foreign=(copy,)).services
+    assert web.reason == "no"

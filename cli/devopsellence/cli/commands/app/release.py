@@ -204,7 +204,10 @@ def _text(release: Release, ended: ReleaseOutcome) -> str:
 
 def _settings(service: Any) -> str:
     settings = [f"port {port.name} {port.port}" for port in service.ports]
-    settings += [f"volume {volume.source} at {volume.target}" for volume in service.volumes]
+    settings += [
+        f"volume {volume.source} at {volume.target}{' (of its image)' if volume.from_image else ''}"
+        for volume in service.volumes
+    ]
     settings += [f"env {', '.join(sorted(service.env))}"] if service.env else []
     settings += [f"args {' '.join(service.args)}"] if service.args else []
     return "; ".join(_safe(setting) for setting in settings)
