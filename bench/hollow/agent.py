@@ -12,6 +12,7 @@ from bench.hollow.engine import HollowEngine, hollow
 from bench.hollow.envoy import HollowEnvoy, HollowRouter
 from bench.hollow.machine import HollowMachine
 from devopsellence.nodeagent.agent import Agent, AgentOptions, ProcessResources
+from devopsellence.nodeagent.docker.ledger import ContainerLedger
 from devopsellence.nodeagent.envoy.model import IngressOptions
 from devopsellence.nodeagent.event_bus import EventBus
 from devopsellence.nodeagent.state import StateFolder
@@ -102,7 +103,10 @@ class HollowAgent:
             # Pending writes from before the kill finish before another agent uses the folder.
             stack.push_async_callback(process.disk.run, lambda: None)
             events = EventBus()
-            machine = hollow(self.machine, events.engine_callbacks())
+            # A fleet has a single disk for all, and nobody makes copies in it.
+            path = self._options.state_dir / "containers.json"
+            owned = ContainerLedger(path, process.disk, folder.files) if self._process is None else None
+            machine = hollow(self.machine, events.engine_callbacks(), owned)
             if (ingress := self._ingress) is not None:
                 parts = self.machine, ingress.envoy, folder, ingress.options, ingress.certificate
                 machine = replace(machine, router=HollowRouter(self.name, *parts, process.disk, events))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from bench.hollow.agent import HollowAgent, HollowIngress
 from bench.hollow.envoy import HollowEnvoy
@@ -39,14 +40,28 @@ _PEER_PORT: Final = 7444
 
 
 class WatchedMachine(HollowMachine):
-    """Hollow machine that counts the starts of each release's task, and names each container that was stopped while it
-    worked and ``envoy`` had no other one to send its requests to."""
+    """Hollow machine that counts the starts of each release's task, and notes what an agent must never do.
+
+    Such a misdeed is the stop of a container that works while ``envoy`` sends requests to it, and any change of a copy
+    of a container.
+    """
 
     def __init__(self, envoy: HollowEnvoy) -> None:
         super().__init__()
         self.tasks_started: Counter[int] = Counter()
-        self.stopped_in_use: list[str] = []
+        self.misdeeds: list[str] = []
         self._envoy = envoy
+        self._copies: set[str] = set()
+
+    @property
+    def own(self) -> list[Container]:
+        """All containers but the copies."""
+        return [container for container in self.containers.values() if container.id not in self._copies]
+
+    def commit(self, container: str) -> str:
+        copy = super().commit(container)
+        self._copies.add(copy)
+        return copy
 
     def reboot(self) -> None:
         super().reboot()
@@ -59,13 +74,29 @@ class WatchedMachine(HollowMachine):
         before = self.containers.get(container)
         if before is not None and before.task and not before.up:
             self.tasks_started[before.release] += 1
+        self._note_copy(container, "started")
         return super().start(container)
 
     def stop(self, container: str) -> None:
         existing = self.containers.get(container)
         if existing is not None and container in self._envoy.in_use() and not self.passes(container):
-            self.stopped_in_use.append(f"{existing.service} of release {existing.release} ({container})")
+            self.misdeeds.append(
+                f"{existing.service} of release {existing.release} ({container}) was stopped while it had requests"
+            )
+        self._note_copy(container, "stopped")
         super().stop(container)
+
+    def update(self, container: str, body: Mapping[str, Any]) -> None:
+        self._note_copy(container, "updated")
+        super().update(container, body)
+
+    def remove(self, container: str, *, force: bool = False, anonymous: bool = False) -> None:
+        self._note_copy(container, "removed")
+        super().remove(container, force=force, anonymous=anonymous)
+
+    def _note_copy(self, container: str, what: str) -> None:
+        if container in self._copies:
+            self.misdeeds.append(f"{self.containers[container].name}, a copy of a container, was {what}")
 
 
 class HollowNode:

@@ -38,12 +38,8 @@ async def play(schedule: Schedule, cluster: Cluster) -> list[str]:
     found = await _settle(cluster, operator)
     history = await read_history(cluster.etcd, since)
     keys = cluster.etcd.keys
-    stopped = [
-        f"{name} stopped {container} while it had requests"
-        for name, node in cluster.nodes.items()
-        for container in node.machine.stopped_in_use
-    ]
-    return [*found, *stopped, *audit(history, keys).defects, *regressions(history, keys)]
+    misdeeds = [f"{name}: {misdeed}" for name, node in cluster.nodes.items() for misdeed in node.machine.misdeeds]
+    return [*found, *misdeeds, *audit(history, keys).defects, *regressions(history, keys)]
 
 
 async def _settle(cluster: Cluster, operator: Operator) -> list[str]:
@@ -76,7 +72,7 @@ async def _end(cluster: Cluster, operator: Operator) -> ScheduleEnd:
         cluster.etcd.keys,
         values,
         operator.shapes,
-        containers={name: tuple(machine.containers.values()) for name, machine in machines.items()},
+        containers={name: tuple(machine.own) for name, machine in machines.items()},
         networks={name: len(machine.networks) for name, machine in machines.items()},
         tasks_started=[machine.tasks_started for machine in machines.values()],
         served={name: node.envoy.served() for name, node in cluster.nodes.items()},
@@ -183,14 +179,13 @@ async def _slow_engine(node: HollowNode, seconds: float) -> None:
 
 
 async def _crash(node: HollowNode, _seconds: float) -> None:
-    running = [container for container in node.machine.containers.values() if container.up and not container.task]
-    if running:
-        node.machine.end(running[0].id, 1)
+    if container := _any_running(node):
+        node.machine.end(container, 1)
 
 
 def _any_running(node: HollowNode) -> str:
     """Return the id of a running container of a service; empty if there is none."""
-    running = (container for container in node.machine.containers.values() if container.up and not container.task)
+    running = (container for container in node.machine.own if container.up and not container.task)
     return next((container.id for container in running), "")
 
 
@@ -211,6 +206,16 @@ async def _pause(node: HollowNode, seconds: float) -> None:
 async def _restart_always(node: HollowNode, _seconds: float) -> None:
     if container := _any_running(node):
         node.machine.restart_always(container)
+
+
+async def _rename(node: HollowNode, _seconds: float) -> None:
+    if container := _any_running(node):
+        node.machine.rename(container, f"{node.machine.containers[container].name}-by-hand")
+
+
+async def _commit(node: HollowNode, _seconds: float) -> None:
+    if container := _any_running(node):
+        node.machine.commit(container)
 
 
 async def _disconnect(node: HollowNode, _seconds: float) -> None:
@@ -300,6 +305,8 @@ _TO_MACHINES: Final[dict[StepKind, Callable[[HollowNode, float], Awaitable[None]
     StepKind.HANG: _hang,
     StepKind.PAUSE: _pause,
     StepKind.RESTART_ALWAYS: _restart_always,
+    StepKind.RENAME: _rename,
+    StepKind.COMMIT: _commit,
     StepKind.DISCONNECT: _disconnect,
     StepKind.REMOVE_NETWORK: _remove_network,
     StepKind.CLOCK_STEP: _clock_step,

@@ -73,6 +73,9 @@ class StepKind(Enum):
     #: By hand, with Docker's own commands: one container.
     PAUSE = auto()
     RESTART_ALWAYS = auto()
+    RENAME = auto()
+    #: By hand: a copy of one container, with all its labels.
+    COMMIT = auto()
     #: By hand: all containers, off their network; and the network removed.
     DISCONNECT = auto()
     REMOVE_NETWORK = auto()
@@ -122,6 +125,8 @@ _OF_NODES: Final = (
     StepKind.HANG,
     StepKind.PAUSE,
     StepKind.RESTART_ALWAYS,
+    StepKind.RENAME,
+    StepKind.COMMIT,
     StepKind.DISCONNECT,
     StepKind.REMOVE_NETWORK,
     StepKind.CLOCK_STEP,
@@ -146,7 +151,7 @@ _KEYS: Final = {
     StepKind.DELETE_CONTROLLER_KEY: (OwnKey.ROLLOUT, OwnKey.CANDIDATE),
 }
 #: Steps without a duration.
-_AT_ONCE: Final = frozenset({StepKind.CRASH, *_KEYS})
+_AT_ONCE: Final = frozenset({StepKind.CRASH, StepKind.RENAME, StepKind.COMMIT, *_KEYS})
 _OF_OPERATORS: Final = (StepKind.RELABEL, StepKind.CORDON, StepKind.UNCORDON, StepKind.ATTACH, StepKind.DETACH)
 #: What operators ask for, as opposed to what befalls.
 OPERATOR_STEPS: Final = frozenset({StepKind.DEPLOY, StepKind.RACE, *_OF_OPERATORS})

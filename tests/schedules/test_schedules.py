@@ -22,7 +22,7 @@ from tests.support.project import PROJECT
 
 #: Each has an event loop, and so a core, to itself.
 PROCESSES = 2
-SEEDS = os.environ.get("SCHEDULES", "").split() or [str(seed) for seed in range(1, 51)]
+SEEDS = os.environ.get("SCHEDULES", "").split() or [str(seed) for seed in range(1, 36)]
 pytestmark = [pytest.mark.etcd, pytest.mark.timeout(200 + 8 * len(SEEDS))]
 
 
