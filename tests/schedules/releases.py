@@ -19,8 +19,8 @@ WEB, PORT = "web", "http"
 _LONG_SECONDS = 600
 #: For a release whose image never comes.
 _SHORT_SECONDS = 2
-#: Far less than a request of a schedule takes at most, so that it decides now and then.
-_DRAIN_SECONDS = 1
+#: Far less than an Envoy may be away, or a request may take.
+_DRAIN_SECONDS = 0.2
 
 
 def named() -> dict[str, Any]:
@@ -44,7 +44,7 @@ def release(number: int, shape: ReleaseShape, created_by: str) -> pb.Release:
         made.ingress.hosts.append(HOST)
         made.ingress.tls_mode = workload_pb2.Ingress.OFF
         made.ingress.rules.add(host=HOST, path_prefix="/", service=WEB, port=PORT)
-        made.ingress.drain_timeout.FromSeconds(_DRAIN_SECONDS)
+        made.ingress.drain_timeout.FromMilliseconds(round(_DRAIN_SECONDS * 1000))
     stuck = shape.quality is ReleaseQuality.STUCK
     made.rollout.progress_deadline.FromSeconds(_SHORT_SECONDS if stuck else _LONG_SECONDS)
     if shape.task and not stuck:

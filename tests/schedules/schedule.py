@@ -130,12 +130,6 @@ _OF_NODES: Final = (
     StepKind.DISCONNECT,
     StepKind.REMOVE_NETWORK,
     StepKind.CLOCK_STEP,
-    StepKind.DISK_FULL,
-    StepKind.READ_ONLY,
-    StepKind.ENVOY_REFUSES,
-    StepKind.ENVOY_SLOW,
-    StepKind.ENVOY_AWAY,
-    StepKind.LONG_REQUESTS,
     StepKind.DELETE_NODE_KEY,
 )
 _OF_CONTROLLERS: Final = (
@@ -156,10 +150,10 @@ _OF_OPERATORS: Final = (StepKind.RELABEL, StepKind.CORDON, StepKind.UNCORDON, St
 #: What operators ask for, as opposed to what befalls.
 OPERATOR_STEPS: Final = frozenset({StepKind.DEPLOY, StepKind.RACE, *_OF_OPERATORS})
 _OF_ETCD: Final = (StepKind.PAUSE_ETCD, StepKind.RESTART_ETCD)
-_OF_DISKS: Final = frozenset({StepKind.DISK_FULL, StepKind.READ_ONLY})
-_OF_ENVOYS: Final = frozenset(
-    {StepKind.ENVOY_REFUSES, StepKind.ENVOY_SLOW, StepKind.ENVOY_AWAY, StepKind.LONG_REQUESTS}
-)
+_OF_DISKS: Final = (StepKind.DISK_FULL, StepKind.READ_ONLY)
+_OF_ENVOYS: Final = (StepKind.ENVOY_REFUSES, StepKind.ENVOY_SLOW, StepKind.ENVOY_AWAY, StepKind.LONG_REQUESTS)
+#: What a node's agent depends on, besides its engine.
+_BELOW_NODES: Final = (*_OF_DISKS, *_OF_ENVOYS)
 
 
 def part_of(what: StepKind, target: str) -> str:
@@ -219,7 +213,9 @@ def schedule(seed: int) -> Schedule:
     labels[names[0]] = ("web", "worker")
     attached = (names[0], *(name for name in names[1:] if rng.random() < 0.8))
     own_etcd = seed % 10 == 0
-    steps = [*_deploys(rng), *_faults(rng, names, own_etcd=own_etcd), *_wishes(rng, names[1:])]
+    deploys = list(_deploys(rng))
+    faults = _faults(rng, names, [deploy.at for deploy in deploys], own_etcd=own_etcd)
+    steps = [*deploys, *faults, *_wishes(rng, names[1:])]
     return Schedule(seed, labels, attached, tuple(sorted(steps, key=lambda step: step.at)), own_etcd)
 
 
@@ -249,22 +245,30 @@ def _shape(rng: random.Random, *, bad: float) -> ReleaseShape:
     )
 
 
-def _faults(rng: random.Random, names: list[str], *, own_etcd: bool) -> Iterator[Step]:
-    """Return the faults: one at a time for each part, several parts perhaps at once."""
+def _faults(rng: random.Random, names: list[str], deploys: list[float], *, own_etcd: bool) -> Iterator[Step]:
+    """Return the faults: one at a time for each part, several parts perhaps at once.
+
+    A disk or an Envoy matters most during a deploy, so they fail shortly before one.
+    """
     free_at: dict[str, float] = {}
     crashed: set[str] = set()
     for _ in range(rng.randint(4, 14)):
         pick = rng.random()
         if own_etcd and pick < 0.2:
             what, target = rng.choice(_OF_ETCD), "etcd"
-        elif pick < 0.45:
+        elif pick < 0.4:
             what, target = rng.choice(_OF_CONTROLLERS), f"c{rng.randrange(CONTROLLERS)}"
+        elif pick < 0.6:
+            what, target = rng.choice(_BELOW_NODES), rng.choice(names)
         else:
             what, target = rng.choice(_OF_NODES), rng.choice(names)
         if what is StepKind.CRASH and target in crashed:
             # Three times within ten seconds would rightly fail a good release.
             continue
-        at = max(rng.uniform(0.2, CHAOS_SECONDS), free_at.get(part_of(what, target), 0.0))
+        begin = rng.uniform(0.2, CHAOS_SECONDS)
+        if what in _BELOW_NODES:
+            begin = max(0.2, rng.choice(deploys) - rng.uniform(0.0, 0.5))
+        at = max(begin, free_at.get(part_of(what, target), 0.0))
         seconds = rng.uniform(0.1, 2.2) if what not in _AT_ONCE else 0.0
         key = rng.choice(_KEYS[what]) if what in _KEYS else None
         free_at[part_of(what, target)] = at + seconds + 0.05
