@@ -266,10 +266,10 @@ def _faults(rng: random.Random, names: list[str], deploys: list[float], *, own_e
             # Three times within ten seconds would rightly fail a good release.
             continue
         begin = rng.uniform(0.2, CHAOS_SECONDS)
-        if what in _BELOW_NODES:
-            begin = max(0.2, rng.choice(deploys) - rng.uniform(0.0, 0.5))
-        at = max(begin, free_at.get(part_of(what, target), 0.0))
         seconds = rng.uniform(0.1, 2.2) if what not in _AT_ONCE else 0.0
+        if what in _BELOW_NODES:
+            begin, seconds = max(0.2, rng.choice(deploys) - rng.uniform(0.0, 0.3)), rng.uniform(0.5, 3.0)
+        at = max(begin, free_at.get(part_of(what, target), 0.0))
         key = rng.choice(_KEYS[what]) if what in _KEYS else None
         free_at[part_of(what, target)] = at + seconds + 0.05
         if at < CHAOS_SECONDS:
