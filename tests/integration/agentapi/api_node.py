@@ -88,16 +88,18 @@ class ApiNode:
         desired = self.assignments.desired[ENV] = resolve_assignment(assignment, ENV, self.uid)
         return desired
 
-    def run(self, service: str, *command: str, name: str = "", release: int = 1) -> str:
-        """Start a container of a service with the labels that the agent sets; return the id."""
+    def run(self, service: str, *command: str, release: int = 1) -> str:
+        """Start a container of a service with the name and labels that the agent sets; return the id."""
+        spec_hash = uuid.uuid4().hex
         labels = {
             **naming.environment_labels(NODE, self.uid, ENV),
             naming.LABEL_SERVICE: service,
+            naming.LABEL_HASH: spec_hash,
             naming.LABEL_RELEASE: str(release),
         }
         labelled = [part for key, value in labels.items() for part in ("--label", f"{key}={value}")]
-        named = ("--name", name) if name else ()
-        return docker("run", "-d", *named, *labelled, small_image(), *command)
+        name = naming.container_name(self.uid, ENV, service, spec_hash)
+        return docker("run", "-d", "--name", name, *labelled, small_image(), *command)
 
     async def start(self, service: str, *command: str, release: int = 1) -> str:
         """Start a container as :meth:`run` does; return the id once the engine's cache knows the container."""
