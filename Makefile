@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup python check test proto lock demo demo-down cluster cluster-down bench
+.PHONY: help setup python check test proto lock demo demo-down cluster cluster-down bench soak
 # The targets share one virtual environment, one Docker and the terminal.
 .NOTPARALLEL:
 
@@ -34,6 +34,9 @@ check: python ## Check style, types, layers, words, generated code, pinned versi
 
 test: setup ## Run every test, with a real etcd and a real Docker Engine; ARGS="-k word" goes to pytest
 	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
+
+soak: setup ## Play 300 random schedules of faults and deploys, a few minutes; SEEDS=1000 for more
+	SCHEDULES="$$(seq $(or $(SEEDS),300))" $(BIN)/python -m pytest -q tests/schedules $(ARGS)
 
 proto: python ## Generate Python code from the messages in proto/
 	deploy/proto.sh

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from bench.hollow.engine import HollowEngine, hollow
+from bench.hollow.envoy import HollowEnvoy, HollowRouter
 from bench.hollow.machine import HollowMachine
 from devopsellence.nodeagent.agent import Agent, AgentOptions, ProcessResources
+from devopsellence.nodeagent.docker.ledger import ContainerLedger
+from devopsellence.nodeagent.envoy.model import IngressOptions
 from devopsellence.nodeagent.event_bus import EventBus
 from devopsellence.nodeagent.state import StateFolder
+from devopsellence.nodeagent.tls import CertificateFiles
 from devopsellence.nodeagent.util.memory import MemoryTrimmer
 from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.errors import StoreError
@@ -20,8 +25,19 @@ from devopsellence.store.lease import LeaseKeeper
 from devopsellence.store.settings import Settings
 
 
+@dataclass(frozen=True)
+class HollowIngress:
+    """Envoy of a hollow node, which outlives the agents. ``certificate`` is the node's own, and never looked into."""
+
+    envoy: HollowEnvoy
+    options: IngressOptions
+    certificate: CertificateFiles
+
+
 class HollowAgent:
     """Agent of node ``name``, registered with ``uid``; ``machine`` and ``folder`` outlive stop and kill.
+
+    Without an ``ingress`` it routes nothing.
 
     With a ``process``, shares the resources of the process and can only be stopped. Otherwise has a separate connection
     to the etcd of ``settings``, and can also be killed, disconnected and started again.
@@ -36,6 +52,7 @@ class HollowAgent:
         *,
         machine: HollowMachine | None = None,
         process: ProcessResources | None = None,
+        ingress: HollowIngress | None = None,
     ) -> None:
         self.name = name
         self.uid = uid
@@ -44,6 +61,7 @@ class HollowAgent:
         self.agent: Agent[HollowEngine] | None = None
         self._options = AgentOptions(name, uid, folder, "hollow", settings)
         self._process = process
+        self._ingress = ingress
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._etcd: Etcd | None = None
@@ -85,7 +103,13 @@ class HollowAgent:
             # Pending writes from before the kill finish before another agent uses the folder.
             stack.push_async_callback(process.disk.run, lambda: None)
             events = EventBus()
-            machine = hollow(self.machine, events.engine_callbacks())
+            # A fleet has a single disk for all, and nobody makes copies in it.
+            path = self._options.state_dir / "containers.json"
+            owned = ContainerLedger(path, process.disk, folder.files) if self._process is None else None
+            machine = hollow(self.machine, events.engine_callbacks(), owned)
+            if (ingress := self._ingress) is not None:
+                parts = self.machine, ingress.envoy, folder, ingress.options, ingress.certificate
+                machine = replace(machine, router=HollowRouter(self.name, *parts, process.disk, events))
             self.agent = Agent(self._options, folder, process, machine, events)
             await self.agent.run(self._stop)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from bench.hollow.machine import HollowMachine
@@ -14,7 +15,8 @@ from devopsellence.nodeagent.docker.errors import ContainerHung, EngineError, En
 from devopsellence.nodeagent.docker.hung import HungContainers
 from devopsellence.nodeagent.docker.interface import DockerApi
 from devopsellence.nodeagent.docker.ledger import ContainerLedger
-from devopsellence.nodeagent.docker.model import Container, EngineEvent
+from devopsellence.nodeagent.docker.model import Container, EngineEvent, EngineListing
+from devopsellence.nodeagent.docker.ownership import foreign_container
 from devopsellence.nodeagent.health.probe import ProbeCall
 from devopsellence.nodeagent.plan.probe_spec import Probe
 from devopsellence.nodeagent.reconcile.machine import Machine
@@ -28,11 +30,18 @@ _AWAY: Final = "the Docker Engine does not answer: it is not running"
 
 
 class HollowEngine:
-    """Container engine over a hollow machine; one agent at a time works on a machine."""
+    """Container engine over a hollow machine; one agent at a time works on a machine.
 
-    def __init__(self, machine: HollowMachine, callbacks: EngineCallbacks) -> None:
+    ``owned``: tells the agent's containers from copies; None: there are no copies, all are the agent's.
+    """
+
+    def __init__(
+        self, machine: HollowMachine, callbacks: EngineCallbacks, owned: ContainerLedger | None = None
+    ) -> None:
         self.cache = ContainerCache()
-        self.owned = ContainerLedger.in_memory()
+        self.owned = owned or ContainerLedger.in_memory()
+        self._owns_all = owned is None
+        self._pruned = self._owns_all
         self.connected = False
         self.problem = "not connected to the Docker Engine yet"
         self.version = ""
@@ -50,8 +59,9 @@ class HollowEngine:
         try:
             while True:
                 await self._machine.until_back()
-                self.cache.replace(self._machine.list(), self.cache.stamp())
-                for container in self._machine.containers.values():
+                listing = self._set_foreign_apart(self._machine.list())
+                self.cache.replace(listing, self.cache.stamp())
+                for container in listing.containers:
                     self.cache.put(container)
                 self.connected, self.problem, self.version = True, "", VERSION
                 self._callbacks.connection()
@@ -92,8 +102,10 @@ class HollowEngine:
         except NotFound:
             self.cache.remove(container)
             return
-        if seen is not None:
-            self.cache.put(seen, asked)
+        if seen is not None and self._admit([seen]):
+            self.cache.put(_admitted(seen), asked)
+        elif seen is not None:
+            self.cache.put_foreign(foreign_container(seen))
 
     async def _refresh_changed(self, container: str, environment: str) -> None:
         with suppress(EngineError):
@@ -109,12 +121,32 @@ class HollowEngine:
             self._callbacks.changed(self.cache.containers[container].environment)
 
     async def admit(self, container: Container) -> Container | None:
-        """Return the container: on a hollow machine all are this agent's."""
-        return container
+        """Return a container if it is this agent's, else None."""
+        return _admitted(container) if self._admit([container]) else None
+
+    def _admit(self, containers: Sequence[Container]) -> set[str]:
+        """Return the ids of those of ``containers`` that are this agent's, by the rules of the real engine."""
+        if self._owns_all:
+            return {container.id for container in containers}
+        unknown = [container for container in containers if not self.owned.knows(container.id)]
+        labels = {container.image_id: self._machine.image_labels(container.image_id) for container in unknown}
+        return self.owned.admit(containers, labels)
+
+    def _set_foreign_apart(self, listing: EngineListing) -> EngineListing:
+        own = self._admit(listing.containers)
+        if not self._pruned:
+            self._pruned = True
+            existing = [container.id for container in listing.containers]
+            self.owned.prune(existing, {container.name for container in listing.containers})
+        return EngineListing(
+            tuple(_admitted(container) for container in listing.containers if container.id in own),
+            listing.networks,
+            tuple(foreign_container(container) for container in listing.containers if container.id not in own),
+        )
 
     async def relist(self) -> None:
         stamp = self.cache.stamp()
-        listing = self._machine.list()
+        listing = self._set_foreign_apart(self._machine.list())
         concerned, unknown = self.cache.replace(listing, stamp)
         for container in unknown:
             with suppress(ContainerHung):
@@ -146,6 +178,8 @@ class HollowEngine:
     def _on_event(self, event: EngineEvent) -> None:
         if self._machine.away:
             return
+        if event.kind == "container" and event.action == "destroy":
+            self.owned.gone(event.id)
         effect = self.cache.apply(event)
         if effect.inspect and effect.inspect in self._machine.containers:
             environment = self._machine.containers[effect.inspect].environment
@@ -156,7 +190,15 @@ class HollowEngine:
             self._callbacks.changed(effect.environment)
 
 
-def hollow(machine: HollowMachine, callbacks: EngineCallbacks) -> Machine[HollowEngine]:
-    """Return the engine for :class:`devopsellence.nodeagent.agent.Agent` on ``machine``."""
-    engine = HollowEngine(machine, callbacks)
+def _admitted(container: Container) -> Container:
+    """Return a container of this agent without the labels, as the real engine does."""
+    return replace(container, labels={})
+
+
+def hollow(
+    machine: HollowMachine, callbacks: EngineCallbacks, owned: ContainerLedger | None = None
+) -> Machine[HollowEngine]:
+    """Return the engine for :class:`devopsellence.nodeagent.agent.Agent` on ``machine``; ``owned``: see
+    :class:`HollowEngine`."""
+    engine = HollowEngine(machine, callbacks, owned)
     return Machine(engine, engine.question)

@@ -72,6 +72,8 @@ class HollowMachine:
         self._ends: dict[str, asyncio.TimerHandle] = {}
         self._numbers = count(1)
         self._hung: dict[str, asyncio.Event] = {}
+        #: Labels of images, by id; an image that is not here has none.
+        self._labels: dict[str, Mapping[str, str]] = {}
         self._back = asyncio.Event()
         self._back.set()
         self._gone = asyncio.Event()
@@ -150,6 +152,34 @@ class HollowMachine:
             self.containers[container] = replace(self.containers[container], settings=settings)
             self._tell("update", self.containers[container])
 
+    def rename(self, container: str, name: str) -> None:
+        """Rename a container, as by hand."""
+        if container in self.containers:
+            self.containers[container] = replace(self.containers[container], name=name)
+            self._tell("rename", self.containers[container])
+
+    def commit(self, container: str) -> str:
+        """Make an image of a container and run it, as ``docker commit`` and ``docker run`` do; return the copy's id."""
+        copied, number = self.containers[container], next(self._numbers)
+        image = f"image-{number}"
+        self._labels[image] = copied.labels
+        copy = replace(
+            copied,
+            id=f"{number:012x}",
+            name=f"copy_{number}",
+            image=image,
+            image_id=image,
+            state=ContainerState.CREATED,
+            networks={},
+            settings=None,
+        )
+        self.containers[copy.id] = copy
+        self._behaviours[copy.id] = self._behaviours[container]
+        self._tell("create", copy)
+        self.start(copy.id)
+        self._tell("start", copy)
+        return copy.id
+
     def disconnect(self, network: str) -> None:
         """Disconnect all running containers from a network, as by hand."""
         for existing in list(self.containers.values()):
@@ -189,6 +219,10 @@ class HollowMachine:
 
     def inspect_any(self, container: str) -> Container:
         return self._known(container)
+
+    def image_labels(self, image: str) -> Mapping[str, str]:
+        """Return the labels of an image, by id."""
+        return self._labels.get(image, {})
 
     def create_network(self, name: str, labels: Mapping[str, str]) -> str:
         if any(network.name == name for network in self.networks.values()):
@@ -234,6 +268,8 @@ class HollowMachine:
             task=labels.get(names.LABEL_TASK, ""),
             depends_on=tuple(filter(None, labels.get(names.LABEL_DEPENDS_ON, "").split(","))),
             ports=names.parse_ports(labels[names.LABEL_PORTS]) if names.LABEL_PORTS in labels else None,
+            image_id=f"id-of-{body['Image']}",
+            labels=names.own_labels(labels),
         )
         self._behaviours[created.id] = Behaviour.of(dict(variable.partition("=")[::2] for variable in body["Env"]))
         self.containers[created.id] = created

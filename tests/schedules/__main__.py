@@ -1,6 +1,7 @@
 """``python -m tests.schedules SEED …``: play the schedules of these seeds; exit code 1 if a schedule ends badly.
 
-A single seed is shown with steps and all log lines.
+A single seed is shown with steps and all log lines. Runs itself in a mount namespace of its own (``unshare``), because
+each node has a disk.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import sys
 import tempfile
 import time
@@ -22,28 +24,32 @@ from tests.schedules.cluster import Cluster
 from tests.schedules.play import play
 from tests.schedules.schedule import schedule
 from tests.support.etcd import EtcdServer
+from tests.support.need import own_mounts
 
 #: So many at a time: most of their time they wait.
 AT_ONCE = 10
+#: Processes are killed, never the machine: a slow disk would only make all wait.
+_WITHOUT_SYNC = ("--unsafe-no-fsync",)
+_OWN_NAMESPACE = "SCHEDULES_OWN_NAMESPACE"
 
 
 async def _one(seed: int, shared: EtcdServer, folder: Path) -> list[str]:
     structlog.contextvars.bind_contextvars(seed=seed)
     played = schedule(seed)
-    async with AsyncExitStack() as stack:
-        server = shared
-        if played.own_etcd:
-            server = EtcdServer(folder / f"etcd-{seed}")
-            stack.callback(server.kill)
-            await asyncio.to_thread(server.start)
-        cluster = await stack.enter_async_context(Cluster(played, server, f"/seed-{seed}/", folder / str(seed)))
-        begun = time.monotonic()
-        try:
+    begun = time.monotonic()
+    try:
+        async with AsyncExitStack() as stack:
+            server = shared
+            if played.own_etcd:
+                server = EtcdServer(folder / f"etcd-{seed}", arguments=_WITHOUT_SYNC)
+                stack.callback(server.kill)
+                await asyncio.to_thread(server.start)
+            cluster = await stack.enter_async_context(Cluster(played, server, f"/seed-{seed}/", folder / str(seed)))
             defects = await play(played, cluster)
             structlog.get_logger().info("schedule over", seconds=round(time.monotonic() - begun, 1), wrong=defects)
-        except Exception:  # noqa: BLE001 - the other schedules go on
-            return [traceback.format_exc()]
-        return defects
+    except Exception:  # noqa: BLE001 - the other schedules go on
+        return [traceback.format_exc()]
+    return defects
 
 
 async def _all(seeds: list[int], folder: Path) -> dict[int, list[str]]:
@@ -53,7 +59,7 @@ async def _all(seeds: list[int], folder: Path) -> dict[int, list[str]]:
         async with at_once:
             return await _one(seed, shared, folder)
 
-    with EtcdServer(folder / "etcd") as shared:
+    with EtcdServer(folder / "etcd", arguments=_WITHOUT_SYNC) as shared:
         defects = await asyncio.gather(*(limited(seed) for seed in seeds))
     return dict(zip(seeds, defects, strict=True))
 
@@ -72,7 +78,16 @@ def _log_to(file: TextIO) -> None:
     logging.basicConfig(handlers=[logging.NullHandler()])
 
 
+def _enter_namespace() -> None:
+    """Replace this process by one in a mount namespace of its own, unless it is that already."""
+    if os.environ.pop(_OWN_NAMESPACE, "") == "":
+        os.environ[_OWN_NAMESPACE] = "yes"
+        command = [*own_mounts(), sys.executable, "-m", "tests.schedules", *sys.argv[1:]]
+        os.execvp(command[0], command)  # noqa: S606
+
+
 def main() -> None:
+    _enter_namespace()
     parser = argparse.ArgumentParser(prog="python -m tests.schedules", description=__doc__)
     parser.add_argument("seeds", type=int, nargs="+", metavar="SEED")
     parser.add_argument("--log", type=Path, help="where the log lines go")

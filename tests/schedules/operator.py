@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import StoreError
-from devopsellence.store.etcd import Compare, Etcd, Put
+from devopsellence.store.etcd import Compare, Delete, Etcd, Put
+from devopsellence.store.keys import PEERS
+from tests.integration.controller.audit import by_hand_key
 from tests.schedules.releases import REF, missing_image, named, release
-from tests.schedules.schedule import ReleaseQuality, ReleaseShape, Schedule
+from tests.schedules.schedule import OwnKey, ReleaseQuality, ReleaseShape, Schedule
 
 
 class Operator:
@@ -28,8 +30,9 @@ class Operator:
 
     async def _begin(self, schedule: Schedule) -> bool:
         keys = self._etcd.keys
-        for name, labels in schedule.labels.items():
-            await self._etcd.put(keys.node(name), encode(pb.Node(name=name, uid=f"uid-{name}", labels=labels)))
+        for number, (name, labels) in enumerate(schedule.labels.items(), 1):
+            node = pb.Node(name=name, uid=f"uid-{name}", labels=labels, address=f"10.0.0.{number}")
+            await self._etcd.put(keys.node(name), encode(node))
         environment = pb.Environment(**named(), nodes=schedule.attached)
         await self._etcd.put(keys.environment(REF), encode(environment))
         return True
@@ -98,6 +101,39 @@ class Operator:
         if record is not None and record.lease:
             await self._etcd.revoke_lease(record.lease)
         return True
+
+    async def delete(self, which: OwnKey, target: str) -> None:
+        """Delete a key of a program by hand; ``target`` is a node, or a controller."""
+        await _insist(lambda: self._delete(which, target))
+
+    async def _delete(self, which: OwnKey, target: str) -> bool:
+        key = await self._own_key(which, target)
+        record = await self._etcd.get(key) if key else None
+        if record is None:
+            return True
+        return (
+            await self._etcd.txn(
+                [Compare.unmodified(key, record.mod_revision)], [Delete(key), Put(by_hand_key(self._etcd.keys), b"")]
+            )
+        ).succeeded
+
+    async def _own_key(self, which: OwnKey, target: str) -> str:
+        """Return a key; empty if there is none such."""
+        keys = self._etcd.keys
+        match which:
+            case OwnKey.HEARTBEAT:
+                return keys.heartbeat(target)
+            case OwnKey.STATUS:
+                return keys.status(target, REF)
+            case OwnKey.ASSIGNMENT:
+                return keys.assignment(target, REF)
+            case OwnKey.PEERS:
+                return keys.ingress(target, REF, PEERS)
+            case OwnKey.ROLLOUT:
+                return keys.rollout(REF)
+            case OwnKey.CANDIDATE:
+                candidates = (await self._etcd.list(keys.election_prefix)).items
+                return min(candidates, key=lambda one: one.create_revision).key if candidates else ""
 
     async def _environment(self) -> tuple[pb.Environment, int]:
         key = self._etcd.keys.environment(REF)

@@ -27,18 +27,19 @@ async def play(schedule: Schedule, cluster: Cluster) -> list[str]:
     since = await next_revision(cluster.etcd)
     operator = Operator(cluster.etcd, lambda image: _withhold(cluster, image))
     await operator.begin(schedule)
-    cluster.start()
+    await cluster.start()
     begun = asyncio.get_running_loop().time()
     turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
     async with asyncio.TaskGroup() as happening:
         for step in schedule.steps:
             await asyncio.sleep(begun + step.at - asyncio.get_running_loop().time())
-            turn = turns[OPERATOR if step.what in OPERATOR_STEPS else step.target]
+            turn = turns[OPERATOR if step.what in OPERATOR_STEPS else step.part]
             happening.create_task(_in_turn(turn, step, cluster, operator))
     found = await _settle(cluster, operator)
     history = await read_history(cluster.etcd, since)
     keys = cluster.etcd.keys
-    return [*found, *audit(history, keys).defects, *regressions(history, keys)]
+    misdeeds = [f"{name}: {misdeed}" for name, node in cluster.nodes.items() for misdeed in node.machine.misdeeds]
+    return [*found, *misdeeds, *audit(history, keys).defects, *regressions(history, keys)]
 
 
 async def _settle(cluster: Cluster, operator: Operator) -> list[str]:
@@ -71,9 +72,10 @@ async def _end(cluster: Cluster, operator: Operator) -> ScheduleEnd:
         cluster.etcd.keys,
         values,
         operator.shapes,
-        containers={name: tuple(machine.containers.values()) for name, machine in machines.items()},
+        containers={name: tuple(machine.own) for name, machine in machines.items()},
         networks={name: len(machine.networks) for name, machine in machines.items()},
         tasks_started=[machine.tasks_started for machine in machines.values()],
+        served={name: node.envoy.served() for name, node in cluster.nodes.items()},
     )
 
 
@@ -83,13 +85,13 @@ def _withhold(cluster: Cluster, image: str) -> None:
 
 
 async def _in_turn(turn: asyncio.Lock, step: Step, cluster: Cluster, operator: Operator) -> None:
-    """Run the steps of a target in sequence, even if a step takes long to end; likewise the changes of operators."""
+    """Run the steps of a part in sequence, even if a step takes long to end; likewise the changes of operators."""
     async with turn:
         await _happen(step, cluster, operator)
 
 
 async def _happen(step: Step, cluster: Cluster, operator: Operator) -> None:
-    if step.target in cluster.controllers:
+    if step.what in _TO_CONTROLLERS:
         await _TO_CONTROLLERS[step.what](cluster.controllers[step.target], step.seconds)
     elif step.what in _TO_MACHINES:
         await _TO_MACHINES[step.what](cluster.nodes[step.target], step.seconds)
@@ -107,6 +109,9 @@ async def _wish(step: Step, operator: Operator) -> None:
             await asyncio.gather(*(operator.deploy(shape) for shape in step.shapes))
         case StepKind.ATTACH | StepKind.DETACH:
             await operator.attach(step.target, attached=step.what is StepKind.ATTACH)
+        case StepKind.DELETE_NODE_KEY | StepKind.DELETE_CONTROLLER_KEY:
+            assert step.key is not None
+            await operator.delete(step.key, step.target)
         case StepKind.RELABEL:
 
             def relabel(node: pb.Node) -> None:
@@ -174,14 +179,13 @@ async def _slow_engine(node: HollowNode, seconds: float) -> None:
 
 
 async def _crash(node: HollowNode, _seconds: float) -> None:
-    running = [container for container in node.machine.containers.values() if container.up and not container.task]
-    if running:
-        node.machine.end(running[0].id, 1)
+    if container := _any_running(node):
+        node.machine.end(container, 1)
 
 
 def _any_running(node: HollowNode) -> str:
     """Return the id of a running container of a service; empty if there is none."""
-    running = (container for container in node.machine.containers.values() if container.up and not container.task)
+    running = (container for container in node.machine.own if container.up and not container.task)
     return next((container.id for container in running), "")
 
 
@@ -204,6 +208,16 @@ async def _restart_always(node: HollowNode, _seconds: float) -> None:
         node.machine.restart_always(container)
 
 
+async def _rename(node: HollowNode, _seconds: float) -> None:
+    if container := _any_running(node):
+        node.machine.rename(container, f"{node.machine.containers[container].name}-by-hand")
+
+
+async def _commit(node: HollowNode, _seconds: float) -> None:
+    if container := _any_running(node):
+        node.machine.commit(container)
+
+
 async def _disconnect(node: HollowNode, _seconds: float) -> None:
     for network in list(node.machine.networks):
         node.machine.disconnect(network)
@@ -218,6 +232,42 @@ async def _clock_step(node: HollowNode, seconds: float) -> None:
     node.machine.faults.clock_seconds = -3600.0
     await asyncio.sleep(seconds)
     node.machine.faults.clock_seconds = 0.0
+
+
+async def _disk_full(node: HollowNode, seconds: float) -> None:
+    await asyncio.to_thread(node.disk.fill)
+    await asyncio.sleep(seconds)
+    await asyncio.to_thread(node.disk.empty)
+
+
+async def _read_only(node: HollowNode, seconds: float) -> None:
+    await asyncio.to_thread(node.disk.make_read_only)
+    await asyncio.sleep(seconds)
+    await asyncio.to_thread(node.disk.make_writable)
+
+
+async def _envoy_refuses(node: HollowNode, seconds: float) -> None:
+    node.envoy.faults.refuses = True
+    await asyncio.sleep(seconds)
+    node.envoy.faults.refuses = False
+
+
+async def _envoy_slow(node: HollowNode, seconds: float) -> None:
+    node.envoy.faults.read_seconds = seconds / 2
+    await asyncio.sleep(seconds)
+    node.envoy.faults.read_seconds = 0.0
+
+
+async def _envoy_away(node: HollowNode, seconds: float) -> None:
+    node.envoy.faults.away = True
+    await asyncio.sleep(seconds)
+    node.envoy.faults.away = False
+
+
+async def _long_requests(node: HollowNode, seconds: float) -> None:
+    node.envoy.faults.request_seconds = seconds
+    await asyncio.sleep(seconds)
+    node.envoy.faults.request_seconds = 0.0
 
 
 async def _kill_controller(controller: ControllerActor, seconds: float) -> None:
@@ -255,9 +305,17 @@ _TO_MACHINES: Final[dict[StepKind, Callable[[HollowNode, float], Awaitable[None]
     StepKind.HANG: _hang,
     StepKind.PAUSE: _pause,
     StepKind.RESTART_ALWAYS: _restart_always,
+    StepKind.RENAME: _rename,
+    StepKind.COMMIT: _commit,
     StepKind.DISCONNECT: _disconnect,
     StepKind.REMOVE_NETWORK: _remove_network,
     StepKind.CLOCK_STEP: _clock_step,
+    StepKind.DISK_FULL: _disk_full,
+    StepKind.READ_ONLY: _read_only,
+    StepKind.ENVOY_REFUSES: _envoy_refuses,
+    StepKind.ENVOY_SLOW: _envoy_slow,
+    StepKind.ENVOY_AWAY: _envoy_away,
+    StepKind.LONG_REQUESTS: _long_requests,
 }
 _TO_CONTROLLERS: Final[dict[StepKind, Callable[[ControllerActor, float], Awaitable[None]]]] = {
     StepKind.KILL_CONTROLLER: _kill_controller,

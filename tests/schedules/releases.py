@@ -12,10 +12,15 @@ from devopsellence.store.keys import EnvironmentRef
 from tests.schedules.schedule import ReleaseQuality, ReleaseShape
 
 REF = EnvironmentRef("acme", "shop", "production")
+HOST = "shop.example.com"
+#: Service and port that the host's requests reach.
+WEB, PORT = "web", "http"
 #: Nobody's fault: a release that is held up by what happens to the cluster must not fail for it.
 _LONG_SECONDS = 600
 #: For a release whose image never comes.
 _SHORT_SECONDS = 2
+#: Far less than an Envoy may be away, or a request may take.
+_DRAIN_SECONDS = 0.2
 
 
 def named() -> dict[str, Any]:
@@ -35,6 +40,11 @@ def release(number: int, shape: ReleaseShape, created_by: str) -> pb.Release:
     made.rollout.on_failure = (
         workload_pb2.RolloutPolicy.ROLLBACK if shape.goes_back else workload_pb2.RolloutPolicy.HALT
     )
+    if shape.ingress:
+        made.ingress.hosts.append(HOST)
+        made.ingress.tls_mode = workload_pb2.Ingress.OFF
+        made.ingress.rules.add(host=HOST, path_prefix="/", service=WEB, port=PORT)
+        made.ingress.drain_timeout.FromMilliseconds(round(_DRAIN_SECONDS * 1000))
     stuck = shape.quality is ReleaseQuality.STUCK
     made.rollout.progress_deadline.FromSeconds(_SHORT_SECONDS if stuck else _LONG_SECONDS)
     if shape.task and not stuck:
@@ -47,8 +57,9 @@ def _services(number: int, shape: ReleaseShape) -> Iterator[workload_pb2.Service
     yield _worker("cache", 1000 + number // 3)
     if shape.jobs:
         yield _worker("jobs", number)
-    web = workload_pb2.Service(name="web", kind=workload_pb2.Service.WEB, image=_image(number))
+    web = workload_pb2.Service(name=WEB, kind=workload_pb2.Service.WEB, image=_image(number))
     web.image.app = True
+    web.ports.add(name=PORT, port=3000)
     web.healthcheck.path, web.healthcheck.port = "/up", 3000
     web.healthcheck.interval.FromMilliseconds(100)
     web.healthcheck.timeout.FromSeconds(5)

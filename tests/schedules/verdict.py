@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from devopsellence.api.v1 import stored_pb2 as pb
@@ -12,11 +12,13 @@ from devopsellence.nodeagent.docker.model import Container
 from devopsellence.store.codec import decode
 from devopsellence.store.keys import Keys
 from tests.integration.controller.audit import History
-from tests.schedules.releases import REF
+from tests.schedules.releases import REF, WEB
 from tests.schedules.schedule import ReleaseQuality, ReleaseShape
 
 _LABELS = {workload_pb2.Service.WEB: "web", workload_pb2.Service.WORKER: "worker"}
 _Phase = pb.Rollout
+#: Part of the reason of a release that failed at a node with a full or read-only disk, as it is to.
+_NO_DISK = "the agent cannot write its folder"
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class ScheduleEnd:
     containers: Mapping[str, Sequence[Container]]
     networks: Mapping[str, int]
     tasks_started: Sequence[Counter[int]]
+    #: Ids of the containers behind each host, by node.
+    served: Mapping[str, Mapping[str, Set[str]]]
 
     def environment(self) -> pb.Environment:
         key = self.keys.environment(REF)
@@ -73,12 +77,19 @@ def _tasks(end: ScheduleEnd) -> Iterator[str]:
 
 def _is_bad(end: ScheduleEnd, rollout: pb.Rollout) -> bool:
     shape = end.shapes[rollout.release]
-    # A task that was running when its machine or its agent went is rightly called failed.
-    return shape.quality is not ReleaseQuality.GOOD or rollout.task.phase == pb.TaskStatus.FAILED
+    # A task that was running when its machine or its agent went is rightly called failed, and so is a release that a
+    # node could not write to its disk.
+    return (
+        shape.quality is not ReleaseQuality.GOOD
+        or rollout.task.phase == pb.TaskStatus.FAILED
+        or _NO_DISK in rollout.reason
+    )
 
 
 def _last_settled(rollout: pb.Rollout) -> int:
-    return max((outcome.release for outcome in rollout.history if outcome.phase == _Phase.SETTLED), default=0)
+    # The history is lost with a record that somebody deletes; which release works is found out again.
+    settled = max((outcome.release for outcome in rollout.history if outcome.phase == _Phase.SETTLED), default=0)
+    return rollout.last_settled or settled
 
 
 def _goes_back_to(end: ScheduleEnd, rollout: pb.Rollout) -> int:
@@ -183,10 +194,25 @@ def _compare(end: ScheduleEnd, name: str, services: Sequence[workload_pb2.Servic
     running = sorted((container.service, container.image) for container in ours)
     if running != wanted or not all(container.up for container in ours):
         yield f"{name} should run {wanted} and has {_text(ours)}"
+    yield from _hosts(end, name, ours)
     if any(container.up for container in end.containers[name] if container.task):
         yield f"a task goes on on {name}"
     if end.networks[name] > 1:
         yield f"{name} has {end.networks[name]} networks"
+
+
+def _hosts(end: ScheduleEnd, name: str, ours: Sequence[Container]) -> Iterator[str]:
+    """Check that each host's requests reach the container of the assigned release, and no other."""
+    assignment = end.assignment(name)
+    web = {container.id for container in ours if container.service == WEB}
+    hosts = assignment.ingress.hosts if assignment is not None and web else []
+    served = end.served[name]
+    for host in hosts:
+        if served.get(host) != web:
+            yield f"{host} on {name} is served by {sorted(served.get(host, ()))} rather than {sorted(web)}"
+    for host in served.keys() - {*hosts}:
+        if served[host]:
+            yield f"{host} on {name} is not assigned, and served by {sorted(served[host])}"
 
 
 def _text(containers: Sequence[Container]) -> str:
@@ -203,7 +229,11 @@ def regressions(history: History, keys: Keys) -> list[str]:
     before = pb.Rollout()
     for revision in sorted(history):
         for event in history[revision]:
-            if event.key != keys.rollout(REF) or event.kv is None:
+            if event.key != keys.rollout(REF):
+                continue
+            if event.kv is None:
+                # Written again from what the nodes and the releases tell.
+                before.phase = _Phase.PHASE_UNSPECIFIED
                 continue
             rollout = decode(pb.Rollout, event.key, event.kv.value)
             if rollout.release < before.release:

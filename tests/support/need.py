@@ -27,6 +27,18 @@ def need_docker() -> None:
         lack(problem)
 
 
+def own_mounts() -> list[str]:
+    """Return the command before another one that is to have a mount namespace of its own."""
+    return ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
+
+
+def need_own_mounts() -> None:
+    """Require mount namespaces."""
+    answer = subprocess.run([*own_mounts(), "true"], capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        lack(f"needs a mount namespace: {answer.stderr.strip()}")
+
+
 def lack(reason: str) -> NoReturn:
     """Fail (CI) or skip (elsewhere) the running test; ``reason`` names the missing requirement."""
     if os.environ.get("CI") == "true":

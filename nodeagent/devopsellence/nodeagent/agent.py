@@ -131,13 +131,18 @@ def _docker_machine(
         reachable=events.router_address_changed.emit,
         files=files,
     )
+    connect_router(router, events)
+    puller = PeerPuller(engine, options.node_uid, options.files) if options.files is not None else None
+    return Machine(engine, partial(probe_call, engine), puller.fetch if puller is not None else None, router)
+
+
+def connect_router(router: Router, events: EventBus) -> None:
+    """Let a router know of the events of its agent that concern it."""
     events.assignments_listed.subscribe(router.assignments_listed)
     events.folder_problem_changed.subscribe(lambda _problem: router.folder_changed())
     events.files_restored.subscribe(lambda _paths: router.folder_changed())
     events.connection_changed.subscribe(router.engine_connected)
     events.router_container_changed.subscribe(router.container_changed)
-    puller = PeerPuller(engine, options.node_uid, options.files) if options.files is not None else None
-    return Machine(engine, partial(probe_call, engine), puller.fetch if puller is not None else None, router)
 
 
 class Agent(Generic[R]):

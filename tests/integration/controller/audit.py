@@ -72,7 +72,7 @@ def audit(history: History, keys: Keys, *, certificates: bool = False) -> Findin
     for revision in sorted(history):
         events = history[revision]
         written = [event.key for event in events if _is_controllers(event, keys, tuple(ours))]
-        if not written:
+        if not written or is_by_hand(events, keys):
             continue
         writes += 1
         leader = min((one for one in candidacies if one.stands_at(revision)), key=lambda one: one.created, default=None)
@@ -84,6 +84,16 @@ def audit(history: History, keys: Keys, *, certificates: bool = False) -> Findin
         elif not leaders or leaders[-1] != leader.key:
             leaders.append(leader.key)
     return Findings(writes, leaders, [*defects, *_generations_backwards(history, keys)])
+
+
+def by_hand_key(keys: Keys) -> str:
+    """Return the key that a test writes in the same transaction as what it changes by hand."""
+    return f"{keys.prefix}by-hand"
+
+
+def is_by_hand(events: Iterable[WatchEvent], keys: Keys) -> bool:
+    """Return whether a test made the changes of a revision by hand."""
+    return any(event.key == by_hand_key(keys) for event in events)
 
 
 def _candidacies(history: History, keys: Keys) -> list[Candidacy]:

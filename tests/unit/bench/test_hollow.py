@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +13,14 @@ from bench.hollow.behaviour import Behaviour, Faults
 from bench.hollow.engine import HollowEngine
 from bench.hollow.machine import HollowMachine
 from devopsellence.nodeagent.docker import errors, names
+from devopsellence.nodeagent.docker.creation import create_container
 from devopsellence.nodeagent.docker.engine import EngineCallbacks
 from devopsellence.nodeagent.docker.interface import DockerApi
+from devopsellence.nodeagent.docker.ledger import ContainerLedger
 from devopsellence.nodeagent.docker.model import Container, ContainerState, EngineEvent
 from devopsellence.nodeagent.plan.probe_spec import Probe, ProbeTiming
+from devopsellence.nodeagent.state_files import StateFiles
+from devopsellence.nodeagent.util.threads import ThreadPool
 
 ENV = "acme/shop/production"
 LOCAL = f"sha256:{'a' * 64}"
@@ -208,3 +213,23 @@ async def test_interrupted_call_may_have_happened() -> None:
     with pytest.raises(errors.EngineUnavailable):
         await call
     assert where.containers, "the answer was lost"
+
+
+async def test_copy_of_a_container_is_not_the_agents_own(tmp_path: Path) -> None:
+    where, told = machine(), EventRecorder()
+    ledger = ContainerLedger(tmp_path / "containers.json", ThreadPool(1, "disk"), StateFiles(tmp_path))
+    engine = HollowEngine(where, told.callbacks, ledger)
+    running = asyncio.create_task(engine.run())
+    await told.connection()
+    own = await create_container(engine, "web-1", body)
+    await engine.call(start(own.id))
+    copy = where.commit(own.id)
+    where.rename(own.id, "other")
+    await engine.relist()
+    await engine.refresh(own.id)
+    assert (set(engine.cache.containers), set(engine.cache.foreign)) == ({own.id}, {copy})
+    assert engine.cache.containers[own.id].name == "other"
+    where.discard(copy)
+    assert not engine.cache.foreign
+    running.cancel()
+    await ledger.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.schedules.schedule import ReleaseQuality, StepKind, schedule
+from tests.schedules.schedule import OPERATOR_STEPS, OwnKey, ReleaseQuality, StepKind, schedule
 
 SEEDS = range(1, 101)
 
@@ -18,6 +18,17 @@ def test_hundred_schedules_cover_all_steps_and_qualities() -> None:
     steps = [step for seed in SEEDS for step in schedule(seed).steps]
     assert {step.what for step in steps} == set(StepKind)
     assert {shape.quality for step in steps for shape in step.shapes} == set(ReleaseQuality)
+    assert {shape.ingress for step in steps for shape in step.shapes} == {True, False}
+    assert {step.key for step in steps} == {None, *OwnKey}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_faults_of_a_part_do_not_overlap(seed: int) -> None:
+    free_at: dict[str, float] = {}
+    for step in schedule(seed).steps:
+        if step.target and step.what not in OPERATOR_STEPS:
+            assert step.at > free_at.get(step.part, 0.0)
+            free_at[step.part] = step.at + step.seconds
 
 
 @pytest.mark.parametrize("seed", SEEDS)

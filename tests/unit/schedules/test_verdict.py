@@ -15,12 +15,13 @@ from devopsellence.nodeagent.docker.model import Container, ContainerState
 from devopsellence.store.codec import encode
 from devopsellence.store.keys import Keys
 from devopsellence.store.types import KeyValue, WatchEvent
-from tests.schedules.releases import REF, named, release
+from tests.schedules.releases import HOST, REF, named, release
 from tests.schedules.schedule import ReleaseQuality, ReleaseShape
 from tests.schedules.verdict import ScheduleEnd, defects, regressions
 
 KEYS = Keys()
 GOOD, SICK = ReleaseShape(), ReleaseShape(ReleaseQuality.SICK)
+SERVING = ReleaseShape(ingress=True)
 
 
 def running(
@@ -63,11 +64,37 @@ def end(*, shape: ReleaseShape = GOOD, number: int = 2, **fields: Any) -> Schedu
         (KEYS.rollout(REF), rollout(**fields)),
         assigned(number),
     )
-    return ScheduleEnd(KEYS, values, {1: GOOD, 2: shape}, {"n1": running("n1", number, GOOD)}, {"n1": 1}, [])
+    return ScheduleEnd(
+        KEYS, values, {1: GOOD, 2: shape}, {"n1": running("n1", number, GOOD)}, {"n1": 1}, [], {"n1": {}}
+    )
 
 
 def test_good_release_everywhere_has_no_defects() -> None:
     assert defects(end()) == []
+
+
+def test_release_that_met_a_full_disk_may_fail() -> None:
+    refused = "n1: web: the agent cannot write its folder state (x: No space left on device): free space on its disk"
+    assert defects(end(phase=pb.Rollout.FAILED, number=1, target=1, reason=refused)) == []
+    assert defects(end(phase=pb.Rollout.FAILED, number=1, target=1, reason="n1: web: not ready")) != []
+
+
+@pytest.mark.parametrize(
+    ("served", "expected"),
+    [
+        ({HOST: {"n1-web"}}, ""),
+        ({}, "served by [] rather than"),
+        ({HOST: {"n1-web", "older"}}, "served by ['n1-web', 'older'] rather than"),
+        ({HOST: {"n1-web"}, "old.example.com": {"n1-web"}}, "old.example.com on n1 is not assigned"),
+    ],
+    ids=["as assigned", "by nothing", "also by an older one", "also another host"],
+)
+def test_hosts_are_served_by_the_assigned_release(served: dict[str, set[str]], expected: str) -> None:
+    release_2 = release(2, SERVING, "")
+    assignment = pb.Assignment(node="n1", release=2, services=release_2.services, ingress=release_2.ingress)
+    serving = store(end(shape=SERVING), (KEYS.assignment("n1", REF), assignment))
+    found = defects(replace(serving, served={"n1": served}))
+    assert (expected in "".join(found)) if expected else not found
 
 
 def test_rolled_back_release_has_no_defects() -> None:
@@ -121,13 +148,17 @@ def test_defect_is_found(spoil: Callable[[ScheduleEnd], ScheduleEnd], expected: 
         ([rollout(), rollout(reason="degraded")], 0),
         ([rollout(), rollout(phase=pb.Rollout.FAILED)], 1),
         ([rollout(), pb.Rollout(release=1)], 1),
+        ([rollout(), None, rollout(phase=pb.Rollout.PROGRESSING)], 0),
+        ([rollout(), None, pb.Rollout(release=1)], 1),
     ],
-    ids=["settled", "settled no longer", "an older release"],
+    ids=["settled", "settled no longer", "an older release", "deleted by hand", "an older release after a deletion"],
 )
-def test_rollouts_only_go_forward(rollouts: list[pb.Rollout], count: int) -> None:
+def test_rollouts_only_go_forward(rollouts: list[pb.Rollout | None], count: int) -> None:
     key = KEYS.rollout(REF)
     history = {
-        revision: [WatchEvent(key, KeyValue(key, encode(record), 1, revision, 1, 0), revision)]
+        revision: [
+            WatchEvent(key, KeyValue(key, encode(record), 1, revision, 1, 0) if record is not None else None, revision)
+        ]
         for revision, record in enumerate(rollouts, 1)
     }
     assert len(regressions(history, KEYS)) == count

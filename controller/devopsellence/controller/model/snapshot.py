@@ -143,11 +143,11 @@ class EnvironmentSnapshot:
         """Return the newest release before ``number`` that is known to have settled; 0 for none.
 
         A release that was superseded within its first minute counts if nothing of it had failed. Without a record of
-        the rollouts, the settled release reported by most nodes counts.
+        the rollouts, assignments and statuses tell.
         """
         rollout = message_of(self.rollout)
         if rollout is None:
-            return _settled_on_most(self.nodes, number)
+            return _settled_by_assignments(self.nodes, number)
         settled = [outcome.release for outcome in rollout.history if outcome.phase == pb.Rollout.SETTLED]
         settled.append(rollout.last_settled)
         if rollout.phase == pb.Rollout.SETTLED and not (rollout.provisional and rollout.first_failure):
@@ -160,11 +160,23 @@ def is_partial(assignment: pb.Assignment) -> bool:
     return assignment.HasField("task") or assignment.HasField("task_service")
 
 
-def _settled_on_most(views: Iterable[NodeView], number: int) -> int:
-    counts = Counter(
-        assignment.release
+def _settled_by_assignments(views: Iterable[NodeView], number: int) -> int:
+    """Return what :meth:`EnvironmentSnapshot.last_settled` does without a record of the rollouts.
+
+    A release that all nodes have, and report as settled, has settled. Otherwise an assignment tells: it names the
+    release to return to. Only if none does, the settled release reported by most nodes counts, unless a node reports
+    that it has not settled there.
+    """
+    settled = [
+        (assignment.release, assignment.last_settled, view.has_settled(assignment))
         for view in views
-        if (assignment := view.current_assignment) is not None and view.has_settled(assignment)
-    )
-    earlier = (release for release in counts if release < number)
-    return max(earlier, key=lambda release: (counts[release], release), default=0)
+        if (assignment := view.current_assignment) is not None
+    ]
+    releases = {release for release, _, _ in settled}
+    if len(releases) == 1 and max(releases) < number and all(done for _, _, done in settled):
+        return max(releases)
+    if recorded := max((earlier for _, earlier, _ in settled if earlier < number), default=0):
+        return recorded
+    unsettled = {release for release, _, done in settled if not done}
+    counts = Counter(release for release, _, done in settled if done and release < number)
+    return max(counts.keys() - unsettled, key=lambda release: (counts[release], release), default=0)

@@ -86,6 +86,33 @@ def test_last_settled_without_a_record_is_on_most_nodes() -> None:
     assert EnvironmentSnapshot(REF, nodes=nodes).last_settled(3) == 1
 
 
+FAILED = pb.AssignmentStatus.FAILED
+
+
+@pytest.mark.parametrize(
+    ("nodes", "number", "expected"),
+    [
+        pytest.param([(2, 1, SETTLED), (2, 1, SETTLED)], 3, 2, id="all nodes have settled"),
+        pytest.param([(2, 1, SETTLED), (2, 1, SETTLED), (2, 1, FAILED)], 3, 1, id="one has failed"),
+        pytest.param([(4, 1, SETTLED), (2, 1, SETTLED), (2, 1, SETTLED)], 5, 1, id="most were left at a bad release"),
+        pytest.param([(3, 2, FAILED), (2, 1, SETTLED), (2, 1, SETTLED)], 3, 2, id="in the middle of the newest"),
+        pytest.param([(2, 1, SETTLED), (2, 1, SETTLED)], 2, 1, id="at the end of the newest"),
+        pytest.param([(2, 0, SETTLED), (2, 0, FAILED), (1, 0, SETTLED)], 3, 1, id="of an earlier version, one failed"),
+        pytest.param([(1, 0, FAILED)], 2, 0, id="nothing has settled"),
+        pytest.param([], 2, 0, id="no nodes"),
+    ],
+)
+def test_last_settled_without_a_record_has_settled_everywhere(
+    nodes: list[tuple[int, int, pb.AssignmentStatus.Phase.ValueType]], number: int, expected: int
+) -> None:
+    views = []
+    for index, (release, last_settled, phase) in enumerate(nodes):
+        assigned = assignment(release)
+        assigned.last_settled = last_settled
+        views.append(NodeView(f"n{index}", assignment=record(assigned), status=record(status(release, phase))))
+    assert EnvironmentSnapshot(REF, nodes=views).last_settled(number) == expected
+
+
 def test_recall_works_out_once_for_equal_inputs() -> None:
     view, results = NodeView("n1"), iter(range(9))
     assert [view.recall("topic", (value,), lambda: next(results)) for value in ("a", "a", "b", "a")] == [0, 0, 1, 2]
