@@ -23,8 +23,8 @@ from devopsellence.nodeagent.plan import container_config, spec
 from devopsellence.nodeagent.plan.actions import TASK, Action, ActionKind
 from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause, RestartHistory
 from devopsellence.nodeagent.plan.spec import Desired, DesiredService
-from devopsellence.nodeagent.plan.task_run import OUTCOME_UNKNOWN, TaskRunKey
 from devopsellence.nodeagent.reconcile.machine import PullFromPeers
+from devopsellence.nodeagent.reconcile.task_actions import TASK_ACTIONS
 from devopsellence.nodeagent.reconcile.task_store import TaskStore
 from devopsellence.nodeagent.secrets import SecretDecrypter, SecretError
 from devopsellence.nodeagent.state import StateError
@@ -77,8 +77,8 @@ class ActionExecutor:
             ContainerHung: the outcome is unknown until the engine answers about the container again.
         """
         try:
-            if action.service == TASK and action.kind in _TASK_METHODS:
-                await _TASK_METHODS[action.kind](self, action, desired, tasks)
+            if action.service == TASK and action.kind in TASK_ACTIONS:
+                await TASK_ACTIONS[action.kind](self._engine, action, desired, tasks)
                 change: HistoryChange = _keep
             elif action.kind is ActionKind.PULL:
                 change = await self._pull(action, desired, progress)
@@ -356,78 +356,6 @@ class ActionExecutor:
         except (errors.EngineError, OSError) as error:
             _log.warning("the output of a removed container is not kept", name=action.name, error=str(error))
 
-    async def _start_task(self, action: Action, desired: Desired, tasks: TaskStore) -> None:
-        """Start the container of a release task, once.
-
-        The start is on record before the request to the engine. If the answer is lost (with the agent or the engine),
-        the container is only examined from then on. An answer that the container was not started is final: a command
-        that does not exist now does not exist later.
-
-        Raises:
-            EngineUnavailable, StateError.
-            NetworkGone: not started, and may be started later.
-        """
-        run = tasks.get(_run_key(action, desired))
-        await tasks.save(run.starting(action.container))
-        asked = self._engine.cache.stamp()
-        try:
-            container = await self._engine.call(lambda docker: docker.start(action.container), about=action.container)
-        except errors.NetworkGone:
-            await tasks.save(run.not_started())
-            await self._engine.relist()
-            raise
-        except errors.NotFound:
-            # Removed by somebody, before the start or a moment after.
-            self._engine.cache.remove(action.container)
-            await tasks.save(run.failed(f"its container was removed as it was started, so {OUTCOME_UNKNOWN}"))
-        except errors.HalfStarted:
-            reason = f"the engine was gone while its container was being started, so {OUTCOME_UNKNOWN}"
-            await tasks.save(run.failed(reason))
-        except (errors.EngineRefused, errors.DiskFull) as error:
-            await tasks.save(run.failed(f"its container cannot be started: {error}"))
-        else:
-            if container is not None:
-                self._engine.cache.put(container, asked)
-
-    async def _examine_task(self, action: Action, _desired: Desired, tasks: TaskStore) -> None:
-        """Record the end of a task's container: one recorded as started, or one without a record.
-
-        The engine answers after a start in progress, so the answer is up to date.
-        """
-        started = tasks.started_in(action.container)
-        asked = self._engine.cache.stamp()
-        try:
-            container, end = await self._engine.call(
-                lambda docker: docker.inspect_exited(action.container), about=action.container
-            )
-        except errors.NotFound:
-            self._engine.cache.remove(action.container)
-            if started is not None:
-                reason = f"its container was removed before its end was seen, so {OUTCOME_UNKNOWN}"
-                await tasks.save(started.failed(reason))
-            return
-        if container.state is ContainerState.CREATED:
-            if started is not None:
-                reason = f"the agent or the engine was gone while it was being started, so {OUTCOME_UNKNOWN}"
-                await tasks.save(started.failed(reason))
-            return
-        before = tasks.get((container.release, container.task, container.hash))
-        run = before.finished(container, end) if end is not None else before.starting(container.id)
-        await tasks.save(run)
-        self._engine.cache.put(container, asked)
-        if run.ended:
-            _log.info(
-                "a release task has ended",
-                env=container.environment,
-                task=run.task,
-                release=run.release,
-                failure=run.reason,
-            )
-
-    async def _give_up_task(self, action: Action, desired: Desired, tasks: TaskStore) -> None:
-        """Record that a task cannot be run."""
-        await tasks.save(tasks.get(_run_key(action, desired)).failed(action.reason))
-
 
 def change_before(action: Action, container: Container, desired: Desired, now: Now) -> HistoryChange:
     """Return the history change to make before an action starts, in case the agent is killed during the action."""
@@ -453,10 +381,6 @@ def _history_key(action: Action) -> tuple[str, str]:
     if action.kind in (ActionKind.STOP, ActionKind.REMOVE, ActionKind.REMOVE_VOLUME):
         return action.service, ""
     return action.service, action.hash
-
-
-def _run_key(action: Action, desired: Desired) -> TaskRunKey:
-    return desired.release, desired.task.name if desired.task is not None else "", action.hash
 
 
 def _assigned(action: Action, desired: Desired) -> DesiredService:
@@ -497,11 +421,6 @@ _METHODS: Final[dict[ActionKind, Callable[[ActionExecutor, Action, Desired], Awa
     ActionKind.STOP: ActionExecutor._stop,
     ActionKind.REMOVE: ActionExecutor._remove,
     ActionKind.REMOVE_VOLUME: ActionExecutor._remove_volume,
-}
-_TASK_METHODS: Final[dict[ActionKind, Callable[[ActionExecutor, Action, Desired, TaskStore], Awaitable[None]]]] = {
-    ActionKind.START: ActionExecutor._start_task,
-    ActionKind.EXAMINE: ActionExecutor._examine_task,
-    ActionKind.GIVE_UP: ActionExecutor._give_up_task,
 }
 _FAILURES: Final = {
     ActionKind.CREATE_NETWORK: "the environment's network cannot be created",
