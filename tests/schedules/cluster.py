@@ -24,6 +24,7 @@ from devopsellence.store.lease import LeaseKeeper
 from devopsellence.store.settings import Settings
 from tests.integration.controller.audited import SigningEtcd
 from tests.schedules.disk import NodeDisk
+from tests.schedules.operator import answered
 from tests.schedules.schedule import CONTROLLERS, Schedule
 from tests.support.etcd import EtcdServer
 from tests.support.relay import Relay
@@ -199,7 +200,8 @@ class Cluster:
         prefix = self.etcd.keys.heartbeats_prefix
 
         async def beating() -> bool:
-            return len((await self.etcd.list(prefix)).items) == len(self.nodes)
+            listing = await answered(lambda: self.etcd.list(prefix))
+            return len(listing.items) == len(self.nodes)
 
         await eventually("all agents have started", beating)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.store.codec import decode, encode
@@ -14,6 +15,8 @@ from devopsellence.store.keys import PEERS
 from tests.integration.controller.audit import by_hand_key
 from tests.schedules.releases import REF, missing_image, named, release
 from tests.schedules.schedule import OwnKey, ReleaseQuality, ReleaseShape, Schedule
+
+T = TypeVar("T")
 
 
 class Operator:
@@ -142,11 +145,16 @@ class Operator:
         return decode(pb.Environment, key, record.value), record.mod_revision
 
 
-async def _insist(attempt: Callable[[], Awaitable[bool]]) -> None:
-    """Repeat an attempt until success; etcd may be away for a while."""
+async def answered(question: Callable[[], Awaitable[T]]) -> T:
+    """Return the answer of etcd to a question, asked until there is one; etcd may be away, or busy, for a while."""
     while True:
         try:
-            if await attempt():
-                return
+            return await question()
         except StoreError:
             await asyncio.sleep(0.05)
+
+
+async def _insist(attempt: Callable[[], Awaitable[bool]]) -> None:
+    """Repeat an attempt until success."""
+    while not await answered(attempt):
+        pass

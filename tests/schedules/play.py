@@ -11,7 +11,7 @@ from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.store.errors import StoreError
 from tests.integration.controller.audit import audit, next_revision, read_history
 from tests.schedules.cluster import Cluster, ControllerActor, HollowNode
-from tests.schedules.operator import Operator
+from tests.schedules.operator import Operator, answered
 from tests.schedules.schedule import OPERATOR_STEPS, Schedule, Step, StepKind
 from tests.schedules.verdict import ScheduleEnd, defects, regressions
 
@@ -24,7 +24,7 @@ STILL_SECONDS: Final = 0.3
 
 async def play(schedule: Schedule, cluster: Cluster) -> list[str]:
     """Play a schedule; return the defects of the end, none if all is as the last release asks for."""
-    since = await next_revision(cluster.etcd)
+    since = await answered(lambda: next_revision(cluster.etcd))
     operator = Operator(cluster.etcd, lambda image: _withhold(cluster, image))
     await operator.begin(schedule)
     await cluster.start()
@@ -36,7 +36,7 @@ async def play(schedule: Schedule, cluster: Cluster) -> list[str]:
             turn = turns[OPERATOR if step.what in OPERATOR_STEPS else step.part]
             happening.create_task(_in_turn(turn, step, cluster, operator))
     found = await _settle(cluster, operator)
-    history = await read_history(cluster.etcd, since)
+    history = await answered(lambda: read_history(cluster.etcd, since))
     keys = cluster.etcd.keys
     misdeeds = [f"{name}: {misdeed}" for name, node in cluster.nodes.items() for misdeed in node.machine.misdeeds]
     return [*found, *misdeeds, *audit(history, keys).defects, *regressions(history, keys)]
