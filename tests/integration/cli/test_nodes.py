@@ -84,7 +84,7 @@ def test_attach_creates_environment_and_detach_removes_node(cli: Cli) -> None:
     assert list(environment.nodes) == ["n1", "n2"]
     assert (environment.organization, environment.project, environment.environment) == ("acme", "Shop", "production")
     # Without a configuration the cluster's only environment is meant.
-    assert "its volumes stay" in cli.ok("node", "detach", "n2", "-y")
+    assert "it runs nothing of it" in cli.ok("node", "detach", "n2", "-y")
     assert cli.json("node", "attach", "n1")["nodes"] == ["n1"]
     assert cli.error("node", "detach", "n2", "-y")["code"] == "node_not_attached"
 
