@@ -134,7 +134,8 @@ def building(waiting: Cli, tmp_path: Path) -> Iterator[Terminal]:
     file.write_text("\n".join(line for line in file.read_text().splitlines() if "image:" not in line))
     from tests.support.images import IMAGE
 
-    (waiting.folder / "Dockerfile").write_text(f"FROM {IMAGE}\nRUN echo begun; sleep 40\n")
+    # A step of this test's own: one that has once ended would be in Docker's build cache.
+    (waiting.folder / "Dockerfile").write_text(f"FROM {IMAGE}\nRUN echo {tmp_path}; sleep 40\n")
     (tmp_path / "tmp").mkdir()
     terminal = Terminal(waiting, "deploy", TMPDIR=str(tmp_path / "tmp"))
     terminal.read_until(b"Running in")
