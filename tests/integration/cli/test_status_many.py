@@ -205,6 +205,6 @@ async def test_watch_reads_all_nodes_with_few_calls(etcd: Etcd, settings: Settin
     await prepare(etcd)
     async with EnvironmentWatcher(etcd, REF) as watcher:
         snapshot = watcher.snapshot()
-        assert len(watcher._tasks) < 8
+        assert len(watcher._informers) < 8
     assert len(snapshot.statuses) == len(snapshot.nodes) == 40
     assert set(snapshot.older_releases) == {1}

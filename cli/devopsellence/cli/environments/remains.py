@@ -10,24 +10,22 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import Message
 
 from devopsellence.api.v1.stored_pb2 import AssignmentStatus, ServiceStatus
 from devopsellence.cli.nodes.drain import stuck_reason
 from devopsellence.cli.nodes.workload import read_workload
 from devopsellence.cli.output import CliError, Finding, NextAction
+from devopsellence.cli.store.informer_group import InformerGroup
 from devopsellence.cli.store.reader import MAX_SINGLE_READS
 from devopsellence.cli.util.text import age, few, plural, safe
-from devopsellence.store.errors import Unavailable
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.informer import Informer
 from devopsellence.store.keys import EnvironmentRef, Keys
 from devopsellence.store.record import message_of
 
-M = TypeVar("M", bound=Message)
 #: Time limit of the first read, in seconds.
 _FIRST: Final = 10.0
 # Nodes that the message after a timeout explains.
@@ -117,7 +115,7 @@ async def wait_removed(
     watch = _Watch(etcd, ref, frozenset(nodes))
     before = Remains()
     try:
-        await watch.begin()
+        await watch.informers.synced(_FIRST)
         try:
             async with asyncio.timeout(seconds):
                 while True:
@@ -127,11 +125,11 @@ async def wait_removed(
                     if not left.nodes:
                         return
                     before = left
-                    await watch.changed()
+                    await watch.informers.changed()
         except TimeoutError:
             raise await _unfinished(etcd, ref, watch.remains(), seconds) from None
     finally:
-        await watch.end()
+        await watch.informers.end()
 
 
 async def _unfinished(etcd: Etcd, ref: EnvironmentRef, left: Remains, seconds: float) -> CliError:
@@ -156,51 +154,23 @@ class _Watch:
         self._keys = keys
         self._ref = ref
         self._nodes = nodes
-        self._changed = asyncio.Event()
-        self._tasks: list[asyncio.Task[Any]] = []
-        each = sorted(nodes)
+        self.informers = InformerGroup(etcd)
+        add, each = self.informers.add, sorted(nodes)
         # Assignments and ingress parts are watched for their existence alone.
         self._assignments = [
-            self._informer(etcd, key, Empty)
+            add(key, Empty)
             for key in ([keys.assignment(node, ref) for node in each] if few_nodes else [keys.all_assignments_prefix])
         ]
         self._statuses = [
-            self._informer(etcd, key, AssignmentStatus)
+            add(key, AssignmentStatus)
             for key in ([keys.status(node, ref) for node in each] if few_nodes else [keys.all_statuses_prefix])
         ]
         self._parts = [
-            self._informer(etcd, key, Empty)
+            add(key, Empty)
             for key in (
                 [f"{keys.ingress_prefix(node)}{ref}/" for node in each] if few_nodes else [keys.all_ingress_prefix]
             )
         ]
-
-    async def begin(self) -> None:
-        informers: list[Informer[Any]] = [*self._assignments, *self._statuses, *self._parts]
-        self._tasks = [asyncio.create_task(informer.run()) for informer in informers]
-        try:
-            async with asyncio.timeout(_FIRST):
-                for informer in informers:
-                    await informer.synced()
-        except TimeoutError as error:
-            problem = next((each.problem for each in informers if each.problem), "not everything could be read in time")
-            raise Unavailable(problem) from error
-
-    async def changed(self) -> None:
-        waiting = asyncio.ensure_future(self._changed.wait())
-        try:
-            # An informer ends only because of a bug, which must not look like nodes without changes.
-            done, _ = await asyncio.wait({waiting, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waiting.cancel()
-        for task in done - {waiting}:
-            task.result()
-        self._changed.clear()
-
-    async def end(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def remains(self) -> Remains:
         statuses = {
@@ -214,9 +184,6 @@ class _Watch:
     def _named(self, informers: list[Informer[Empty]]) -> list[str]:
         keys = [key for informer in informers for key in informer.records]
         return [node for key in keys if (node := node_of(self._keys, key, self._ref)) in self._nodes]
-
-    def _informer(self, etcd: Etcd, prefix: str, kind: type[M]) -> Informer[M]:
-        return Informer(etcd, prefix, kind, lambda _key: self._changed.set())
 
 
 def node_of(keys: Keys, key: str, ref: EnvironmentRef) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self, TypeVar
 
 from google.protobuf.empty_pb2 import Empty
@@ -19,6 +19,7 @@ from devopsellence.api.v1.stored_pb2 import (
     Release,
     Rollout,
 )
+from devopsellence.cli.store.informer_group import InformerGroup
 from devopsellence.cli.store.reader import MAX_SINGLE_READS, certificates_by_host
 from devopsellence.cli.store.snapshot import Snapshot, UnreadableKey, releases_named_by
 from devopsellence.store.codec import decode
@@ -49,60 +50,44 @@ class EnvironmentWatcher:
         self._ref = ref
         self._watches = watches
         self._patience = patience
-        self._changed = asyncio.Event()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        keys = etcd.keys
-        self._environments = self._informer(keys.environment(ref), Environment)
+        self._informers = InformerGroup(etcd, connections=True)
+        keys, add = etcd.keys, self._informers.add
+        self._environments = add(keys.environment(ref), Environment)
         # Watched only for changes, not for its content: the rollout changes with every status of every node, so the
         # content is read only when needed.
-        self._rollouts = self._informer(keys.rollout(ref), Empty)
+        self._rollouts = add(keys.rollout(ref), Empty)
         self._rollout: Record[Rollout] | None = None
-        self._nodes = self._informer(keys.nodes_prefix, Node)
-        self._heartbeats = self._informer(keys.heartbeats_prefix, Heartbeat)
-        self._candidates = self._informer(keys.election_prefix, Candidate)
-        self._certificates = self._informer(keys.certificates_prefix(ref), Certificate)
+        self._nodes = add(keys.nodes_prefix, Node)
+        self._heartbeats = add(keys.heartbeats_prefix, Heartbeat)
+        self._candidates = add(keys.election_prefix, Candidate)
+        self._certificates = add(keys.certificates_prefix(ref), Certificate)
         self._statuses: dict[str, Informer[AssignmentStatus]] = {}
         self._releases: dict[int, Record[Release]] = {}
 
     async def __aenter__(self) -> Self:
-        fixed: list[Informer[Any]] = [
-            self._environments, self._rollouts, self._nodes, self._heartbeats, self._candidates, self._certificates
-        ]  # fmt: skip
         try:
             async with asyncio.timeout(self._patience):
-                self._run(fixed)
-                for informer in fixed:
-                    await informer.synced()
+                await self._informers.synced()
                 await self._refresh()
-                for statuses in self._statuses.values():
-                    await statuses.synced()
+                await self._informers.synced()
         except TimeoutError as error:
-            await self._stop()
-            problem = next((each.problem for each in fixed if each.problem), "not everything could be read in time")
-            raise Unavailable(problem) from error
+            await self._informers.end()
+            raise Unavailable(self._informers.problem) from error
         except BaseException:
-            await self._stop()
+            await self._informers.end()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._stop()
+        await self._informers.end()
 
     def wake(self) -> None:
         """Make :meth:`next` return without a change, for example at a deadline."""
-        self._changed.set()
+        self._informers.wake()
 
     async def next(self) -> Snapshot:
         """Wait for the next change, without a limit, and return the snapshot after it; rapid changes are combined."""
-        changed = asyncio.ensure_future(self._changed.wait())
-        try:
-            # An informer ends only because of a bug, which must not look like an environment without changes.
-            done, _ = await asyncio.wait({changed, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            changed.cancel()
-        for task in done - {changed}:
-            task.result()
-        self._changed.clear()
+        await self._informers.changed()
         try:
             await self._refresh()
         except StoreError:
@@ -136,9 +121,6 @@ class EnvironmentWatcher:
             },
         )
 
-    def _informer(self, prefix: str, kind: type[M]) -> Informer[M]:
-        return Informer(self._etcd, prefix, kind, lambda _key: self._changed.set(), on_connection=self._changed.set)
-
     def _named(self, number: int, rollout: Rollout | None, problems: list[UnreadableKey]) -> dict[int, Release]:
         """Return the newest release and the releases named by the rollout, as far as read."""
         releases = {
@@ -154,14 +136,6 @@ class EnvironmentWatcher:
     def _status(self, node: str) -> Record[AssignmentStatus] | None:
         informer = self._statuses.get(node) or self._statuses.get("")
         return informer.records.get(self._etcd.keys.status(node, self._ref)) if informer else None
-
-    def _run(self, informers: Iterable[Informer[Any]]) -> None:
-        self._tasks |= {asyncio.create_task(informer.run()) for informer in informers}
-
-    async def _stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _refresh(self) -> None:
         """Read the rollout and the releases, which have no informer for their content; watch new nodes."""
@@ -193,9 +167,8 @@ class EnvironmentWatcher:
             prefixes = {"": keys.all_statuses_prefix}
         else:
             prefixes = {name: keys.status(name, self._ref) for name in missing}
-        new = {name: self._informer(prefix, AssignmentStatus) for name, prefix in prefixes.items()}
-        self._statuses |= new
-        self._run(new.values())
+        self._statuses |= {name: self._informers.add(prefix, AssignmentStatus) for name, prefix in prefixes.items()}
+        self._informers.start()
 
     async def _fetch_release(self, number: int) -> None:
         """Read a release, once, because releases never change."""
