@@ -1,4 +1,7 @@
-"""End of a client certificate, without a library that parses certificates: those take memory for a rare question."""
+"""Client certificate of a program: credentials made of its files, changes of the files, and the end of the certificate.
+
+The end is found without a library that parses certificates: those take memory for a rare question.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,44 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import grpc
+
 _ROUNDS: Final = 6
+
+
+class UnusableCertificate(ValueError):
+    """The files of a certificate cannot be used; the message names the file and says why."""
+
+
+def file_stamps(*paths: Path | None) -> tuple[int, ...] | None:
+    """Return the modification times of the given files; None while one is missing."""
+    with suppress(OSError):
+        return tuple(path.stat().st_mtime_ns for path in paths if path)
+    return None
+
+
+def read_credentials(
+    ca_cert: Path | None, cert: Path | None, key: Path | None
+) -> tuple[tuple[int, ...], grpc.ChannelCredentials | None]:
+    """Return the stamps of the files and the credentials made of them, None without a certificate. Blocks.
+
+    Raises:
+        UnusableCertificate: a file cannot be read, or the key does not belong to the certificate, such as between the
+            writes of the two.
+    """
+    if ca_cert is None or cert is None or key is None:
+        return (), None
+    stamps = file_stamps(ca_cert, cert, key)
+    try:
+        authority, chain, private = ca_cert.read_bytes(), cert.read_bytes(), key.read_bytes()
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, password="")
+    except ssl.SSLError as error:
+        raise UnusableCertificate(f"{key} is not the key of {cert}: {error.reason}") from error
+    except OSError as error:
+        raise UnusableCertificate(f"cannot read a certificate file for etcd: {error}") from error
+    if stamps is None or stamps != file_stamps(ca_cert, cert, key):
+        raise UnusableCertificate(f"{cert} and {key} changed while they were read")
+    return stamps, grpc.ssl_channel_credentials(authority, private, chain)
 
 
 def certificate_end(ca_cert: Path | None, cert: Path | None, key: Path | None) -> float:

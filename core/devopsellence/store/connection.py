@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 
@@ -17,6 +16,7 @@ import grpc
 import grpc.aio
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
+from devopsellence.client_certificate import UnusableCertificate, file_stamps, read_credentials
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.etcd.v3.etcd_pb2_grpc import AuthStub, KVStub, LeaseStub, MaintenanceStub, WatchStub
 from devopsellence.store.error_mapping import AuthenticationChanged, AuthenticationOff, NotProcessed, classify
@@ -132,7 +132,7 @@ class EtcdConnection:
 
     async def _renew(self) -> None:
         """Replace the channel if the certificate files have changed; files that cannot be used change nothing."""
-        stamps = _stamps(self._settings)
+        stamps = file_stamps(self._settings.ca_cert, self._settings.cert, self._settings.key)
         if stamps in (None, self._stubs.stamps, self._refused_stamps):
             return
         async with self._renewing:
@@ -398,31 +398,13 @@ def _metadata(token: str, *, leader: bool) -> tuple[tuple[str, str], ...]:
     return ((_REQUIRE_LEADER,) if leader else ()) + ((("token", token),) if token else ())
 
 
-def _stamps(settings: Settings) -> tuple[int, ...] | None:
-    """Return the modification times of the certificate files; None while a file is missing."""
-    with suppress(OSError):
-        return tuple(path.stat().st_mtime_ns for path in (settings.ca_cert, settings.cert, settings.key) if path)
-    return None
-
-
 def _credentials(settings: Settings) -> tuple[tuple[int, ...], grpc.ChannelCredentials | None]:
-    """Return the stamps of the certificate files and the credentials made of them.
+    """Return the stamps of the certificate files and the credentials made of them; blocks.
 
     Raises:
-        SettingsError: a file cannot be read, or the key does not belong to the certificate, such as between the writes
-            of the two.
+        SettingsError: the files cannot be used.
     """
-    ca_cert, cert, key = settings.ca_cert, settings.cert, settings.key
-    if ca_cert is None or cert is None or key is None:
-        return (), None
-    stamps = _stamps(settings)
     try:
-        authority, chain, private = ca_cert.read_bytes(), cert.read_bytes(), key.read_bytes()
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, password="")
-    except ssl.SSLError as error:
-        raise SettingsError(f"{key} is not the key of {cert}: {error.reason}") from error
-    except OSError as error:
-        raise SettingsError(f"cannot read a certificate file for etcd: {error}") from error
-    if stamps is None or stamps != _stamps(settings):
-        raise SettingsError(f"{cert} and {key} changed while they were read")
-    return stamps, grpc.ssl_channel_credentials(authority, private, chain)
+        return read_credentials(settings.ca_cert, settings.cert, settings.key)
+    except UnusableCertificate as error:
+        raise SettingsError(str(error)) from error
