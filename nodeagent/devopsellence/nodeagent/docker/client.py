@@ -7,7 +7,6 @@ only the errors of ``docker.errors`` and return only the types of ``docker.model
 from __future__ import annotations
 
 import datetime
-import re
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +18,7 @@ from typing import Any, Final
 import requests
 import urllib3.exceptions
 from docker.api.client import APIClient
-from docker.errors import APIError, DockerException, ImageNotFound, create_api_error_from_http_exception
+from docker.errors import APIError, DockerException, create_api_error_from_http_exception
 
 from devopsellence.nodeagent.docker import errors, names, output
 from devopsellence.nodeagent.docker.cache import parse_inspected, parse_listed
@@ -30,12 +29,6 @@ from devopsellence.nodeagent.docker.output import volumes_of
 from devopsellence.nodeagent.docker.process import running_time
 
 DEFAULT_HOST: Final = "unix:///var/run/docker.sock"
-#: Timeout of a call. Most answers take milliseconds, a start a third of a second, on a busy machine several seconds.
-CALL_SECONDS: Final = 60
-#: Refusals of another network: by the Docker Engine up to 26 (status 404), from 27, and where routes leave no room.
-_NO_ADDRESS_POOL: Final = re.compile(
-    r"non-overlapping IPv4 address pool|predefined address pools have been fully|an available predefined network"
-)
 #: End of the log of a removed container to keep.
 LOG_TAIL_ENTRIES: Final = 2000
 LOG_TAIL_BYTES: Final = 256 * 1024
@@ -48,8 +41,6 @@ _EVENTS: Final = {
         *("connect", "disconnect", "load", "pull", "import", "tag"),
     ],
 }  # fmt: skip
-#: Error of a container whose start was cut off by an engine restart: containerd still has a task of the same id.
-_HALF_STARTED: Final = re.compile(r"\btask [0-9a-f]{64}:? already exists")
 
 
 class DockerClient:
@@ -62,11 +53,11 @@ class DockerClient:
 
     def __init__(self, host: str, node_uid: str) -> None:
         self._host = host
-        with _errors():
-            self._client = self._connect(CALL_SECONDS)
+        with errors.translated():
+            self._client = self._connect(errors.CALL_SECONDS)
         self._uid = node_uid
         #: Calls about images.
-        self.images = ImageStore(self._client, self._connect, _errors, _refusal)
+        self.images = ImageStore(self._client, self._connect)
 
     def _connect(self, timeout: int) -> APIClient:
         client = APIClient(base_url=self._host, version="auto", timeout=timeout, max_pool_size=32)
@@ -81,23 +72,23 @@ class DockerClient:
     @contextmanager
     def client(self) -> Iterator[APIClient]:
         """Lend the SDK client to ``docker.streams``; SDK errors within the block become errors of ``docker.errors``."""
-        with _errors():
+        with errors.translated():
             yield self._client
 
     def version(self) -> str:
         """Return the engine's version, such as ``20.10.24``."""
-        with _errors():
+        with errors.translated():
             return str(self._client.version()["Version"])
 
     def ping(self) -> None:
         """Ping the engine. EngineUnavailable without an answer."""
-        with _errors():
+        with errors.translated():
             self._client.ping()
 
     def list(self) -> EngineListing:
         """List the containers and networks of this node, except the router's. Start times are missing in a listing."""
         own = {"label": f"{names.LABEL_NODE_UID}={self._uid}"}
-        with _errors():
+        with errors.translated():
             containers = self._client.containers(all=True, filters=own)
             networks = self._client.networks(filters=own)
         return EngineListing(
@@ -114,7 +105,7 @@ class DockerClient:
 
     def inspect(self, container: str) -> Container | None:
         """Return a container by id or name; None for the router or a container of someone else. NotFound if missing."""
-        with _errors():
+        with errors.translated():
             document = self._client.inspect_container(container)
         labels = document["Config"].get("Labels") or {}
         is_own = labels.get(names.LABEL_NODE_UID) == self._uid and not labels.get(names.LABEL_ROUTER)
@@ -122,7 +113,7 @@ class DockerClient:
 
     def inspect_any(self, container: str) -> Container:
         """Return a container by id or name, also one of someone else. NotFound if missing."""
-        with _errors():
+        with errors.translated():
             return _inspected(self._client.inspect_container(container))
 
     def existing(self, containers: Iterable[str]) -> frozenset[str]:
@@ -130,7 +121,7 @@ class DockerClient:
         ids = sorted(containers)
         if not ids:
             return frozenset()
-        with _errors():
+        with errors.translated():
             return frozenset(str(found["Id"]) for found in self._client.containers(all=True, filters={"id": ids}))
 
     def create_network(self, name: str, labels: Mapping[str, str]) -> str:
@@ -140,13 +131,13 @@ class DockerClient:
             Conflict: the name exists.
             NoAddressPool: no subnet is left.
         """
-        with _errors():
+        with errors.translated():
             answer = self._client.create_network(name, driver="bridge", labels=dict(labels), check_duplicate=True)
         return str(answer["Id"])
 
     def remove_network(self, network: str) -> None:
         """Remove a network. NotFound if missing; EngineError with the containers' names while some are attached."""
-        with _errors():
+        with errors.translated():
             self._client.remove_network(network)
 
     def pull(
@@ -163,11 +154,11 @@ class DockerClient:
         """
         layers: dict[str, str] = {}
         try:
-            with _errors():
+            with errors.translated():
                 auth = {"username": login[0], "password": login[1]} if login else None
                 for line in self._client.pull(repository, tag=digest, stream=True, decode=True, auth_config=auth):
                     if "error" in line:
-                        raise _refusal(str(line["error"]), errors.ImageNotAvailable)
+                        raise errors.refusal_of(str(line["error"]), errors.ImageNotAvailable)
                     _note(layers, line, progress)
         except errors.EngineUnavailable:
             raise
@@ -184,7 +175,7 @@ class DockerClient:
         """
         inherited = dict.fromkeys(self.images.labels(str(body["Image"])), "")
         body = {**body, "Labels": {**inherited, **body["Labels"]}}
-        with _errors(errors.EngineRefused):
+        with errors.translated(errors.EngineRefused):
             answer = self._client.create_container_from_config(dict(body), name)  # type: ignore[no-untyped-call]
         return str(answer["Id"])
 
@@ -194,14 +185,14 @@ class DockerClient:
         Raises:
             NotFound, NetworkGone, EngineRefused, HalfStarted, DiskFull.
         """
-        with _errors(errors.EngineRefused):
+        with errors.translated(errors.EngineRefused):
             self._client.start(container)
         started = self.inspect(container)
         return replace(started, labels={}) if started is not None else None
 
     def connect(self, network: str, container: str, alias: str) -> None:
         """Attach a container to a network, replacing an earlier attachment to the same network."""
-        with _errors():
+        with errors.translated():
             # Fails when the container is not attached, which is the desired state anyway.
             with suppress(APIError):
                 self._client.disconnect_container_from_network(container, network, force=True)
@@ -210,7 +201,7 @@ class DockerClient:
     def stop(self, container: str) -> None:
         """Stop a container: SIGTERM (or the image's stop signal), then SIGKILL after the grace period of the
         container."""
-        with _errors():
+        with errors.translated():
             document = self._client.inspect_container(container)
             if document["State"]["Paused"]:
                 self._client.unpause(container)
@@ -225,9 +216,9 @@ class DockerClient:
         Raises:
             NotFound, EngineRefused.
         """
-        with _errors(errors.EngineRefused):
+        with errors.translated(errors.EngineRefused):
             url = f"{self._client.base_url}/v{self._client.api_version}/containers/{container}/update"
-            response = self._client.post(url, json=dict(body), timeout=CALL_SECONDS)
+            response = self._client.post(url, json=dict(body), timeout=errors.CALL_SECONDS)
             try:
                 response.raise_for_status()
             except requests.HTTPError as error:
@@ -239,17 +230,17 @@ class DockerClient:
     def remove(self, container: str, *, force: bool = False, anonymous: bool = False) -> None:
         """Remove a stopped container; all volumes stay, except ``anonymous`` ones. Conflict while running, unless
         ``force``."""
-        with _errors():
+        with errors.translated():
             self._client.remove_container(container, force=force, v=anonymous)
 
     def remove_volume(self, volume: str) -> None:
         """Remove a volume. NotFound if missing, Conflict while a container has it."""
-        with _errors():
+        with errors.translated():
             self._client.remove_volume(volume)
 
     def inspect_exited(self, container: str) -> tuple[Container, ContainerExit | None]:
         """Return an exited container with its exit; the exit is None if running again. NotFound if missing."""
-        with _errors():
+        with errors.translated():
             document = self._client.inspect_container(container)
         exited, state = replace(_inspected(document), labels={}), document["State"]
         if exited.up:
@@ -263,14 +254,14 @@ class DockerClient:
 
     def last_lines(self, container: str) -> tuple[str, ...]:
         """Return the last lines of a container's output so far, as for an exit. NotFound if missing."""
-        with _errors():
+        with errors.translated():
             document = self._client.inspect_container(container)
         return self._last_lines(container, document)
 
     def volume_hint(self, container: str) -> str:
         """Return a sentence about a volume that only root can write, under an image that does not run as root; "" if
         there is none. Works for an exited container, too. NotFound if missing."""
-        with _errors():
+        with errors.translated():
             document = self._client.inspect_container(container)
             for volume in volumes_of(document):
                 if hint := volume.hint(*self._owner(container, volume.path)):
@@ -282,7 +273,7 @@ class DockerClient:
         url = f"{self._client.base_url}/v{self._client.api_version}/containers/{container}/archive"
         # The engine compresses for whoever accepts it, as requests does by default.
         plain = {"Accept-Encoding": "identity"}
-        response = self._client.get(url, params={"path": path}, headers=plain, stream=True, timeout=CALL_SECONDS)
+        response = self._client.get(url, params={"path": path}, headers=plain, stream=True, timeout=errors.CALL_SECONDS)
         try:
             response.raise_for_status()
         except requests.HTTPError as error:
@@ -303,10 +294,10 @@ class DockerClient:
             EngineError: the log cannot be read.
         """
         params = {"stdout": 1, "stderr": 1, "timestamps": 1, "tail": LOG_TAIL_ENTRIES}
-        with _errors():
+        with errors.translated():
             secrets = output.secret_values(self._client.inspect_container(container))
             url = f"{self._client.base_url}/v{self._client.api_version}/containers/{container}/logs"
-            response = self._client.get(url, params=params, stream=True, timeout=CALL_SECONDS)
+            response = self._client.get(url, params=params, stream=True, timeout=errors.CALL_SECONDS)
             try:
                 response.raise_for_status()
             except requests.HTTPError as error:
@@ -320,7 +311,7 @@ class DockerClient:
 
     def _last_lines(self, container: str, document: Mapping[str, Any]) -> tuple[str, ...]:
         try:
-            with _errors():
+            with errors.translated():
                 raw = self._client.logs(container, tail=output.MAX_LINES)
         except errors.EngineUnavailable:
             raise
@@ -330,7 +321,7 @@ class DockerClient:
 
     def events(self) -> EventStream:
         """Subscribe to events; the engine records from the moment of return."""
-        with _errors():
+        with errors.translated():
             return EventStream(self._client.events(decode=True, filters=_EVENTS))
 
 
@@ -373,49 +364,6 @@ def _between(started: str, finished: str) -> float:
         return 0.0
     begin, end = (datetime.datetime.fromisoformat(timestamp) for timestamp in (started, finished))
     return max(0.0, (end - begin).total_seconds())
-
-
-@contextmanager
-def _errors(refusal: type[errors.EngineError] = errors.EngineError) -> Iterator[None]:
-    """Translate SDK errors; ``refusal`` is the class for a refusal without a more specific class."""
-    try:
-        yield
-    except ImageNotFound as error:
-        raise errors.ImageNotAvailable(_message(error)) from error
-    except APIError as error:
-        message = _message(error)
-        if error.status_code == 404 and message.startswith("network "):
-            raise errors.NetworkGone(message) from error
-        if _NO_ADDRESS_POOL.search(message):
-            raise errors.NoAddressPool(message) from error
-        if error.status_code == 404:
-            raise errors.NotFound(message) from error
-        if _HALF_STARTED.search(message):
-            raise errors.HalfStarted(message) from error
-        if error.status_code == 409:
-            raise errors.Conflict(message) from error
-        raise _refusal(message, refusal) from error
-    except (OSError, requests.RequestException, urllib3.exceptions.HTTPError, DockerException) as error:
-        if _is_timeout(error):
-            raise errors.TimedOut(f"the Docker Engine has not answered this call for {CALL_SECONDS} s") from error
-        raise errors.EngineUnavailable(f"the Docker Engine does not answer: {error}") from error
-
-
-def _is_timeout(error: BaseException | None) -> bool:
-    """Return True if the connection stands and no answer came, rather than that the connection broke."""
-    while error is not None:
-        if isinstance(error, (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _refusal(message: str, kind: type[errors.EngineError]) -> errors.EngineError:
-    return errors.DiskFull(message) if "no space left on device" in message else kind(message)
-
-
-def _message(error: APIError) -> str:
-    return str(error.explanation or error).strip().removesuffix(": unknown")
 
 
 def _note(layers: dict[str, str], line: Mapping[str, Any], progress: Callable[[str], None]) -> None:

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from devopsellence.nodeagent.docker import errors, names
 
 #: Longest silence of the engine during a load: unpacking a layer produces no output.
 LOAD_SECONDS: Final = 600
-ErrorTranslation: TypeAlias = Callable[..., AbstractContextManager[None]]
-#: Maps an error message without an HTTP status to an error; the class is the default.
-ErrorMapper: TypeAlias = Callable[[str, type[errors.EngineError]], errors.EngineError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +32,13 @@ class ImageStore:
     """Image calls of ``docker.client``. ``connect(seconds)`` opens another SDK client with a longer timeout, closed by
     the caller."""
 
-    def __init__(
-        self, client: Any, connect: Callable[[int], Any], translated: ErrorTranslation, refusal: ErrorMapper
-    ) -> None:
+    def __init__(self, client: Any, connect: Callable[[int], Any]) -> None:
         self._client = client
         self._connect = connect
-        self._translated = translated
-        self._refusal = refusal
 
     def stored(self) -> list[StoredImage]:
         """List all images, with or without a name, except intermediate images of builds."""
-        with self._translated():
+        with errors.translated():
             images = self._client.images()
         return [
             StoredImage(str(image["Id"]), _named(image.get("RepoTags")), _named(image.get("RepoDigests")))
@@ -54,32 +47,32 @@ class ImageStore:
 
     def layers(self, image: str) -> tuple[str, ...]:
         """Return the digests of an image's layers, lowest first. ImageNotAvailable if missing."""
-        with self._translated():
+        with errors.translated():
             document = self._client.inspect_image(image)
         return tuple((document.get("RootFS") or {}).get("Layers") or ())
 
     def labels(self, image: str) -> Mapping[str, str]:
         """Return an image's labels of this project, by image id or name. ImageNotAvailable if missing."""
-        with self._translated():
+        with errors.translated():
             document = self._client.inspect_image(image)
         return names.own_labels((document.get("Config") or {}).get("Labels"))
 
     def volumes(self, image: str) -> tuple[str, ...]:
         """Return the paths of the volumes that an image declares (``VOLUME``), sorted. ImageNotAvailable if missing."""
-        with self._translated():
+        with errors.translated():
             document = self._client.inspect_image(image)
         paths = {posixpath.normpath(path) for path in (document.get("Config") or {}).get("Volumes") or ()}
         return tuple(sorted(path for path in paths if path.startswith("/") and path != "/"))
 
     def describe(self, image: str) -> tuple[int, tuple[str, ...]]:
         """Return the size of an image in bytes, and its tags. ImageNotAvailable if missing."""
-        with self._translated():
+        with errors.translated():
             document = self._client.inspect_image(image)
         return int(document.get("Size") or 0), _named(document.get("RepoTags"))
 
     def in_use(self) -> frozenset[str]:
         """Return the ids of the images used by any container on the engine, running or not."""
-        with self._translated():
+        with errors.translated():
             return frozenset(str(container.get("ImageID", "")) for container in self._client.containers(all=True))
 
     def load(self, archive: Iterable[bytes]) -> None:
@@ -89,14 +82,14 @@ class ImageStore:
             DiskFull: no space left.
             EngineRefused: the archive is not valid.
         """
-        with self._translated(errors.EngineRefused), closing(self._connect(LOAD_SECONDS)) as client:
+        with errors.translated(errors.EngineRefused), closing(self._connect(LOAD_SECONDS)) as client:
             for line in client.load_image(archive):
                 if "error" in line:
-                    raise self._refusal(str(line["error"]), errors.EngineRefused)
+                    raise errors.refusal_of(str(line["error"]), errors.EngineRefused)
 
     def tag(self, image: str, repository: str, tag: str) -> None:
         """Tag an image; an image with the same tag loses the tag."""
-        with self._translated(errors.EngineRefused):
+        with errors.translated(errors.EngineRefused):
             self._client.tag(image, repository, tag)
 
     def remove(self, image: StoredImage) -> None:
@@ -104,12 +97,12 @@ class ImageStore:
         # Name by name: without force the engine refuses to remove an id with several names, and with force it would
         # also remove an image used by a container.
         for name in (*image.tags, *image.digests, image.id):
-            with suppress(errors.ImageNotAvailable, errors.NotFound), self._translated():
+            with suppress(errors.ImageNotAvailable, errors.NotFound), errors.translated():
                 self._client.remove_image(name)
 
     def folder(self) -> Path:
         """Return the engine's data root, on the engine's machine."""
-        with self._translated():
+        with errors.translated():
             return Path(str(self._client.info().get("DockerRootDir") or "/"))
 
 

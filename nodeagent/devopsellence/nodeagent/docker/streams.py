@@ -19,7 +19,7 @@ from docker.errors import DockerException, create_api_error_from_http_exception
 from docker.types import CancellableStream
 
 from devopsellence.nodeagent.docker import address_pools, errors, names
-from devopsellence.nodeagent.docker.client import CALL_SECONDS, DockerClient
+from devopsellence.nodeagent.docker.client import DockerClient
 from devopsellence.nodeagent.docker.frames import FrameParser, MalformedFrame, count_lines
 
 _CHUNK: Final = 64 * 1024
@@ -127,7 +127,7 @@ def open_archive(docker: DockerClient, image: str) -> ArchiveStream:
     """
     with docker.client() as client:
         url = f"{client.base_url}/v{client.api_version}/images/{image}/get"
-        response = client.get(url, stream=True, timeout=(CALL_SECONDS, _SAVE_SECONDS))
+        response = client.get(url, stream=True, timeout=(errors.CALL_SECONDS, _SAVE_SECONDS))
         try:
             response.raise_for_status()
         except requests.HTTPError as error:
@@ -149,7 +149,7 @@ def open_log(
     with docker.client() as client:
         url = f"{client.base_url}/v{client.api_version}/containers/{container}/logs"
         # A followed log may be silent for days.
-        response = client.get(url, params=params, stream=True, timeout=(CALL_SECONDS, None))
+        response = client.get(url, params=params, stream=True, timeout=(errors.CALL_SECONDS, None))
         try:
             response.raise_for_status()
         except requests.HTTPError as error:

@@ -18,7 +18,6 @@ from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.clock import Now
 from devopsellence.nodeagent.docker import errors, names
 from devopsellence.nodeagent.docker.cache import ContainerCache
-from devopsellence.nodeagent.docker.client import _errors
 from devopsellence.nodeagent.docker.ledger import ContainerLedger
 from devopsellence.nodeagent.docker.model import Container, ContainerExit, ContainerState, ImageVolume
 from devopsellence.nodeagent.plan.actions import TASK, Action, ActionKind
@@ -201,7 +200,7 @@ def test_new_peers_reset_failed_pulls() -> None:
 async def test_refused_network_names_cause_and_fix(
     refused: docker.errors.APIError, cause: FailureCause, fix: str
 ) -> None:
-    with pytest.raises(errors.EngineError) as raised, _errors():
+    with pytest.raises(errors.EngineError) as raised, errors.translated():
         raise refused
     engine = NetworkEngine(create_network=raised.value)
     history = await history_after(engine, Action(ActionKind.CREATE_NETWORK, "", name="x"), wants(service()))
@@ -399,12 +398,12 @@ TASK_ID = "5b0cf1a09f5d2c7e4f4a7f7e3b1d0e8c5b0cf1a09f5d2c7e4f4a7f7e3b1d0e8c"
     ids=["20.10", "newer"],
 )
 def test_broken_start_differs_from_other_refusals(sentence: str, status: int) -> None:
-    with pytest.raises(errors.HalfStarted, match="already exists"), _errors(errors.EngineRefused):
+    with pytest.raises(errors.HalfStarted, match="already exists"), errors.translated(errors.EngineRefused):
         raise refusal(sentence, status)
 
 
 def test_taken_name_is_not_a_broken_start() -> None:
-    with pytest.raises(errors.Conflict), _errors(errors.EngineRefused):
+    with pytest.raises(errors.Conflict), errors.translated(errors.EngineRefused):
         raise refusal('the container name "/task" already exists', 409)
 
 
@@ -485,7 +484,7 @@ async def test_unknown_outcome_is_no_failure_of_the_service(error: errors.Engine
 def test_call_without_an_answer_differs_from_a_lost_connection(
     error: Exception, expected: type[errors.EngineError]
 ) -> None:
-    with pytest.raises(errors.EngineError) as raised, _errors():
+    with pytest.raises(errors.EngineError) as raised, errors.translated():
         raise error
     assert type(raised.value) is expected
 
@@ -493,5 +492,5 @@ def test_call_without_an_answer_differs_from_a_lost_connection(
 def test_body_without_an_end_is_a_call_without_an_answer() -> None:
     error = requests.ConnectionError("read timed out")
     error.__cause__ = TimeoutError("timed out")
-    with pytest.raises(errors.TimedOut), _errors():
+    with pytest.raises(errors.TimedOut), errors.translated():
         raise error
