@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 _NAMES: Final = ("stdin", "stdout", "stderr")
+_closed_at_start: Final[set[str]] = set()
 
 
 def prepare() -> None:
@@ -22,10 +23,16 @@ def prepare() -> None:
         opened = _open_if_closed(number)
         stream = getattr(sys, name)
         if stream is None or opened:
+            _closed_at_start.add(name)
             stream = open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
         if number and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def was_closed(name: str) -> bool:
+    """Return whether a stream (``stdin``, ``stdout`` or ``stderr``) was closed at the start."""
+    return name in _closed_at_start
 
 
 def problem_of(arguments: Sequence[str]) -> str:

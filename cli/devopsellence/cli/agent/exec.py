@@ -19,6 +19,7 @@ from devopsellence.cli.agent.session import LocalStreams, Session, Sink
 from devopsellence.cli.agent.signals import SessionInterrupted, run_with_signals
 from devopsellence.cli.agent.stdio import StdioWriter
 from devopsellence.cli.output import CliError, Output
+from devopsellence.cli.streams import was_closed
 
 if TYPE_CHECKING:
     import grpc.aio
@@ -46,10 +47,9 @@ def check_options(output: Output, options: ExecOptions) -> None:
         CliError: ``no_terminal`` (exit code 2).
         UsageError: stdin is closed.
     """
-    # None in a process started with stdin closed.
-    if options.interactive and sys.stdin is None:
+    if options.interactive and was_closed("stdin"):
         raise click.UsageError("-i needs stdin, but stdin is closed")
-    if options.tty and (sys.stdin is None or not sys.stdin.isatty()):
+    if options.tty and not sys.stdin.isatty():
         message = "-t needs a terminal on stdin; leave it out to pass a pipe or a file"
         raise CliError("no_terminal", message, exit_code=2)
     if options.tty and output.json:

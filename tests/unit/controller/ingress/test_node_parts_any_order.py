@@ -3,6 +3,8 @@ that they should have, and lose none before they know that they are not to serve
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -10,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.ingress.rules import hosts_of
 from devopsellence.controller.model.actions import WriteAction, WriteKind
-from devopsellence.store.record import message_of
+from devopsellence.store.record import Record, message_of
 from tests.unit.controller.builders import KEYS, REF, Store, service
 from tests.unit.controller.ingress_builders import WEB, beat, ingress, put_certificate
 
@@ -140,7 +142,7 @@ class AnyOrder(RuleBasedStateMachine):
             if environment is not None and environment.error is not None:
                 assert self.store.parts(name) == before[name], "an environment that cannot be read changes nothing"
             else:
-                self.check(name)
+                self.check(name, before[name])
 
     def check_that_it_knows(self, action: WriteAction) -> None:
         """Nothing is taken from a node that is there and may still serve it."""
@@ -160,7 +162,8 @@ class AnyOrder(RuleBasedStateMachine):
         assert status is not None
         assert status.generation == record.message.generation
 
-    def check(self, name: str) -> None:
+    def check(self, name: str, before: Mapping[str, Record[pb.NodeIngress]]) -> None:
+        """``before``: the parts of the node when the controller began."""
         record = self.store.records.get(KEYS.assignment(name, REF))
         found = {part: record.message for part, record in self.store.parts(name).items()}
         if record is None:
@@ -170,7 +173,7 @@ class AnyOrder(RuleBasedStateMachine):
             return
         assignment = record.message
         for host in hosts_of(assignment.ingress):
-            self.check_host(name, host, found.get(host))
+            self.check_host(name, host, found.get(host), message_of(before.get(host)))
         if assignment.HasField("ingress"):
             told_of = found.get("+peers")
             others = {peer.node for peer in told_of.peers} if told_of is not None else set()
@@ -188,16 +191,19 @@ class AnyOrder(RuleBasedStateMachine):
             assert found.keys() <= {*hosts_of(assignment.ingress), "+peers"}
             assert assignment.HasField("ingress") or not found
 
-    def check_host(self, name: str, host: str, part: pb.NodeIngress | None) -> None:
+    def check_host(self, name: str, host: str, part: pb.NodeIngress | None, before: pb.NodeIngress | None) -> None:
         record = self.store.records.get(KEYS.certificate(REF, host))
         if record is not None and record.message is None:
             return
         certificate = record.message if record is not None and record.message is not None else pb.Certificate()
         assignment = self.store.assignment(name)
         assert assignment is not None
-        assert (part is not None) == bool(certificate.serial)
+        # Without a certificate to serve, a node keeps the one that it has until another is issued.
+        kept = before is not None and before.node_uid == assignment.node_uid and before.certificate.serial
+        serial = certificate.serial or kept
+        assert (part is not None) == bool(serial)
         if part is not None:
-            assert part.certificate.serial == certificate.serial
+            assert part.certificate.serial == serial
             assert part.node_uid == assignment.node_uid
             assert part.HasField("key_request") == (certificate.issuance.key_node == name)
             assert list(part.challenges) == list(certificate.issuance.challenges)
