@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -181,7 +182,11 @@ async def _read_only(running: RunningRouter, folder: Path) -> AsyncIterator[None
 
 
 async def _answers(connect: Connect, name: str) -> bool:
-    return await connect().get() == (200, name)
+    """Ask on a connection that does not stay open."""
+    client = connect()
+    answer = await client.get()
+    client.close()
+    return answer == (200, name)
 
 
 async def test_taken_port_is_reported_and_free_port_serves(
@@ -235,7 +240,8 @@ async def test_changed_image_replaces_envoy_without_losing_requests(node: Router
         async with node.router() as running:
             running.router.set_routing(REF, routed(web))
             await running.serves()
-            slow = asyncio.create_task(connect().get("/slow"))
+            client = connect()
+            slow = asyncio.create_task(client.get("/slow"))
             await web.begun.wait()
         before = node.containers()
         await asyncio.to_thread(_another_image, node)
@@ -243,11 +249,12 @@ async def test_changed_image_replaces_envoy_without_losing_requests(node: Router
             running.router.set_routing(REF, routed(web))
             await running.serves()
             await eventually("the next stands beside the last", lambda: asyncio.to_thread(lambda: _two(node)))
-            assert await connect().get() == (200, "one")
+            assert await _answers(connect, "one")
             web.release.set()
             assert await slow == (200, "one")
+            client.close()
             await eventually("the last is gone", lambda: asyncio.to_thread(lambda: _only_another(node, before)))
-            assert await connect().get() == (200, "one")
+            assert await _answers(connect, "one")
 
 
 def _another_image(node: RouterNode) -> None:
@@ -289,3 +296,45 @@ async def test_envoy_runs_with_least_privileges(node: RouterNode) -> None:
         assert loose == []
         assert "PRIVATE KEY" not in json.dumps(document)
         assert "BEGIN" in (folder / "config" / "lds.json").read_text()
+
+
+async def test_routing_set_while_ports_are_checked_is_written(
+    node: RouterNode, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked, routed_anew = threading.Event(), threading.Event()
+
+    def slow_check(family: int, address: str, port: int) -> None:
+        checked.set()
+        assert routed_anew.wait(20)
+
+    monkeypatch.setattr(ports, "_try_listen", slow_check)
+    async with service("one") as web, node.router() as running:
+        running.router.set_routing(REF, routed())
+        assert await asyncio.to_thread(checked.wait, 20)
+        running.router.set_routing(REF, routed(web))
+        routed_anew.set()
+        await running.serves()
+        assert await connect().get() == (200, "one")
+
+
+async def test_lost_folder_interrupts_nothing(node: RouterNode, connect: Connect) -> None:
+    other = replace(routed(), ref=OTHER, hosts=("other.example",), routes=(), backends=())
+    async with service("one") as one, service("two") as two:
+        async with node.router() as running:
+            running.router.set_routing(REF, routed(one))
+            running.router.set_routing(OTHER, other)
+            await running.serves()
+        shutil.rmtree(node.folder / "envoy")
+        async with node.router() as running:
+            running.router.set_routing(OTHER, other)
+            running.router.assignments_listed([REF, OTHER])
+            # No container of it was probed yet.
+            running.router.set_routing(REF, routed())
+            await running.until("it waits", lambda: "acme/shop/production" in running.router.status(OTHER).reason)
+            assert await connect().get() == (200, "one")
+            running.router.set_routing(REF, routed(one))
+            await running.serves()
+            running.router.set_routing(REF, routed(two))
+            await running.until("the other alone is held", lambda: running.router.held(REF) == {"two": "serves"})
+            assert await connect().get() == (200, "two")
+            await eventually("one Envoy runs", lambda: asyncio.to_thread(lambda: len(node.containers()) == 1))

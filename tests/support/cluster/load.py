@@ -61,6 +61,11 @@ class Load:
         return [f"{name} {failure}" for name, result in self.results.items() for failure in result.failures]
 
     @property
+    def clients(self) -> int:
+        """Number of clients on each host that send all the time, each on a single connection at a time."""
+        return self._plan.kept + self._plan.new
+
+    @property
     def requests(self) -> int:
         return sum(result.requests for result in self.results.values())
 

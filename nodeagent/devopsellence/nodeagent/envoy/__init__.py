@@ -2,7 +2,8 @@
 
 A :class:`~devopsellence.nodeagent.envoy.model.NodeRouting` is rendered into the files that Envoy watches (``config``,
 with ``listeners``, ``routes``, ``clusters`` and ``tls``), within Envoy's limits (``render``), and written to the node's
-Envoy folder (``files``). ``image``, ``container`` and ``supervisor`` run Envoy; ``admin`` reads Envoy's state, from
+Envoy folder (``files``). ``image``, ``container`` and ``supervisor`` run Envoy, ``kernel`` helps while one replaces
+another; ``admin`` reads Envoy's state, from
 which ``endpoints`` derives the containers still in use.
 
 Routing decisions (hosts, certificates, ports, statuses) belong to ``ingress``, which imports this package and is never

@@ -1,4 +1,4 @@
-"""Client of Envoy's admin API over a unix socket: endpoints, active requests, file versions, rejected configuration.
+"""Client of Envoy's admin API over a unix socket: endpoints, connections, file versions, rejected configuration.
 
 One connection per request; responses have a size limit. Pure functions parse the responses, whose shapes are Envoy's
 ``admin.v3`` messages as JSON (``Clusters``, ``ListenersConfigDump``) and Envoy's list of statistics. Also here: the
@@ -84,9 +84,9 @@ class AdminClient:
         """Return whether Envoy's worker threads listen; until then Envoy's ports refuse connections."""
         return parse_workers_started(await self._json("GET", f"/stats?format=json&filter={_STARTED}"))
 
-    async def active_requests(self) -> int:
-        """Return the number of active requests of all clients."""
-        return parse_active_requests(await self._json("GET", "/stats?format=json&filter=downstream_rq_active"))
+    async def open_connections(self) -> int:
+        """Return the number of open connections of all clients."""
+        return parse_open_connections(await self._json("GET", "/stats?format=json&filter=downstream_cx_active"))
 
     async def rejected_config(self) -> str:
         """Return Envoy's reason for rejecting configuration; "" if all of it was accepted."""
@@ -186,8 +186,8 @@ def parse_workers_started(document: Mapping[str, Any]) -> bool:
     )
 
 
-def parse_active_requests(document: Mapping[str, Any]) -> int:
-    """Parse ``/stats?format=json&filter=downstream_rq_active``: requests to listeners, not to the admin API itself."""
+def parse_open_connections(document: Mapping[str, Any]) -> int:
+    """Parse ``/stats?format=json&filter=downstream_cx_active``: those to listeners, not to the admin API itself."""
     return sum(
         int(statistic.get("value", 0))
         for statistic in _statistics(document)

@@ -32,7 +32,7 @@ CONFIG: Final = "config"
 #: Folder with a subfolder per container: bootstrap configuration and admin socket.
 RUN: Final = "run"
 BOOTSTRAP: Final = "bootstrap.json"
-#: Time limit for the requests of a replaced Envoy.
+#: Time limit for the connections of a replaced Envoy.
 DRAIN_SECONDS: Final = 30
 #: Time limit for connections that use a replaced certificate.
 _CERTIFICATE_DRAIN_SECONDS: Final = 86_400

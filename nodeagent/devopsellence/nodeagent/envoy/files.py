@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import structlog
 
@@ -38,14 +38,15 @@ _PORTS: Final = "ports.json"
 _MOUNTED: Final = "mounted.json"
 _log = structlog.get_logger()
 
+#: Routing of an environment (None: not routed any more) and its endpoints.
+RoutingSnapshot: TypeAlias = tuple[EnvironmentRef, RoutingConfig | None, dict[EndpointKey, TrackedEndpoint]]
+
 
 class EnvoyFolder:
     """Envoy's folder of one node: ``config`` (mounted into containers), ``run`` (a folder per container), snapshots."""
 
     def __init__(self, path: Path, files: StateFiles | None = None) -> None:
         self.path = path
-        #: Environments whose snapshot could not be read.
-        self.unreadable: set[EnvironmentRef] = set()
         self._files = files or StateFiles(path)
 
     def create(self) -> None:
@@ -54,9 +55,10 @@ class EnvoyFolder:
         for folder in (self.path, self.path / RUN, self.path / _SNAPSHOTS, config, config / RUN, config / NODE_FOLDER):
             self._files.make_folder(folder)
 
-    def load(self, now: Now) -> list[tuple[EnvironmentRef, RoutingConfig | None, dict[EndpointKey, TrackedEndpoint]]]:
-        """Return all snapshots. An unreadable one is logged and in :attr:`unreadable`."""
-        snapshots = []
+    def load(self, now: Now) -> tuple[list[RoutingSnapshot], set[EnvironmentRef]]:
+        """Return all snapshots, and the environments whose snapshot cannot be read, which is logged."""
+        snapshots: list[RoutingSnapshot] = []
+        unreadable: set[EnvironmentRef] = set()
         for path in sorted((self.path / _SNAPSHOTS).glob("*.json")):
             try:
                 content = self._files.read(path)
@@ -64,10 +66,10 @@ class EnvoyFolder:
             except (OSError, ValueError) as error:
                 _log.warning("unreadable routing snapshot", path=str(path), error=str(error))
                 with suppress(ValueError):
-                    self.unreadable.add(EnvironmentRef.parse(path.stem.replace("+", "/")))
+                    unreadable.add(EnvironmentRef.parse(path.stem.replace("+", "/")))
             else:
                 self._files.adopt(path, content)
-        return snapshots
+        return snapshots, unreadable
 
     def count(self) -> int:
         """Return the number of Envoy's files on disk."""
@@ -217,9 +219,7 @@ def snapshot_to_bytes(ref: EnvironmentRef, config: RoutingConfig | None, tracked
     return json.dumps(snapshot, sort_keys=True).encode()
 
 
-def snapshot_from_bytes(
-    content: bytes, now: Now
-) -> tuple[EnvironmentRef, RoutingConfig | None, dict[EndpointKey, TrackedEndpoint]]:
+def snapshot_from_bytes(content: bytes, now: Now) -> RoutingSnapshot:
     """Decode a snapshot, perhaps of an earlier boot of the machine. Raises ValueError for anything else.
 
     No drain takes longer than the routing configuration allows, even if the wall clock was set back.

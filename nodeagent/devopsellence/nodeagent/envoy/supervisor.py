@@ -20,12 +20,13 @@ from devopsellence.nodeagent.envoy import container, image
 from devopsellence.nodeagent.envoy.admin import AdminClient, AdminUnavailable
 from devopsellence.nodeagent.envoy.container import EnvoyContainer, EnvoySpec
 from devopsellence.nodeagent.envoy.files import EnvoyFolder
+from devopsellence.nodeagent.envoy.kernel import let_connections_migrate
 from devopsellence.nodeagent.util.threads import ThreadPool
 
 RETRY_FIRST: Final = 1.0
 #: Interval of checks without an event, and the longest pause between attempts.
 RESYNC_SECONDS: Final = 60.0
-#: Interval at which a replaced Envoy is asked for its active requests.
+#: Interval at which a replaced Envoy is asked for its open connections.
 _DRAIN_POLL_SECONDS: Final = 0.25
 _log = structlog.get_logger()
 
@@ -215,12 +216,16 @@ class EnvoySupervisor:
         self._folder.note_mounted(spec.instance, spec.hash)
 
     async def _retire(self, replaced: EnvoyContainer) -> None:
-        """Drain a replaced Envoy, then remove the container."""
+        """Drain a replaced Envoy, then remove the container.
+
+        Without requests, an open connection may get the next one at any time: clients close theirs after a response.
+        """
         admin = AdminClient(replaced.admin_folder(self._folder.path))
+        await self._disk.run(let_connections_migrate)
         with suppress(AdminUnavailable, TimeoutError):
             async with asyncio.timeout(container.DRAIN_SECONDS):
                 await admin.drain()
-                while replaced.running and await admin.active_requests():  # noqa: ASYNC110 - Envoy sends no event
+                while replaced.running and await admin.open_connections():  # noqa: ASYNC110 - Envoy sends no event
                     await asyncio.sleep(_DRAIN_POLL_SECONDS)
         await self._engine.stop(partial(container.remove, container=replaced.id), about=replaced.id)
         self._engine.owned.forget(replaced.id)

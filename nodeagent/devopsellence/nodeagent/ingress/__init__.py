@@ -2,7 +2,7 @@
 
 ``routing`` plans an environment's routing configuration from its assignment, its containers and the controller's
 inputs; ``router`` gives the configurations to Envoy and reads Envoy's state; ``status`` turns that state into statuses;
-``ports`` decides where Envoy may listen. ``node_ingress`` mirrors the controller's inputs (certificates, challenges,
+``ports`` decides where Envoy may listen; ``unknown_routes`` what must not be written yet. ``node_ingress`` mirrors the controller's inputs (certificates, challenges,
 peers, key requests) from etcd, with ``node_ingress_state``, ``dns`` and the cryptography process (``crypto_worker``,
 ``crypto_main``). ``facade`` is the reconcile loop's way in, ``interface`` the router as a protocol.
 

@@ -40,6 +40,7 @@ from devopsellence.nodeagent.envoy.supervisor import DesiredEnvoy, EnvoySupervis
 from devopsellence.nodeagent.ingress.ports import ListenerPorts
 from devopsellence.nodeagent.ingress.routing import resolve_host_conflicts
 from devopsellence.nodeagent.ingress.status import RouterStatusTracker
+from devopsellence.nodeagent.ingress.unknown_routes import UnknownRoutes
 from devopsellence.nodeagent.state_files import StateFiles
 from devopsellence.nodeagent.tls import CertificateFiles
 from devopsellence.nodeagent.util.threads import ThreadPool
@@ -95,6 +96,9 @@ class Router:
         self._unwritten: set[EndpointKey] = set()
         #: Environments to be written.
         self._dirty: set[EnvironmentRef] = set()
+        #: Number of changes of the routing so far.
+        self._changes = 0
+        self._unknown = UnknownRoutes()
         self._listen: ListenerConfig | None = None
         self._renderer = ConfigRenderer(FOLDER)
         #: Time of the next attempt for environments left out for want of inotify instances.
@@ -121,8 +125,8 @@ class Router:
 
     def set_routing(self, ref: EnvironmentRef, config: RoutingConfig | None) -> None:
         """See :meth:`RouterInterface.set_routing`."""
-        if ref in self._folder.unreadable:
-            self._folder.unreadable.discard(ref)
+        if has_unknown := self._has_unknown_routes():
+            self._unknown.routing_set(ref, config, time.monotonic())
             self._wake_soon()
         if ref in self._configs and self._configs[ref] == config:
             return
@@ -134,10 +138,12 @@ class Router:
         drain_seconds = limits.drain_seconds if limits is not None else DEFAULT_DRAIN_SECONDS
         self._configs[ref] = config
         after = endpoints.update(self._endpoints, ref, config, drain_seconds, time.monotonic())
-        self._unwritten |= after.keys() - self._endpoints.keys()
+        if not has_unknown:
+            self._unwritten |= after.keys() - self._endpoints.keys()
         self._endpoints = endpoints.without_unwritten(after, self._unwritten)
         self._unwritten &= self._endpoints.keys()
         self._dirty.add(ref)
+        self._changes += 1
         self._wake_soon()
 
     def routing(self, ref: EnvironmentRef) -> RoutingConfig | None:
@@ -157,7 +163,7 @@ class Router:
 
     def assignments_listed(self, refs: Collection[EnvironmentRef]) -> None:
         """Handle the first list of the assignments of this node: no other environment is to be routed."""
-        self._folder.unreadable &= set(refs)
+        self._unknown.listed(refs, self._configs)
         self._wake_soon()
 
     # Events of Docker.
@@ -185,7 +191,9 @@ class Router:
         """Load the state of the last agent. Raises OSError if the folder cannot be used."""
         await self._disk.run(self._folder.create)
         now = clock.now()
-        for ref, config, tracked in await self._disk.run(partial(self._folder.load, now)):
+        snapshots, unreadable = await self._disk.run(partial(self._folder.load, now))
+        self._unknown.loaded([ref for ref, _, _ in snapshots], unreadable)
+        for ref, config, tracked in snapshots:
             self._configs[ref] = config
             self._endpoints.update(tracked)
 
@@ -258,15 +266,18 @@ class Router:
 
     async def _write_if_needed(self) -> None:
         """Write files if anything changed, and have Envoy run if there is anything to route."""
-        configs = [
-            endpoints.with_draining(self._configs.get(ref), ref, self._endpoints) for ref in self._environments()
-        ]
-        routing, conflicts = resolve_host_conflicts(config for config in configs if config is not None)
-        listen = await self._ports.configure(routing)
+        while True:
+            changes = self._changes
+            routing, conflicts = self._routing()
+            listen = await self._ports.configure(routing)
+            # What was set meanwhile is not in this routing, but would count as written with it.
+            if changes == self._changes:
+                break
         self._tracker.conflicts, self._tracker.ports = conflicts, self._ports.problems
         rerender = self._rerender_at is not None and time.monotonic() >= self._rerender_at
-        self._tracker.waits = self._why_not_writing()
-        if self._folder.unreadable:
+        waits = self._has_unknown_routes()
+        self._tracker.waits = str(self._unknown) if waits and self._dirty else ""
+        if waits:
             return
         if self._dirty or listen != self._listen or rerender:
             await self._write(routing, listen)
@@ -274,12 +285,17 @@ class Router:
         usable = listen.http_port or listen.https_port or (self._ports.any_configured and self._supervisor.running)
         self._supervisor.set_desired(self._desired_envoy if routing.configs and usable else None)
 
-    def _why_not_writing(self) -> str:
-        """Return why Envoy goes on with the routes that it has: those of an unreadable snapshot would be missing."""
-        if not self._folder.unreadable or not self._dirty:
-            return ""
-        names = ", ".join(sorted(map(str, self._folder.unreadable)))
-        return f"the router's file of {names} is damaged: changes wait for its assignment"
+    def _routing(self) -> tuple[NodeRouting, Mapping[EnvironmentRef, str]]:
+        """Return the routing of all environments, and the conflicts in it."""
+        configs = [
+            endpoints.with_draining(self._configs.get(ref), ref, self._endpoints) for ref in self._environments()
+        ]
+        return resolve_host_conflicts(config for config in configs if config is not None)
+
+    def _has_unknown_routes(self) -> bool:
+        """Return whether Envoy goes on with the routes that it has, because this agent does not know them all."""
+        runs = bool(self._supervisor.running) or not self._supervisor.observed
+        return self._unknown.exist(envoy_runs=runs, now=time.monotonic())
 
     async def _write(self, routing: NodeRouting, listen: ListenerConfig) -> None:
         dirty, self._dirty = self._dirty, set()
@@ -310,6 +326,7 @@ class Router:
             self._endpoints = endpoints.without_unwritten(self._endpoints, self._unwritten)
             raise
         self._listen = listen
+        self._unknown.written()
         for ref in removed & self._configs.keys() - self._dirty:
             del self._configs[ref]
         self._expected = rendered.expected
@@ -428,7 +445,12 @@ class Router:
         if not self._supervisor.observed:
             return None
         routing = NodeRouting(tuple(filter(None, self._configs.values())))
-        times = [self._ports.next_check(routing), endpoints.next_deadline(self._endpoints), self._rerender_at]
+        times = [
+            self._ports.next_check(routing),
+            endpoints.next_deadline(self._endpoints),
+            self._rerender_at,
+            self._unknown.next_deadline(),
+        ]
         now = time.monotonic()
         unsettled = endpoints.any_unsettled(self._endpoints) or self._tracker.is_unsettled(self._expected)
         if self._supervisor.running and unsettled:

@@ -81,11 +81,10 @@ def test_parse_workers_started(value: int, *, started: bool) -> None:
     assert not admin.parse_workers_started({})
 
 
-def test_parse_active_requests_skips_the_admin_api() -> None:
-    counts = {"http.admin.downstream_rq_active": 1, "http.http.downstream_rq_active": 2, "listener.x": 5}
-    assert (
-        admin.parse_active_requests({"stats": [{"name": name, "value": value} for name, value in counts.items()]}) == 2
-    )
+def test_parse_open_connections_skips_the_admin_api() -> None:
+    counts = {"http.admin.downstream_cx_active": 1, "http.http.downstream_cx_active": 2, "listener.x": 5}
+    statistics = [{"name": name, "value": value} for name, value in counts.items()]
+    assert admin.parse_open_connections({"stats": statistics}) == 2
 
 
 def test_rejected_configuration_is_reported_on_one_line() -> None:
