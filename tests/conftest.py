@@ -1,4 +1,4 @@
-"""Order of the test files, a shared etcd, and a prefix in etcd for each test."""
+"""Order of the test files, settings of property tests, a shared etcd, and a prefix in etcd for each test."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from collections.abc import AsyncIterator, Iterator
 from itertools import groupby
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
 from tests.support.etcd import EtcdServer
 from tests.support.need import need_etcd
+
+# No limits of time: a busy machine is no failure. The same examples in every run; `make soak` tries others.
+_PATIENT = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("same", _PATIENT, derandomize=True, database=None)
+hypothesis.settings.register_profile("random", _PATIENT)
+hypothesis.settings.load_profile("same")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -102,7 +102,7 @@ class Host:
             if self._holder is not None:
                 self._holder.communicate(timeout=_END_SECONDS)
                 assert self._holder.returncode == 0, (
-                    "the namespaces of a host were not cleared: see what was said above"
+                    f"the namespaces of a host were not cleared (exit code {self._holder.returncode}): see above"
                 )
 
     def _empty(self) -> None:

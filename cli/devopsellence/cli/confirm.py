@@ -7,6 +7,9 @@ on the command line alone.
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ from devopsellence.cli.output import CliError, NextAction, Output
 F = TypeVar("F", bound=Callable[..., Any])
 _META: Final = "devopsellence.confirmed"
 REQUIRED: Final = "confirmation_required"
+_ANSWERS: Final = {"y": True, "yes": True, "n": False, "no": False, "": False}
 
 
 @dataclass(frozen=True)
@@ -95,10 +99,10 @@ def confirm(ctx: click.Context, sentence: str, *, code: str = REQUIRED) -> None:
     if not _can_ask(ctx.ensure_object(Output)):
         raise refusal(ctx, sentence, code=code)
     try:
-        sure = click.confirm(f"{sentence} Continue?")
-    except click.Abort:
+        sure = _answer(f"{sentence} Continue? [y/N]: ")
+    except (EOFError, OSError, KeyboardInterrupt) as error:
         click.echo()  # the prompt is still on the line
-        raise
+        raise click.Abort from error
     if not sure:
         raise CliError("not_confirmed", "not confirmed; nothing was changed")
 
@@ -115,6 +119,41 @@ def refusal(ctx: click.Context, loss: str, *, code: str = REQUIRED) -> CliError:
     return CliError(
         code, f"{subject}; without a terminal to ask on, this needs the flag -y", exit_code=2, next_actions=[action]
     )
+
+
+def _answer(question: str) -> bool:
+    """Return the answer to a question; no by default."""
+    while True:
+        click.echo(question, nl=False)
+        _wait_for_line()
+        answer = sys.stdin.readline()
+        if not answer:
+            raise EOFError
+        if (word := answer.strip().lower()) in _ANSWERS:
+            return _ANSWERS[word]
+        click.echo("Error: invalid input")
+
+
+def _wait_for_line() -> None:
+    """Return once stdin has a line. A signal also ends the wait if it comes between the question and the wait.
+
+    A read would go on then: Python acts on a signal only after the call that the signal interrupts.
+    """
+    try:
+        descriptor = sys.stdin.fileno()
+    except OSError:  # not a file, in tests
+        return
+    reader, writer = os.pipe()
+    try:
+        os.set_blocking(writer, False)
+        before = signal.set_wakeup_fd(writer)
+        try:
+            select.select([descriptor, reader], [], [])
+        finally:
+            signal.set_wakeup_fd(before)
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 def _store(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:

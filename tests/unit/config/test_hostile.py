@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from devopsellence.config import Config, ConfigError, parse, to_yaml
@@ -14,9 +14,7 @@ from devopsellence.config.export import to_document
 from devopsellence.config.schema import RootSection
 from tests.unit.config.conftest import HEAD, PATH, WEB
 
-quick = settings(
-    derandomize=True, database=None, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
-)
+quick = settings(max_examples=60)
 
 FIELDS = [
     *RootSection.model_fields,

@@ -185,5 +185,5 @@ class AnyOrder(RuleBasedStateMachine):
             self.seen[name] = after
 
 
-AnyOrder.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+AnyOrder.TestCase.settings = settings(max_examples=100, stateful_step_count=30)
 TestAnyOrder = AnyOrder.TestCase

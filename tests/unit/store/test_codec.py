@@ -6,7 +6,7 @@ import json
 
 import pytest
 from google.protobuf.message import Message
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
@@ -54,7 +54,7 @@ VALUES = st.recursive(
 
 
 # How fast a machine draws examples says nothing about the records.
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=30)
 @given(value=st.dictionaries(st.sampled_from(FIELDS), VALUES).map(lambda value: json.dumps(value).encode()))
 @pytest.mark.parametrize("kind", [stored_pb2.Node, stored_pb2.Assignment])
 def test_arbitrary_bytes_raise_only_malformed(kind: type[Message], value: bytes) -> None:

@@ -191,7 +191,7 @@ TEXT: Callable[[], st.SearchStrategy[str]] = lambda: st.text(max_size=50).flatma
 )
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(reason=TEXT(), lines=st.lists(TEXT(), max_size=20), count=st.integers(0, 12))
 def test_bounded_report_fits_and_is_never_cut_twice(reason: str, lines: list[str], count: int) -> None:
     service = pb.ServiceStatus(name="web", reason=reason, last_exit=pb.Exit(log_lines=lines))

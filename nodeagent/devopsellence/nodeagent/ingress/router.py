@@ -96,6 +96,8 @@ class Router:
         self._unwritten: set[EndpointKey] = set()
         #: Environments to be written.
         self._dirty: set[EnvironmentRef] = set()
+        #: Environments being written.
+        self._writing: set[EnvironmentRef] = set()
         #: Number of changes of the routing so far.
         self._changes = 0
         self._unknown = UnknownRoutes()
@@ -153,7 +155,7 @@ class Router:
     def held(self, ref: EnvironmentRef) -> Mapping[str, str]:
         """See :meth:`RouterInterface.held`. While no Envoy runs, no container is held once the files for the next
         Envoy are written."""
-        if self._supervisor.running or not self._supervisor.observed or ref in self._dirty:
+        if self._supervisor.running or not self._supervisor.observed or ref in self._dirty | self._writing:
             return endpoints.held(self._endpoints, ref)
         return {}
 
@@ -299,6 +301,7 @@ class Router:
 
     async def _write(self, routing: NodeRouting, listen: ListenerConfig) -> None:
         dirty, self._dirty = self._dirty, set()
+        self._writing = dirty
         now = clock.now()
         tracked, configs = dict(self._endpoints), dict(self._configs)
         # From now on a file may have them.
@@ -325,6 +328,8 @@ class Router:
             self._unwritten |= (attempted - written) & self._endpoints.keys()
             self._endpoints = endpoints.without_unwritten(self._endpoints, self._unwritten)
             raise
+        finally:
+            self._writing = set()
         self._listen = listen
         self._unknown.written()
         for ref in removed & self._configs.keys() - self._dirty:

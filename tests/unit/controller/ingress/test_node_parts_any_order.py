@@ -224,5 +224,5 @@ class AnyOrder(RuleBasedStateMachine):
         )
 
 
-AnyOrder.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+AnyOrder.TestCase.settings = settings(max_examples=100, stateful_step_count=30)
 TestIngressAnyOrder = AnyOrder.TestCase

@@ -224,5 +224,5 @@ class MovingInAnyOrder(RuleBasedStateMachine):
         return [one for one in found if one is not None]
 
 
-MovingInAnyOrder.TestCase.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
+MovingInAnyOrder.TestCase.settings = settings(max_examples=120, stateful_step_count=30)
 TestMovingInAnyOrder = MovingInAnyOrder.TestCase

@@ -230,5 +230,5 @@ class TaskInAnyOrder(RuleBasedStateMachine):
             assert pb.TaskStatus.SUCCEEDED in ends
 
 
-TaskInAnyOrder.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TaskInAnyOrder.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestTaskInAnyOrder = TaskInAnyOrder.TestCase

@@ -133,7 +133,7 @@ class _Key:
 CLONES = st.sampled_from([{}, {2: frozenset({"1"})}, {2: frozenset({"1"}), 3: frozenset({"1", "2"})}])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(former=CLONES, looks=st.lists(st.integers(1, 3), max_size=20), ended=st.none() | st.integers(1, 3))
 def test_agents_of_one_uid_settle_on_one_owner_and_stop_writing(
     former: dict[int, frozenset[str]], looks: list[int], ended: int | None
