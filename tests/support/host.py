@@ -62,6 +62,11 @@ class Host:
         self._dockerd: subprocess.Popen[bytes] | None = None
 
     @property
+    def exec_root(self) -> Path:
+        """Folder of the engine's run-time state (``--exec-root``)."""
+        return self._sockets / "exec"
+
+    @property
     def environ(self) -> dict[str, str]:
         """Variables of all processes of the host."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith("DEVOPSELLENCE_")}
@@ -152,7 +157,7 @@ class Host:
         command = [
             *self._inside("--net", "--mount"),
             "dockerd", "--host", self.socket, "--data-root", str(self._data),
-            "--exec-root", str(self._sockets / "exec"), "--pidfile", str(self._sockets / "pid"),
+            "--exec-root", str(self.exec_root), "--pidfile", str(self._sockets / "pid"),
             *self._options,
             *(("--userns-remap", "nobody:nogroup") if self._userns_remap else ()),
         ]  # fmt: skip

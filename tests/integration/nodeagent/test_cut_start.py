@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from itertools import cycle
 
 import pytest
 
@@ -15,9 +14,8 @@ from tests.support.until import until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
 _MADE_ANEW = "a container whose start was cut off is recreated"
-#: Most cuts at these moments after the creation leave it so; some come too early or too late.
-_TRIES = 10
-_DELAYS = (0.05, 0.08, 0.12)
+#: Seconds after the shim has its folder; a cut at any of these moments usually leaves the container so.
+_DELAYS = (0.0, 0.02, 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +26,19 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         yield made
 
 
+def shims(host: Host) -> set[str]:
+    """Return the containers (ids) that containerd has begun to start."""
+    return {path.name for path in host.exec_root.glob("containerd/daemon/io.containerd.runtime.v2.task/moby/*")}
+
+
 async def test_container_with_interrupted_start_is_recreated(node: AgentNode, host: Host) -> None:
     node.start("--docker-host", host.socket)
     await node.assign(worker("a", VERSION="0"))
     await node.settled()
-    for number, delay in zip(range(1, _TRIES), cycle(_DELAYS), strict=False):
-        before = set(host.docker("ps", "-aq").split())
+    for number, delay in enumerate(_DELAYS, start=1):
+        before = shims(host)
         await node.assign(worker("a", VERSION=str(number)), release=number + 1)
-        await asyncio.to_thread(until, "it is made", lambda known=before: set(host.docker("ps", "-aq").split()) - known)
+        await asyncio.to_thread(until, "it is being started", lambda known=before: shims(host) - known, every=0.002)
         await asyncio.sleep(delay)
         await asyncio.to_thread(host.kill_docker)
         await asyncio.to_thread(host.start_docker)
