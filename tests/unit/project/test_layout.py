@@ -67,3 +67,15 @@ def test_readme_example_is_the_shop_on_a_public_host() -> None:
     public = yaml.load(example.replace("shop.localhost", "shop.example.com"))
     assert public["ingress"].pop("tls") == {"mode": "off"}, "no authority certifies a name of one's own machine"
     assert yaml.load(shown[1]) == public
+
+
+def test_one_module_runs_git() -> None:
+    """Git runs programs that a repository names; ``deploy/git.py`` switches them off."""
+    callers = {
+        str(path.relative_to(PROJECT))
+        for root in ROOTS
+        for path in (PROJECT / root).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"(\S*/)?git", node.value)
+    }
+    assert callers == {"cli/devopsellence/cli/deploy/git.py"}
