@@ -69,7 +69,7 @@ def test_readme_example_is_the_shop_on_a_public_host() -> None:
     assert yaml.load(shown[1]) == public
 
 
-def test_one_module_runs_git() -> None:
+def test_git_is_run_by_a_single_module() -> None:
     """Git runs programs that a repository names; ``deploy/git.py`` switches them off."""
     callers = {
         str(path.relative_to(PROJECT))
