@@ -19,8 +19,8 @@ from devopsellence.cli.images.pin import Pin
 from devopsellence.cli.images.reference import parse_reference
 from devopsellence.cli.output import CliError, Finding, NextAction, Output
 from devopsellence.cli.store.reader import concurrently
+from devopsellence.cli.untrusted import safe
 from devopsellence.cli.util.temporary import MEMORY, temporary_folder
-from devopsellence.cli.util.text import safe
 from devopsellence.registries import DOCKER_HUB
 
 _ATTEMPTS: Final = 3
