@@ -142,7 +142,7 @@ class CliError(click.ClickException):
         for finding in self.findings:
             # A single finding often repeats the message of the error.
             lines += [f"  {finding.message}"] if finding.message != self.message else []
-            lines += [f"    {line}" for line in finding.evidence.split("\n")] if finding.evidence else []
+            lines += [f"    {line}" for line in finding.evidence.splitlines()]
             lines += [f"    {action.label}: {action.command}" for action in finding.next_actions]
         lines += [f"  {action.label}: {action.command}" for action in self.next_actions]
         return "\n".join(safe(line) for line in lines)
