@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from devopsellence.cli.untrusted import safe, safe_json, safe_lines, safe_styled
 from tests.support.hostile import TEXT, unsafe
 
-quick = settings(derandomize=True, database=None, deadline=None, max_examples=100)
+quick = settings(max_examples=100)
 
 
 @pytest.mark.parametrize(

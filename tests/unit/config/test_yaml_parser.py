@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from devopsellence.config import ConfigError, yaml_parser
 from devopsellence.config.yaml_tree import Number, plain
 
-quick = settings(derandomize=True, database=None, deadline=None, max_examples=60)
+quick = settings(max_examples=60)
 
 
 def values(text: str) -> object:
