@@ -12,6 +12,8 @@ from typing import Final
 
 import grpc
 
+from devopsellence import input_file
+
 _ROUNDS: Final = 6
 
 
@@ -39,7 +41,7 @@ def read_credentials(
         return (), None
     stamps = file_stamps(ca_cert, cert, key)
     try:
-        authority, chain, private = ca_cert.read_bytes(), cert.read_bytes(), key.read_bytes()
+        authority, chain, private = (input_file.read(path) for path in (ca_cert, cert, key))
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, password="")
     except ssl.SSLError as error:
         raise UnusableCertificate(f"{key} is not the key of {cert}: {error.reason}") from error

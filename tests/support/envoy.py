@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -16,6 +15,7 @@ from devopsellence.nodeagent.envoy import image
 from devopsellence.nodeagent.envoy.model import BUILT_IN
 from tests.support.docker import docker
 from tests.support.need import lack, need_docker
+from tests.support.private import private_folder
 
 
 @cache
@@ -36,7 +36,7 @@ def envoy_image() -> str:
 def envoy_archive() -> Path:
     """Return :func:`envoy_image` as written by ``docker save``, for engines that cannot make the image; kept."""
     name = envoy_image()
-    archive = Path(tempfile.gettempdir()) / f"{name.replace('/', '-').replace(':', '-')}.tar"
+    archive = private_folder() / f"{name.replace('/', '-').replace(':', '-')}.tar"
     with _alone():
         if not archive.exists():
             part = archive.with_suffix(".part")
@@ -48,6 +48,6 @@ def envoy_archive() -> Path:
 @contextmanager
 def _alone() -> Iterator[None]:
     """Lock the making of Envoy's image against other test processes."""
-    with (Path(tempfile.gettempdir()) / "devopsellence-test-envoy.lock").open("w") as lock:
+    with (private_folder() / "envoy.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -18,6 +18,7 @@ from typing import Final
 
 from tests.support.docker import docker
 from tests.support.need import lack, need_docker
+from tests.support.private import private_folder
 from tests.support.run import run
 
 IMAGE: Final = "devopsellence/test:small"
@@ -127,7 +128,7 @@ def remove_built_images() -> None:
 @contextmanager
 def _alone() -> Iterator[None]:
     """Lock the making of images against other test processes."""
-    with (Path(tempfile.gettempdir()) / "devopsellence-test-images.lock").open("w") as lock:
+    with (private_folder() / "images.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

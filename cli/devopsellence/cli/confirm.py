@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar, cast
 import click
 
 from devopsellence.cli.output import CliError, NextAction, Output
+from devopsellence.cli.untrusted import safe_lines
 
 F = TypeVar("F", bound=Callable[..., Any])
 _META: Final = "devopsellence.confirmed"
@@ -99,7 +100,7 @@ def confirm(ctx: click.Context, sentence: str, *, code: str = REQUIRED) -> None:
     if not _can_ask(ctx.ensure_object(Output)):
         raise refusal(ctx, sentence, code=code)
     try:
-        sure = _answer(f"{sentence} Continue? [y/N]: ")
+        sure = _answer(f"{safe_lines(sentence)} Continue? [y/N]: ")
     except (EOFError, OSError, KeyboardInterrupt) as error:
         click.echo()  # the prompt is still on the line
         raise click.Abort from error

@@ -17,6 +17,7 @@ import click
 from devopsellence.cli import signals, streams
 from devopsellence.cli.options import add_global_options, global_options
 from devopsellence.cli.output import CliError, Output
+from devopsellence.cli.untrusted import safe_lines
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -180,7 +181,7 @@ def _report(error: BaseException, output: Output, arguments: Sequence[str]) -> i
     if output.debug or "--debug" in arguments:
         import traceback
 
-        traceback.print_exception(error)
+        click.echo(safe_lines("".join(traceback.format_exception(error))), err=True, nl=False)
     explained = explain(error)
     try:
         if isinstance(error, click.UsageError) and not output.json:

@@ -1,5 +1,7 @@
 """Output of commands: text for people, or JSON of the same structure for every command.
 
+Text from nodes is made visible here, whatever the commands print: see ``untrusted``.
+
 In JSON, a bounded command prints a single document and a streaming command prints an object per line. All objects have
 ``schema_version``, ``operation``, ``event`` (started, progress, result, error) and ``ok``; results and errors also have
 ``next_actions``. Errors are messages on stderr; in JSON mode the error is also the last object on stdout.
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +19,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from devopsellence.cli.untrusted import safe, safe_json, safe_styled
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 SCHEMA_VERSION: Final = 1
 _CHECK_SIGNS: Final = {"ok": "ok  ", "warning": "warn", "error": "FAIL"}
 _CHECK_COLOURS: Final = {"ok": "green", "warning": "yellow", "error": "red"}
+# The coloured signs that begin a line, the only control sequences in a text.
+_COLOURED_SIGN: Final = re.compile("^\x1b\\[3[123]m(?:ok  |warn|FAIL)\x1b\\[0m", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -87,9 +94,8 @@ class CheckResult:
 
     def text(self) -> str:
         """Return the lines for a terminal: the result, then how to fix the problem."""
-        sign = click.style(_CHECK_SIGNS[self.severity], fg=_CHECK_COLOURS[self.severity])
-        actions = [f"      {action.label}: {action.command}" for action in self.next_actions]
-        return "\n".join([f"{sign}  {self.name}: {self.message}", *actions])
+        actions = [f"      {safe(action.label)}: {safe(action.command)}" for action in self.next_actions]
+        return "\n".join([f"{check_sign(self.severity)}  {safe(f'{self.name}: {self.message}')}", *actions])
 
     def finding(self) -> Finding:
         """Return the result as part of an error."""
@@ -139,7 +145,7 @@ class CliError(click.ClickException):
             lines += [f"    {line}" for line in finding.evidence.splitlines()]
             lines += [f"    {action.label}: {action.command}" for action in finding.next_actions]
         lines += [f"  {action.label}: {action.command}" for action in self.next_actions]
-        return "\n".join(lines)
+        return "\n".join(safe(line) for line in lines)
 
 
 class Output:
@@ -176,11 +182,16 @@ class Output:
     def line(self, text: str) -> None:
         """Print a line of text; nothing in JSON mode or with ``--quiet``."""
         if not self.json and not self.quiet:
-            click.echo(text, color=self.color)
+            self._echo(text)
 
     def warning(self, text: str) -> None:
         """Print a warning to stderr, also in JSON mode and with ``--quiet``."""
-        click.echo(f"Warning: {text}", err=True)
+        click.echo(safe(f"Warning: {text}"), err=True)
+
+    def note(self, text: str) -> None:
+        """Print a line to stderr beside the output of a program; nothing with ``--quiet``."""
+        if not self.quiet:
+            click.echo(safe(text), err=True)
 
     def progress(self, operation: str, message: str, **data: Any) -> None:
         """Report progress: a line of text, or a JSON object with ``message`` and ``data``."""
@@ -204,7 +215,7 @@ class Output:
             steps = _steps(next_actions)
             self._print({"operation": operation, "event": "result", "ok": True, **data, "next_actions": steps})
         elif text is not None:
-            click.echo(text, color=self.color)
+            self._echo(text)
 
     def error(self, error: CliError) -> None:
         """Print the error to stderr and, in JSON mode, as the last object on stdout."""
@@ -216,14 +227,23 @@ class Output:
 
     def console(self) -> Console:
         """Return a rich console on stdout, for tables and live views when :attr:`is_tty`."""
-        from rich.console import Console
+        from devopsellence.cli.console import SafeConsole
 
-        return Console(no_color=not self.color, highlight=False)
+        return SafeConsole(no_color=not self.color, highlight=False)
+
+    def _echo(self, text: str) -> None:
+        click.echo(safe_styled(text, _COLOURED_SIGN), color=self.color)
 
     def _print(self, document: dict[str, Any]) -> None:
         # A single document is indented for reading on a terminal; an object of a stream must stay on a line.
         indent = 2 if sys.stdout.isatty() and not self._streaming else None
-        click.echo(json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=indent, ensure_ascii=False))
+        text = json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=indent, ensure_ascii=False)
+        click.echo(safe_json(text))
+
+
+def check_sign(severity: str) -> str:
+    """Return the coloured sign of a check, for the begin of a line; ``severity`` is "ok", "warning" or "error"."""
+    return click.style(_CHECK_SIGNS[severity], fg=_CHECK_COLOURS[severity])
 
 
 def _steps(actions: Iterable[NextAction]) -> list[dict[str, str]]:

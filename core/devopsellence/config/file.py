@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import select
-import stat
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from devopsellence.config.problems import Mark, unusable
+from devopsellence.input_file import PIPE_TIMEOUT, read_up_to
 
 FILE_NAME: Final = "devopsellence.yml"
 MAX_BYTES: Final = 1 << 20
-# Longest silence of a pipe in seconds: a generator of the file may take a while, a missing one takes for ever.
-PIPE_TIMEOUT: Final = 30.0
 # Characters outside of YAML 1.2's c-printable (section 5.1).
 _FORBIDDEN: Final = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]"
 
@@ -49,8 +45,7 @@ def read_file(path: Path, pipe_timeout: float = PIPE_TIMEOUT) -> str:
     """
     file = str(path)
     try:
-        with open(path, "rb", buffering=0, opener=_open_at_once) as stream:
-            raw = _read(stream, pipe_timeout)
+        raw = read_up_to(path, MAX_BYTES + 1, pipe_timeout)
     except TimeoutError as error:
         fact = f"is a pipe into which nothing was written for {pipe_timeout:g} s; start its writer, or give a file"
         raise unusable(file, fact) from error
@@ -72,33 +67,6 @@ def decode(file: str, raw: bytes) -> str:
     if len(raw) > MAX_BYTES:
         raise unusable(file, f"is larger than {MAX_BYTES >> 10} KiB, the limit for a configuration")
     return _decoded(file, raw)
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    """Open a file without waiting for the writer of a named pipe; reads wait as usual."""
-    descriptor = os.open(path, flags | os.O_NONBLOCK)
-    os.set_blocking(descriptor, True)
-    return descriptor
-
-
-def _read(stream: BinaryIO, pipe_timeout: float) -> bytes:
-    """Read up to one byte more than allowed.
-
-    Raises:
-        TimeoutError: a pipe has no writer, or a silent one.
-    """
-    is_pipe = stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
-    poll = select.poll()
-    # The end of a pipe is reported as well, but only after a first writer.
-    poll.register(stream.fileno(), select.POLLIN)
-    raw = b""
-    while len(raw) <= MAX_BYTES:
-        if is_pipe and not poll.poll(pipe_timeout * 1000):
-            raise TimeoutError
-        if not (data := stream.read(MAX_BYTES + 1 - len(raw))):
-            break
-        raw += data
-    return raw
 
 
 _INIT: Final = "devopsellence init"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,10 +102,12 @@ def _check_base(document: Node) -> _Base:
 def _check_overlays(document: Node, base: _Base, collector: _FindingCollector) -> dict[str, RootSection]:
     """Validate the document of every environment; return the valid ones, add problems to ``collector``."""
     from devopsellence.config.overlay import apply_overlay, unknown_entries
+    from devopsellence.config.schema import MAX_ENVIRONMENTS
     from devopsellence.config.validate import check
 
     result: dict[str, RootSection] = {}
-    for name, entry in base.environments.items():
+    # Each is a validation of the whole document; that there are too many is a problem of the base.
+    for name, entry in islice(base.environments.items(), MAX_ENVIRONMENTS):
         overlay = entry.value
         if isinstance(overlay, Scalar) and overlay.value is None:
             overlay = MapNode(entry.mark, {})

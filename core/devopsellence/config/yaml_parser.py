@@ -24,6 +24,7 @@ from ruamel.yaml.events import (
     StreamEndEvent,
     StreamStartEvent,
 )
+from ruamel.yaml.scanner import Scanner, ScannerError
 
 from devopsellence.config.problems import ConfigError, ConfigProblem, DocPath, Mark, printable, quoted, unusable
 from devopsellence.config.yaml_tree import ListNode, MapEntry, MapNode, Node, Number, Scalar
@@ -32,6 +33,9 @@ MAX_DEPTH: Final = 32
 # Limit of the size with all aliases expanded: characters, plus NODE_WEIGHT per scalar, map or list.
 MAX_WEIGHT: Final = 2 << 20
 NODE_WEIGHT: Final = 64
+# Limit of what is written: keys, values, aliases, both ends of maps and lists. The library takes about 30 µs for each.
+MAX_EVENTS: Final = 50_000
+MAX_TAG: Final = 1024
 
 _NULL: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEAN: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -52,7 +56,7 @@ def parse(file: str, text: str) -> tuple[Node, list[ConfigProblem]]:
     """Parse ``text``; return the tree and all problems that do not prevent parsing (duplicate keys).
 
     Raises:
-        ConfigError: ``text`` is empty, not YAML, has more than one document, or exceeds the limits of size or depth.
+        ConfigError: ``text`` is empty, not YAML, has more than one document, or exceeds a limit.
     """
     try:
         composer = _Composer(file, event_stream(text))
@@ -67,7 +71,9 @@ def parse(file: str, text: str) -> tuple[Node, list[ConfigProblem]]:
 
 def event_stream(text: str) -> Iterator[Any]:
     """Return the events of ruamel.yaml, parsed lazily."""
-    stream: Iterator[Any] = YAML(typ="safe", pure=True).parse(text)
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Scanner = _Scanner
+    stream: Iterator[Any] = yaml.parse(text)
     return stream
 
 
@@ -87,6 +93,18 @@ def mark_of(event: Any) -> Mark:
     return Mark(event.start_mark.line + 1, event.start_mark.column + 1)
 
 
+class _Scanner(Scanner):
+    """Scanner that refuses long tags, for which the library takes quadratic time."""
+
+    def scan_tag(self) -> Any:
+        """Return the token of a tag."""
+        start = str(self.reader.prefix(MAX_TAG))
+        if len(start) == MAX_TAG and not re.search(r"\s", start):
+            mark = self.reader.get_mark()
+            raise ScannerError("while scanning a tag", mark, f"a tag is longer than {MAX_TAG} characters", mark)
+        return super().scan_tag()
+
+
 class _Composer:
     """Composer of a document from events; recursion is limited by MAX_DEPTH."""
 
@@ -94,6 +112,7 @@ class _Composer:
         self.file = file
         self.stream = stream
         self.problems: list[ConfigProblem] = []
+        self.events = 0
         # None: the anchored node is still incomplete.
         self.anchors: dict[str, Node | None] = {}
 
@@ -111,7 +130,11 @@ class _Composer:
         return root
 
     def _next(self) -> Any:
-        return next(self.stream)
+        event = next(self.stream)
+        self.events += 1
+        if self.events > MAX_EVENTS:
+            raise self._unusable(f"has more than {MAX_EVENTS} keys and values", event)
+        return event
 
     def _unusable(self, fact: str, event: Any) -> ConfigError:
         return unusable(self.file, fact, mark_of(event))
@@ -175,7 +198,10 @@ class _Composer:
         weight = NODE_WEIGHT
         while not isinstance(event := self._next(), MappingEndEvent):
             if isinstance(event, ScalarEvent) and event.value == "<<" and event.style is None:
-                merged += self._merge_sources(self._node(self._next(), path, depth + 1), event)
+                sources = self._merge_sources(self._node(self._next(), path, depth + 1), event)
+                # Before the next one, so that many merges of large maps end at the first that is too much.
+                weight = self._weighed(weight + sum(NODE_WEIGHT + source.weight for source in sources), event)
+                merged += sources
                 continue
             key = self._key(event, path, depth)
             value = self._node(self._next(), path if key is None else (*path, key), depth + 1)
@@ -183,7 +209,6 @@ class _Composer:
             if key is not None:
                 self._add(entries, key, MapEntry(mark_of(event), value), path)
         for source in merged:
-            weight = self._weighed(weight + source.weight, start)
             for key, entry in source.entries.items():
                 entries.setdefault(key, entry)
         height = 1 + max((entry.value.height for entry in entries.values()), default=0)

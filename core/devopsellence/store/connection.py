@@ -9,13 +9,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 
 import grpc
 import grpc.aio
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
+from devopsellence import input_file
 from devopsellence.client_certificate import UnusableCertificate, file_stamps, read_credentials
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.etcd.v3.etcd_pb2_grpc import AuthStub, KVStub, LeaseStub, MaintenanceStub, WatchStub
@@ -306,7 +306,7 @@ class EtcdConnection:
             name, file = self._settings.username, self._settings.password_file
             what = f"authenticate as {name}"
             try:
-                password = (await asyncio.to_thread(Path.read_text, file)).rstrip("\r\n") if file else ""
+                password = (await asyncio.to_thread(input_file.read, file)).decode().rstrip("\r\n") if file else ""
                 # Sent without the token: etcd rejects an authentication request that carries an expired token.
                 request = rpc.AuthenticateRequest(name=name, password=password)
                 metadata = _metadata("", leader=True)
@@ -314,7 +314,7 @@ class EtcdConnection:
                     call = stubs.auth.Authenticate(request, timeout=self._timeout, metadata=metadata)
                     self._token = (await self._answer(what, call, write=False)).token
                 self._authenticated_at = asyncio.get_running_loop().time()
-            except OSError as error:
+            except (OSError, UnicodeDecodeError) as error:
                 raise Unauthenticated(f"{what}: cannot read the password file: {error}") from error
             except AuthenticationOff:
                 self._token = ""

@@ -157,7 +157,7 @@ def test_control_characters_are_escaped_on_terminal(cluster: FakeAgentCluster) -
     window = ResizableTerminal(cluster, "logs")
     window.read_until(b"red")
     assert window.end() == 0
-    assert b"n1/web   \xe2\x94\x82 \x1b[0m\xef\xbf\xbd[2Jclear \x1b[31mred\x1b[0m\r\n" in window.seen
+    assert b"n1/web   \xe2\x94\x82 \x1b[0m\\x1b[2Jclear \x1b[31mred\x1b[0m\r\n" in window.seen
     plain = ResizableTerminal(cluster, "logs", "--no-color")
     plain.read_until(b"red")
     assert plain.end() == 0

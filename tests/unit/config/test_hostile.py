@@ -134,3 +134,12 @@ def services(count: int, waits_for: int) -> str:
 )
 def test_malicious_files_are_rejected_quickly(what: str, text: str) -> None:
     assert outcome(text) is None, what
+
+
+def test_only_the_allowed_number_of_environments_is_checked() -> None:
+    environments = "".join(f"  e{number}: {{services: {{web: {{imag: x}}}}}}\n" for number in range(2000))
+    with pytest.raises(ConfigError) as caught:
+        parse(f"{HEAD}{WEB}environments:\n{environments}", PATH)
+    messages = [finding.message for finding in caught.value.findings]
+    assert "environments has 2000 entries; at most 100 are accepted" in messages
+    assert not any("e1500" in message for message in messages)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from devopsellence.config import ConfigError, yaml_parser
 from devopsellence.config.yaml_tree import Number, plain
+
+quick = settings(max_examples=60)
 
 
 def values(text: str) -> object:
@@ -126,11 +132,63 @@ def bomb(levels: int, wide: int) -> str:
             "\n".join(f"a{n}: &a{n} {'[' * 20}{f'*a{n - 1}' if n else 'x'}{']' * 20}" for n in range(50)),
         ),
         ("very many small values", "[" + "1," * 100_000 + "]"),
+        ("very many merges of an empty map", "a: &a {}\nb:\n" + "  <<: *a\n" * 70_000),
+        ("merges within merges", "a: &a {x: 1}\nb:\n" + "  <<: {<<: *a}\n" * 40_000),
+        (
+            "merges of a wide map",
+            f"a: &a {{{', '.join(f'k{n}: v' for n in range(10_000))}}}\n"
+            + "\n".join(f"b{n}: {{<<: *a}}" for n in range(40_000)),
+        ),
+        (
+            "a merge of a list of wide maps, again and again",
+            "a: &a {k: v}\nl: &l [*a, *a]\n" + "b: {<<: *l}\n" * 80_000,
+        ),
+        ("very many pairs", "{" + "a: b," * 200_000 + "}"),
+        ("deep maps", "{a: " * 200_000),
+        ("deep lists", "- " * 500_000),
+        ("deep keys", "? " * 500_000),
     ],
 )
 def test_huge_documents_are_rejected_quickly(what: str, text: str) -> None:
     said = refusal(text)
-    assert "larger than 2 MiB" in said or "nested deeper" in said, what
+    limits = ("larger than 2 MiB", "nested deeper", "more than 50000 keys and values")
+    assert any(limit in said for limit in limits), what
+
+
+@pytest.mark.parametrize("tag", ["!" * 900_000, "!" + "a" * 900_000, "!<" + "a" * 900_000 + "> x", "a: !" + "b" * 2000])
+def test_long_tag_is_refused_with_its_place(tag: str) -> None:
+    assert "is not valid YAML: a tag is longer than 1024 characters" in refusal(tag)
+
+
+@pytest.mark.parametrize(
+    "value", ["x" * 900_000, '"' + "\\n" * 400_000 + '"', "'" + "''" * 400_000 + "'", ">\n" + " x\n" * 250_000]
+)
+def test_long_text_is_read(value: str) -> None:
+    assert isinstance(values(f"a: {value}"), dict)
+
+
+def test_limit_of_merges_names_the_line() -> None:
+    wide = f"a: &a {{{', '.join(f'k{n}: v' for n in range(20_000))}}}"
+    assert refusal(f"{wide}\nb:\n  <<: *a\n  c: d\n  <<: *a").startswith("5:3: is larger than 2 MiB")
+
+
+@quick
+@given(st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 30), max_size=12)), min_size=1, max_size=30))
+def test_merges_and_aliases_stay_within_the_size(shape: list[tuple[bool, list[int]]]) -> None:
+    """A document in which each node merges or lists earlier ones is read within the limits, or refused."""
+    lines = ["a0: &a0 {" + ", ".join(f"k{n}: {'v' * 100}" for n in range(300)) + "}"]
+    for number, (merges, earlier) in enumerate(shape, 1):
+        names = ", ".join(f"*a{one % number}" for one in earlier)
+        lines.append(
+            f"a{number}: &a{number} {{<<: [{names}]}}" if merges else f"a{number}: &a{number} {{k: [{names}]}}"
+        )
+    try:
+        node, _ = yaml_parser.parse("f.yml", "\n".join(lines))
+    except ConfigError as error:
+        (finding,) = error.findings
+        assert 1 < finding.line <= len(lines)
+    else:
+        assert len(json.dumps(plain(node))) <= yaml_parser.MAX_WEIGHT
 
 
 @pytest.mark.parametrize(

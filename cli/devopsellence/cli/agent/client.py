@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import grpc
 import grpc.aio
 
+from devopsellence import input_file
 from devopsellence.agent_identity import (
     ACCEPTED_BY,
     KEEPALIVE_SECONDS,
@@ -104,7 +105,7 @@ def credentials(settings: Settings) -> grpc.ChannelCredentials:
     files = (settings.ca_cert, settings.key, settings.cert)
     fix = [NextAction("set your client certificate", "export DEVOPSELLENCE_ETCD_CERT=… DEVOPSELLENCE_ETCD_KEY=…")]
     try:
-        authority, key, chain = (path.read_bytes() if path else b"" for path in files)
+        authority, key, chain = (input_file.read(path) if path else b"" for path in files)
     except OSError as error:
         message = f"cannot read {error.filename}: {error.strerror}"
         raise CliError("certificate_missing", message, next_actions=fix) from error

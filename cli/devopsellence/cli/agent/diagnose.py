@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from devopsellence.api.v1.agent_pb2 import Check, DiagnoseAnswer
-from devopsellence.cli.output import Finding, NextAction
-from devopsellence.cli.util.text import iso, local_time, safe
+from devopsellence.cli.output import Finding, NextAction, check_sign
+from devopsellence.cli.untrusted import safe
+from devopsellence.cli.util.text import iso, local_time
 
 
 def text(answer: DiagnoseAnswer) -> str:
@@ -24,7 +23,7 @@ def text(answer: DiagnoseAnswer) -> str:
     ]
     width = max((len(safe(check.name)) for check in answer.checks), default=0)
     for check in answer.checks:
-        sign = click.style("ok  ", fg="green") if check.ok else click.style("FAIL", fg="red")
+        sign = check_sign("ok" if check.ok else "error")
         lines.append(f"{sign}  {safe(check.name).ljust(width)}  {safe(check.message)}".rstrip())
         lines += [f"      {safe(check.mend)}"] if check.mend and not check.ok else []
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """Formatting of log lines for a terminal, a pipe and JSON.
 
-On a terminal, control characters are replaced by visible ones; colours stay if enabled. In a pipe, the bytes are
+On a terminal, control characters are shown as escapes; colours stay if enabled. In a pipe, the bytes are
 unchanged, because they are data there.
 """
 
@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from devopsellence.cli.agent.log_line import NANOS, OutputLine
 from devopsellence.cli.output import SCHEMA_VERSION
-from devopsellence.cli.util.text import safe
+from devopsellence.cli.untrusted import safe, safe_json
 
 # "Select graphic rendition" (ECMA-48, 8.3.117), the one control sequence that only changes how text looks.
 _COLOUR: Final = re.compile("\x1b\\[[0-9;:]*m")
@@ -60,7 +60,7 @@ class TextRenderer:
         if known is None:
             node, service = source
             self._width = max(self._width, len(f"{node}/{service}"))
-            text = f"{node}/{service}".ljust(self._width) + " │ "
+            text = safe(f"{node}/{service}").ljust(self._width) + " │ "
             if self._color:
                 text = f"\x1b[{_PALETTE[len(self._prefixes) % len(_PALETTE)]}m{text}{_RESET}"
             known = self._prefixes[source] = text.encode()
@@ -87,7 +87,7 @@ class JsonRenderer:
             "stream": "stderr" if line.stderr else "stdout",
             "line": line.text.decode(errors="replace"),
         }
-        return json.dumps(document, ensure_ascii=False).encode() + b"\n"
+        return safe_json(json.dumps(document, ensure_ascii=False)).encode() + b"\n"
 
 
 def on_terminal(text: bytes, *, color: bool) -> bytes:

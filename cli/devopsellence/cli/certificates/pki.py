@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from devopsellence import input_file
 from devopsellence.cli.util.files import write_atomic
 
 AUTHORITY_LIFE: Final = datetime.timedelta(days=3650)
@@ -160,7 +161,7 @@ def load_certificate(path: Path) -> x509.Certificate:
         CertificateError: the file is missing, unreadable or not a certificate.
     """
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
+        return x509.load_pem_x509_certificate(input_file.read(path))
     except (OSError, ValueError) as error:
         raise CertificateError(f"cannot read the certificate {path}: {error}") from error
 
@@ -172,7 +173,7 @@ def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
         CertificateError: the file is missing or unreadable, or holds another kind of key.
     """
     try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        key = serialization.load_pem_private_key(input_file.read(path), password=None)
     except (OSError, ValueError, TypeError) as error:  # TypeError: it is encrypted
         raise CertificateError(f"cannot read the key {path}: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):

@@ -115,7 +115,8 @@ def complete_commands(ctx: click.Context, _param: click.Parameter, incomplete: s
 
 
 def _matching(incomplete: str, names: Iterable[str]) -> list[CompletionItem]:
-    return [CompletionItem(name) for name in dict.fromkeys(names) if name.startswith(incomplete)]
+    # The shell prints the names as they are, so one with control characters is left out.
+    return [CompletionItem(n) for n in dict.fromkeys(names) if n.startswith(incomplete) and n.isprintable()]
 
 
 def _document() -> dict[str, Any]:

@@ -20,7 +20,7 @@ from devopsellence.cli.render.text import failure_lines, rollout_line, row_line
 from devopsellence.cli.store import reader
 from devopsellence.cli.store.snapshot import ReleaseVerdict, RolloutState, Snapshot, release_verdict
 from devopsellence.cli.store.watcher import EnvironmentWatcher
-from devopsellence.cli.util.text import safe
+from devopsellence.cli.untrusted import safe
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef

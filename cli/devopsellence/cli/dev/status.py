@@ -13,7 +13,8 @@ from devopsellence.cli.dev.paths import DevLayout
 from devopsellence.cli.dev.readiness import heartbeat, leader, problem_of
 from devopsellence.cli.dev.spec import BACKOFF, RUNNING, ProcessReport, SupervisorSnapshot
 from devopsellence.cli.dev.state import CONTROLLER, OPERATOR, DevState
-from devopsellence.cli.util.text import age, columns, safe
+from devopsellence.cli.untrusted import safe
+from devopsellence.cli.util.text import age, columns
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
 

@@ -59,7 +59,7 @@ def controller_certificates(candidates: Iterable[Candidate], now: datetime) -> l
     from datetime import UTC
 
     from devopsellence.cli.doctor.machine import validity
-    from devopsellence.cli.util.text import safe
+    from devopsellence.cli.untrusted import safe
 
     fix = NextAction(
         "renew, on the machine with the cluster's CA, then copy the folder to the controller",

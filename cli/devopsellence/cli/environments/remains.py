@@ -20,7 +20,8 @@ from devopsellence.cli.nodes.workload import read_workload
 from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.cli.store.informer_group import InformerGroup
 from devopsellence.cli.store.reader import MAX_SINGLE_READS
-from devopsellence.cli.util.text import age, few, plural, safe
+from devopsellence.cli.untrusted import safe
+from devopsellence.cli.util.text import age, few, plural
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.informer import Informer
 from devopsellence.store.keys import EnvironmentRef, Keys

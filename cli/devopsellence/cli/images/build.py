@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from devopsellence.cli.images.docker_cli import CommandResult, DockerCli
 from devopsellence.cli.images.pin import Pin
 from devopsellence.cli.output import CliError, Finding, Output
+from devopsellence.cli.untrusted import safe
 from devopsellence.cli.util.temporary import full, says_full, temporary_folder
-from devopsellence.cli.util.text import safe
 
 if TYPE_CHECKING:
     from devopsellence.config import BuildConfig

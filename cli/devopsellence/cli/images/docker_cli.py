@@ -17,6 +17,8 @@ from typing import IO, Any, Final
 from devopsellence.cli.output import CliError, NextAction
 
 _GRACE: Final = 5.0
+# buildx runs git in the context, with what the repository's configuration names, for provenance that no release keeps.
+_NO_GIT: Final = {"BUILDX_GIT_INFO": "false", "BUILDX_GIT_CHECK_DIRTY": "false"}
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ class DockerCli:
 
     async def build(self, context: Path, arguments: Sequence[str], on_line: Callable[[str], None]) -> CommandResult:
         """Run ``docker build arguments… .`` in ``context``."""
-        command, environ = ["docker", "build", *arguments, "."], self._environ
+        command, environ = ["docker", "build", *arguments, "."], {**self._environ, **_NO_GIT}
         if not await self.has_buildx():
             # The legacy builder leaves the container of a failed step behind without this flag.
             command[2:2] = ["--force-rm"]

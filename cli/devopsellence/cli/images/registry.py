@@ -13,13 +13,14 @@ from typing import Any, Final, Protocol
 
 from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, wait_exponential, wait_random
 
+from devopsellence import input_file
 from devopsellence.cli.images.docker_cli import CommandResult, DockerCli, last_line
 from devopsellence.cli.images.pin import Pin
 from devopsellence.cli.images.reference import parse_reference
 from devopsellence.cli.output import CliError, Finding, NextAction, Output
 from devopsellence.cli.store.reader import concurrently
+from devopsellence.cli.untrusted import safe
 from devopsellence.cli.util.temporary import MEMORY, temporary_folder
-from devopsellence.cli.util.text import safe
 from devopsellence.registries import DOCKER_HUB
 
 _ATTEMPTS: Final = 3
@@ -184,7 +185,7 @@ def _config(logins: Sequence[PasswordLogin] = ()) -> Iterator[Path]:
     with temporary_folder(MEMORY if MEMORY.is_dir() and os.access(MEMORY, os.W_OK | os.X_OK) else None) as folder:
         user_config: Any = {}
         with suppress(OSError, ValueError):
-            user_config = json.loads((home / "config.json").read_bytes())
+            user_config = json.loads(input_file.read(home / "config.json"))
         if not isinstance(user_config, dict):
             user_config = {}
         settings = (

@@ -16,7 +16,8 @@ from devopsellence.cli.ingress.dns import DnsAnswer, LookupStatus, address_realm
 from devopsellence.cli.ingress.probe import HttpAnswer, PresentedCertificate
 from devopsellence.cli.output import CheckResult, NextAction
 from devopsellence.cli.render import ingress as ingress_view
-from devopsellence.cli.util.text import collapse_ranges, plural, safe, word
+from devopsellence.cli.untrusted import safe
+from devopsellence.cli.util.text import collapse_ranges, plural, word
 
 _DAY: Final = 86400.0
 _STATUS: Final = NextAction("see what runs", "devopsellence status")

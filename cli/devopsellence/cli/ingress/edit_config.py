@@ -26,6 +26,7 @@ from devopsellence import config
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.config.cross_checks import HTTP, is_web
 from devopsellence.config.file import read_file
+from devopsellence.config.problems import unusable
 
 _BOM: Final = "\ufeff"
 # Line breaks of YAML 1.2 (section 5.4).
@@ -64,6 +65,8 @@ def read(path: Path) -> str:
     """
     # Raises the usual errors about an unusable file.
     read_file(path)
+    if not path.is_file():
+        raise unusable(str(path), "is a pipe or a device, which cannot be edited; give a file")
     return path.read_bytes().decode()
 
 

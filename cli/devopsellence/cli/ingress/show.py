@@ -12,7 +12,8 @@ from devopsellence.cli.render import ingress as ingress_view
 from devopsellence.cli.secrets import access, recipients
 from devopsellence.cli.secrets.recipients import Recipients
 from devopsellence.cli.store.snapshot import Snapshot, UnreadableKey
-from devopsellence.cli.util.text import age, collapse_ranges, columns, iso, local_time, safe, word
+from devopsellence.cli.untrusted import safe
+from devopsellence.cli.util.text import age, collapse_ranges, columns, iso, local_time, word
 from devopsellence.config.export import ingress_document
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Etcd

@@ -14,7 +14,8 @@ from devopsellence.cli.nodes.wait import WaitTimeout, wait_until
 from devopsellence.cli.nodes.workload import NodeService, NodeWorkload
 from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.cli.store import transaction
-from devopsellence.cli.util.text import age, plural, safe
+from devopsellence.cli.untrusted import safe
+from devopsellence.cli.util.text import age, plural
 from devopsellence.store.etcd import Etcd
 
 

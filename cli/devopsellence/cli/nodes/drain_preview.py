@@ -14,7 +14,7 @@ from devopsellence.cli.nodes.workload import NodeWorkload, read_workload
 from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.cli.store.reader import Reader
 from devopsellence.cli.store.snapshot import UnreadableKey
-from devopsellence.cli.util.text import safe
+from devopsellence.cli.untrusted import safe
 from devopsellence.placement import why_not
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef

@@ -18,7 +18,8 @@ from devopsellence.cli.nodes.registry import NodeOverview
 from devopsellence.cli.nodes.workload import NodeWorkload, read_workload
 from devopsellence.cli.store.reader import Reader, concurrently
 from devopsellence.cli.store.snapshot import UnreadableKey
-from devopsellence.cli.util.text import iso, safe, since
+from devopsellence.cli.untrusted import safe
+from devopsellence.cli.util.text import iso, since
 from devopsellence.store.etcd import Etcd
 
 HEADER: Final = ("NODE", "STATE", "LABELS", "AGE", "AGENT", "DOCKER", "DISK FREE", "ADDRESS", "ENVIRONMENTS", "NOTE")

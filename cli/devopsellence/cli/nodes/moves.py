@@ -9,7 +9,8 @@ from typing import Any
 from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.deploy.replicas import CurrentCopies
-from devopsellence.cli.util.text import plural, safe
+from devopsellence.cli.untrusted import safe
+from devopsellence.cli.util.text import plural
 from devopsellence.placement import Placement, may_run, why_not
 from devopsellence.store.keys import EnvironmentRef
 

@@ -17,7 +17,8 @@ from devopsellence.cli.output import CliError
 from devopsellence.cli.store import transaction
 from devopsellence.cli.store.reader import Reader
 from devopsellence.cli.store.snapshot import UnreadableKey
-from devopsellence.cli.util.text import few, iso, safe
+from devopsellence.cli.untrusted import safe
+from devopsellence.cli.util.text import few, iso
 from devopsellence.placement import LABELS
 from devopsellence.store.codec import decode
 from devopsellence.store.etcd import MAX_OPERATIONS, Etcd, Put

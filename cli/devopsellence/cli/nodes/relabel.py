@@ -13,7 +13,7 @@ from devopsellence.cli.nodes.moves import ServiceMove, service_moves
 from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.cli.store.reader import Reader, concurrently
 from devopsellence.cli.store.snapshot import UnreadableKey, release_numbers
-from devopsellence.cli.util.text import safe
+from devopsellence.cli.untrusted import safe
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 

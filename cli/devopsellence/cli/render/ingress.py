@@ -15,7 +15,8 @@ from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Certificate, Ingre
 from devopsellence.api.v1.workload_pb2 import Ingress
 from devopsellence.cli.output import Finding, NextAction
 from devopsellence.cli.store.snapshot import RolloutState, Snapshot, release_verdict
-from devopsellence.cli.util.text import collapse_ranges, few, iso, local_time, plural, safe, word
+from devopsellence.cli.untrusted import safe
+from devopsellence.cli.util.text import collapse_ranges, few, iso, local_time, plural, word
 
 #: A certificate with fewer days left should have been renewed; this is reported as a problem.
 EXPIRES_DAYS: Final = 14

@@ -12,7 +12,8 @@ from devopsellence.cli.render import task as tasks
 from devopsellence.cli.render.node_state import NodeSummary, node_summaries
 from devopsellence.cli.render.rows import ServiceRow, rows
 from devopsellence.cli.store.snapshot import Snapshot, release_verdict, target_of
-from devopsellence.cli.util.text import iso, safe, word
+from devopsellence.cli.untrusted import safe
+from devopsellence.cli.util.text import iso, word
 
 
 def status(snapshot: Snapshot, now: datetime) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from devopsellence.api.v1.stored_pb2 import AssignmentStatus, NodeProgress, Rollout
 from devopsellence.cli.store.snapshot import Snapshot, target_of
-from devopsellence.cli.util.text import safe, word
+from devopsellence.cli.untrusted import safe
+from devopsellence.cli.util.text import word
 
 Phase: TypeAlias = NodeProgress.Phase.ValueType
 _LOST = (NodeProgress.UNREACHABLE, NodeProgress.ERROR)

@@ -12,7 +12,8 @@ from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import NodeProgress
 from devopsellence.cli.store.snapshot import Snapshot
-from devopsellence.cli.util.text import anonymous, collapse_ranges, plural, safe
+from devopsellence.cli.untrusted import safe
+from devopsellence.cli.util.text import anonymous, collapse_ranges, plural
 
 #: Phases in which the controller only sums up what the statuses say, which are shown themselves.
 _SUMMARIES: Final = (NodeProgress.PENDING, NodeProgress.CONVERGING)

@@ -10,7 +10,8 @@ from devopsellence.api.v1.stored_pb2 import AssignmentStatus, NodeProgress, Serv
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.render.node_state import NodeSummary, node_summaries
 from devopsellence.cli.store.snapshot import Snapshot
-from devopsellence.cli.util.text import anonymous, safe, seconds_between, word
+from devopsellence.cli.untrusted import safe
+from devopsellence.cli.util.text import anonymous, seconds_between, word
 from devopsellence.exits import is_last_failure_an_exit, last_output
 from devopsellence.placement import may_run, why_not
 

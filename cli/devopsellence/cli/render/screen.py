@@ -17,7 +17,7 @@ from devopsellence.cli.render.groups import NodeGroupKind, are_few, groups
 from devopsellence.cli.render.node_state import node_names
 from devopsellence.cli.render.rows import ServiceRow, rows
 from devopsellence.cli.store.snapshot import RolloutState, Snapshot, release_verdict
-from devopsellence.cli.util.text import safe
+from devopsellence.cli.untrusted import safe
 
 _COLOURS: Final = {
     RolloutState.SETTLED: "green",

@@ -7,7 +7,8 @@ from typing import Any
 
 from devopsellence.api.v1.stored_pb2 import TaskStatus
 from devopsellence.cli.store.snapshot import Snapshot
-from devopsellence.cli.util.text import iso, safe, seconds_between, span, word
+from devopsellence.cli.untrusted import safe
+from devopsellence.cli.util.text import iso, seconds_between, span, word
 
 
 def task_of(snapshot: Snapshot) -> TaskStatus | None:

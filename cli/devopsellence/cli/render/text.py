@@ -14,7 +14,8 @@ from devopsellence.cli.render.node_state import node_names
 from devopsellence.cli.render.reasons import unexplained
 from devopsellence.cli.render.rows import ServiceRow, rows
 from devopsellence.cli.store.snapshot import ReleaseVerdict, RolloutState, Snapshot, release_verdict
-from devopsellence.cli.util.text import age, collapse_ranges, columns, plural, safe, seconds_between, since, span
+from devopsellence.cli.untrusted import safe
+from devopsellence.cli.util.text import age, collapse_ranges, columns, plural, seconds_between, since, span
 from devopsellence.exits import describe_exit
 
 HEADER = ("NODE", "SERVICE", "PHASE", "HEALTH", "AGE", "RESTARTS", "ADDRESS", "REASON")

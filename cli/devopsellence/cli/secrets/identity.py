@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from devopsellence import input_file
 from devopsellence.age import AgeIdentity, EncryptionError
 from devopsellence.api.v1.stored_pb2 import Operator
 from devopsellence.cli.output import CliError, NextAction
@@ -60,7 +61,7 @@ def load_or_create(path: Path) -> AgeIdentity:
     try:
         if not path.exists():
             _make(path)
-        return AgeIdentity(path.read_text())
+        return AgeIdentity(input_file.read(path).decode())
     except (OSError, UnicodeDecodeError, EncryptionError) as error:
         why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else "not an age identity"
         action = NextAction("use another identity file", f"export {IDENTITY}=<file>")

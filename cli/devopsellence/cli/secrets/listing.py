@@ -15,7 +15,8 @@ from devopsellence.cli.secrets.records import SecretId
 from devopsellence.cli.store.reader import Reader
 from devopsellence.cli.store.releases import readable_in_use
 from devopsellence.cli.store.snapshot import UnreadableKey
-from devopsellence.cli.util.text import columns, iso, safe, since
+from devopsellence.cli.untrusted import safe
+from devopsellence.cli.util.text import columns, iso, since
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY, EnvironmentRef

@@ -15,7 +15,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from devopsellence.api.v1.stored_pb2 import Environment, Event
 from devopsellence.cli.output import CliError
-from devopsellence.cli.util.text import safe
+from devopsellence.cli.untrusted import safe
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import Ambiguous
 from devopsellence.store.etcd import Compare, Delete, Etcd, KeyValue, Put

@@ -1,18 +1,17 @@
-"""Text for people: ages, times, enums, lists of names, tables; and untrusted text made safe for a terminal."""
+"""Text for people: ages, times, enums, lists of names, tables."""
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from devopsellence.cli.untrusted import safe
+
 _STEPS: Final = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
-# Control characters, invisible formatting (such as a change of direction), lone surrogates.
-_UNSAFE: Final = frozenset({"Cc", "Cf", "Cs"})
 _NUMBERED: Final = re.compile(r"(.*?)(\d+)")
 # Shortest run of names that is written as a range.
 _SHORTEST: Final = 3
@@ -66,17 +65,6 @@ def word(enum: Any, value: int) -> str:
     except ValueError:
         return "unknown"
     return "unknown" if name.endswith("UNSPECIFIED") else name.lower().replace("_", " ")
-
-
-def safe(text: str) -> str:
-    """Return ``text`` without characters that move the cursor of a terminal or change its colours."""
-    return (
-        text
-        if text.isprintable()
-        else "".join(
-            "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in _UNSAFE and c != "\t" else c for c in text
-        )
-    )
 
 
 def anonymous(reason: str, node: str) -> str:
@@ -150,8 +138,8 @@ def _follows(name: str, following: str) -> bool:
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a plain-text table: columns two spaces apart, no trailing spaces."""
-    table = [list(header), *[list(row) for row in rows]]
+    """Return a plain-text table: columns two spaces apart, no trailing spaces; each row stays on its line."""
+    table = [list(header), *[[safe(cell) for cell in row] for row in rows]]
     widths = [max(len(row[index]) for row in table) for index in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
     return "\n".join(line.rstrip() for line in lines)

@@ -100,7 +100,7 @@ def test_rollback_reports_recorded_failures_with_their_output(live: bool) -> Non
     error = rollout_error(ended, live=live)
     assert error is not None
     assert [(finding.message, finding.evidence) for finding in error.findings] == [
-        ("n1 web: failed (not healthy)", "last lines:\nno \N{REPLACEMENT CHARACTER}[31mdatabase"),
+        ("n1 web: failed (not healthy)", "last lines:\nno \\x1b[31mdatabase"),
         ("n2 web: failed", ""),
         ("n3 redis: failed (ended)", ""),
     ]

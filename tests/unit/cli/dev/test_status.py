@@ -23,5 +23,5 @@ def test_crash_loop_shows_exit_and_last_lines() -> None:
     assert ending_lines(part) == [
         "",
         "agent exited with code 1; its last lines:",
-        "    no \N{REPLACEMENT CHARACTER}[31mway",
+        "    no \\x1b[31mway",
     ]

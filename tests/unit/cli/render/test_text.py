@@ -43,7 +43,7 @@ def test_failed_service_shows_exit_code_and_last_lines() -> None:
         "",
         "n1/web: exit code 137, out of memory; last lines:",
         "    one",
-        "    \N{REPLACEMENT CHARACTER}[31mtwo",
+        "    \\x1b[31mtwo",
     ]
     assert "\x1b" not in text.status(state, NOW)
 
@@ -81,7 +81,7 @@ def test_unreadable_record_is_named() -> None:
     state = snapshot(release=None, problems=(UnreadableKey("/p/releases/x", "not a readable Release: line 1\x1b[2J"),))
     shown = text.status(state, NOW)
     assert "Release      2 (cannot be read)" in shown
-    assert "Cannot read /p/releases/x: not a readable Release: line 1\N{REPLACEMENT CHARACTER}[2J" in shown
+    assert "Cannot read /p/releases/x: not a readable Release: line 1\\x1b[2J" in shown
     assert "n1    web" in shown
 
 

@@ -51,23 +51,10 @@ def test_enum_values_in_words(value: int, shown: str) -> None:
     assert text.word(ServiceStatus.Phase, value) == shown
 
 
-@pytest.mark.parametrize(
-    ("given", "shown"),
-    [
-        ("plain äöü 日本\ttab", "plain äöü 日本\ttab"),
-        ("\x1b[2Jgone", "\N{REPLACEMENT CHARACTER}[2Jgone"),
-        ("a\r\nb", "a\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}b"),
-        ("\x9b31m", "\N{REPLACEMENT CHARACTER}31m"),
-        ("right\N{RIGHT-TO-LEFT OVERRIDE}left", "right\N{REPLACEMENT CHARACTER}left"),
-    ],
-)
-def test_safe_removes_control_characters(given: str, shown: str) -> None:
-    assert text.safe(given) == shown
-
-
 def test_columns_are_aligned_without_trailing_spaces() -> None:
     assert text.columns(("A", "LONG"), [["xxx", ""], ["y", "z"]]) == "A    LONG\nxxx\ny    z"
     assert text.columns(("A",), []) == "A"
+    assert text.columns(("A", "B"), [["x\ny", "\x1b[2J"]]) == "A     B\nx\\ny  \\x1b[2J"
 
 
 def test_plural() -> None:

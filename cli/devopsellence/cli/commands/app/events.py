@@ -93,7 +93,8 @@ def _when(entry: tuple[str, Event]) -> tuple[int, int, str]:
 
 def _cells(event: Event) -> list[str]:
     from devopsellence.api.v1.stored_pb2 import Event as EventType
-    from devopsellence.cli.util.text import local_time, safe, word
+    from devopsellence.cli.untrusted import safe
+    from devopsellence.cli.util.text import local_time, word
 
     return [
         local_time(event.at) or "-",
@@ -105,7 +106,7 @@ def _cells(event: Event) -> list[str]:
 
 
 def _log_lines(event: Event) -> list[str]:
-    from devopsellence.cli.util.text import safe
+    from devopsellence.cli.untrusted import safe
 
     return [f"    {safe(line)}" for line in event.log_lines]
 

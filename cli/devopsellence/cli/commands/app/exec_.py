@@ -74,7 +74,7 @@ async def _exec(
     ref = await context.environment(ctx, etcd)
     nodes = await read_agents(etcd, ref, (node,) if node else ())
     agent, note = agent_for_exec(nodes, service, node_given=node is not None)
-    if note and not output.quiet:
-        click.echo(note, err=True)
+    if note:
+        output.note(note)
     start = RunStart(environment=str(ref), command=ServiceCommand(service=service, command=command))
     return await agent_exec.run_on_node(context.connection(ctx), agent, lambda stub: stub.Exec(), start, manner, output)

@@ -114,8 +114,8 @@ def logs(
     """Show the logs of services, from all nodes.
 
     Without SERVICE, shows the logs of all services. Lines are ordered by time and prefixed with node and service,
-    unless all of them come from a single service on a single node. On a terminal, control characters are made visible;
-    in a pipe, the bytes are unchanged.
+    unless all of them come from a single service on a single node. On a terminal, control characters are shown as
+    escapes; in a pipe, the bytes are unchanged.
 
     Nodes keep the end of the output of the last five containers of each service that were removed, as after a
     rollback, and of the last five runs of each release task.

@@ -183,7 +183,8 @@ def _row(release: Release, outcomes: dict[int, ReleaseOutcome]) -> list[str]:
 
 
 def _text(release: Release, ended: ReleaseOutcome) -> str:
-    from devopsellence.cli.util.text import columns, local_time, safe
+    from devopsellence.cli.untrusted import safe
+    from devopsellence.cli.util.text import columns, local_time
 
     heads = [
         ("Release", f"{release.number} of {release.organization}/{release.project}/{release.environment}"),
@@ -214,7 +215,7 @@ def _settings(service: Any) -> str:
 
 
 def _safe(text: str) -> str:
-    from devopsellence.cli.util.text import safe
+    from devopsellence.cli.untrusted import safe
 
     return safe(text) or "-"
 

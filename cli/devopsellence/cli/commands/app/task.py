@@ -125,7 +125,8 @@ def list_(ctx: click.Context, output: Output) -> None:
       devopsellence task list -o json
     """
     from devopsellence.cli.agent.select import all_tasks
-    from devopsellence.cli.util.text import columns, safe
+    from devopsellence.cli.untrusted import safe
+    from devopsellence.cli.util.text import columns
 
     nodes = context.run(ctx, lambda etcd: _survey(ctx, etcd))
     tasks = all_tasks(nodes)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from devopsellence import input_file
 from devopsellence.cli.commands.start.template import (
     DEFAULT_HEALTH_PATH,
     DEFAULT_PORT,
@@ -135,7 +136,7 @@ def _health_path(option: str | None, *, interactive: bool) -> str:
 
 def _guess_port(dockerfile: Path) -> int:
     try:
-        return exposed_port(dockerfile.read_text(encoding="utf-8", errors="replace")) or DEFAULT_PORT
+        return exposed_port(input_file.read(dockerfile).decode(errors="replace")) or DEFAULT_PORT
     except OSError:
         return DEFAULT_PORT
 
