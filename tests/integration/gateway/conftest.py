@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator
 
 import pytest
 
-from devopsellence.store.settings import Settings
 from tests.support.authority import Authority
+from tests.support.etcd import EtcdServer
 from tests.support.gateway import RunningGateway, running_gateway
 
 
@@ -17,6 +18,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[RunningGateway]:
+async def gateway(etcd_server: EtcdServer, authority: Authority) -> AsyncIterator[RunningGateway]:
+    settings = etcd_server.settings(f"/test-{uuid.uuid4().hex[:12]}/")
     async with running_gateway(settings, authority) as running:
         yield running

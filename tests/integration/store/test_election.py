@@ -139,8 +139,9 @@ async def test_leader_key_detached_from_its_lease_is_given_up(etcd: Etcd, settin
 
 
 async def test_deleted_key_of_waiting_candidate_is_written_anew(etcd: Etcd, settings: Settings) -> None:
-    async with candidate(settings, "a", ttl=60) as a, candidate(settings, "b", ttl=60):
+    async with candidate(settings, "a", ttl=60) as a, AsyncExitStack() as stack:
         first = await a.leads()
+        await stack.enter_async_context(candidate(settings, "b", ttl=60))
 
         async def waiting() -> list[str]:
             keys = [item.key for item in (await etcd.list(etcd.keys.election_prefix)).items]

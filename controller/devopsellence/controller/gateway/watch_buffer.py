@@ -20,6 +20,8 @@ _MIB: Final = 1 << 20
 BUFFER_BYTES: Final = 32 * _MIB
 #: Bytes of changes that may wait for one watcher; a slower one is cut off, and resumes.
 QUEUE_BYTES: Final = 8 * _MIB
+#: Bytes of changes in one answer, unless one revision has more.
+ANSWER_BYTES: Final = _MIB
 # Of a change besides key and value.
 _EVENT_BYTES: Final = 64
 
@@ -60,9 +62,16 @@ class WatcherQueue:
         self.size += change.size
 
     def take(self) -> Change:
-        change = self.waiting.popleft()
-        self.size -= change.size
-        return change
+        """Return what waits as one change, as far as it fits an answer; progress is a change of its own."""
+        taken = [self.waiting.popleft()]
+        size = taken[0].size
+        while taken[-1].events and self.waiting and self.waiting[0].events:
+            if size + self.waiting[0].size > ANSWER_BYTES:
+                break
+            taken.append(self.waiting.popleft())
+            size += taken[-1].size
+        self.size -= size
+        return Change(taken[-1].revision, tuple(event for change in taken for event in change.events))
 
     def end(self, reason: str) -> None:
         """Cut the watcher off; what waits is dropped, and the watcher resumes after the last change it got."""
