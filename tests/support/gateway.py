@@ -8,7 +8,11 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
+import grpc
+import grpc.aio
+
 from devopsellence.api.v1.stored_pb2 import Node, OperatorAccess
+from devopsellence.client_certificate import read_credentials
 from devopsellence.controller.gateway.refusal import Refused
 from devopsellence.controller.gateway.server import Gateway, GatewayOptions
 from devopsellence.store.acl import USER_CONTROLLER, USER_OPERATOR, user_of_node, user_of_operator
@@ -84,3 +88,13 @@ async def running_gateway(settings: Settings, authority: Authority) -> AsyncIter
         finally:
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)
+
+
+@asynccontextmanager
+async def open_channel(settings: Settings) -> AsyncIterator[grpc.aio.Channel]:
+    """Open a channel as ``settings`` say, for requests that the store's client never makes."""
+    _, credentials = read_credentials(settings.ca_cert, settings.cert, settings.key)
+    assert credentials is not None
+    options = [("grpc.ssl_target_name_override", settings.server_name), ("grpc.enable_retries", 0)]
+    async with grpc.aio.secure_channel(settings.target, credentials, options=options) as channel:
+        yield channel

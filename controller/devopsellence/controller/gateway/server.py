@@ -111,6 +111,11 @@ class Gateway:
             finally:
                 await self._server.stop(_STOP_SECONDS)
 
+    @property
+    def watchers(self) -> int:
+        """Return the number of watches that the hub serves."""
+        return self._hub.watchers
+
     async def ready(self) -> None:
         """Return once the callers are known and the hub watches etcd."""
         await self.identities.synced()

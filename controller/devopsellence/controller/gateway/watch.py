@@ -75,7 +75,7 @@ class WatchSession:
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self, requests: AsyncIterator[rpc.WatchRequest]) -> None:
-        """Serve the stream until the caller ends it.
+        """Serve the stream until the caller ends it, which cancels this task.
 
         Raises:
             UpstreamFailed, Refused: a watch broke, or the caller lost its access.
@@ -83,10 +83,10 @@ class WatchSession:
         reader = asyncio.ensure_future(self._read(requests))
         try:
             await asyncio.wait({reader, self._ended}, return_when=asyncio.FIRST_COMPLETED)
-            if self._ended.done():
-                self._ended.result()
-            else:
+            if not self._ended.done():
                 reader.result()
+            # As in etcd, watches go on after the last request.
+            await self._ended
         finally:
             tasks = [reader, *self._watches.values()]
             for task in tasks:

@@ -51,6 +51,12 @@ class WatcherQueue:
     #: Why the watcher is cut off; empty while it is not.
     ended: str = ""
 
+    def resume(self, missed: Sequence[Change]) -> None:
+        """Begin with what the watcher has missed, of any size: the buffer holds it anyway."""
+        self.waiting.extend(missed)
+        self.size = sum(change.size for change in missed)
+        self.limit += self.size
+
     def put(self, change: Change) -> None:
         """Add a change, or cut the watcher off if too much waits for it."""
         if self.ended or change.revision < self.start:
@@ -147,9 +153,8 @@ class WatchBuffer:
     def add(self, queue: WatcherQueue) -> None:
         """Add a watcher, and the changes since its start."""
         queue.start = queue.start or self.last + 1
-        for change in self._changes:
-            if change.revision >= queue.start and (of_queue := _of(queue.keys, change)):
-                queue.put(of_queue)
+        missed = (_of(queue.keys, change) for change in self._changes if change.revision >= queue.start)
+        queue.resume([change for change in missed if change is not None])
         self._places(queue).add(queue)
 
     def remove(self, queue: WatcherQueue) -> None:
