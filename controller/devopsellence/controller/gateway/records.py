@@ -145,17 +145,17 @@ def _check_report(caller: Caller, key: str, message: Message, stored: bytes | No
             pass
 
 
-def _stored(kind: RecordKind, key: str, stored: bytes | None) -> Message:
+def _stored(kind: RecordKind, key: str, stored: bytes | None) -> Message | None:
     """Return the record to be replaced; an unreadable one names nobody."""
     try:
-        return parse(kind.message, key, stored) if stored is not None else kind.message()
+        return parse(kind.message, key, stored) if stored is not None else None
     except MalformedRecord:
-        return kind.message()
+        return None
 
 
-def _check_authors(operator: str, key: str, message: Message, before: Message) -> None:
+def _check_authors(operator: str, key: str, message: Message, before: Message | None) -> None:
     """Check that every author that the stored record does not name yet is the operator: ``ann`` or ``ann@laptop``."""
-    known = set(_authors(before))
+    known = set(_authors(before)) if before is not None else set()
     for entry in _authors(message):
         author = entry[-1]
         if entry not in known and author.partition("@")[0] != operator:
