@@ -27,6 +27,7 @@ from tests.unit.controller.gateway.gateway_builders import (
 
 OWN_LEASE = lease_id("node:u1", 7)
 STATUS, EVENT, RELEASE = (key.encode() for key in (KEYS.status("n1", REF), KEYS.event(REF, "e1"), KEYS.release(REF, 1)))
+OWN_RELEASES = KEYS.releases_prefix(REF).encode()
 ASSIGNED = Facts({KEYS.assignment("n1", REF): b"{}"})
 UNASSIGNED = Facts({KEYS.assignment("n1", REF): None}, statuses=policy.UNASSIGNED_STATUSES)
 PUT_STATUS = rpc.PutRequest(key=STATUS, value=status())
@@ -182,16 +183,8 @@ def test_nested_transactions_are_refused_to_everybody(who: Caller) -> None:
     ("request_", "expected"),
     [
         (rpc.DeleteRangeRequest(key=RELEASE), None),
-        (
-            rpc.DeleteRangeRequest(
-                key=b"/v1/releases/acme/shop/production/", range_end=b"/v1/releases/acme/shop/production0"
-            ),
-            None,
-        ),
-        (
-            rpc.DeleteRangeRequest(key=b"/v1/releases/acme/shop/", range_end=b"/v1/releases/acme/shop0"),
-            RefusalKind.DENIED,
-        ),
+        (rpc.DeleteRangeRequest(key=OWN_RELEASES, range_end=OWN_RELEASES[:-1] + b"0"), None),
+        (rpc.DeleteRangeRequest(key=b"/v1/releases/acme/", range_end=b"/v1/releases/acme0"), RefusalKind.DENIED),
         (rpc.DeleteRangeRequest(key=b"/v1/releases/", range_end=b"\0"), RefusalKind.DENIED),
         (rpc.DeleteRangeRequest(key=STATUS), RefusalKind.DENIED),
     ],
@@ -201,19 +194,9 @@ def test_deletions(request_: rpc.DeleteRangeRequest, expected: RefusalKind | Non
     assert refusal(lambda: policy.check_delete(NODE, request_)) is RefusalKind.DENIED
 
 
-@pytest.mark.parametrize(
-    "wire",
-    [
-        b"\x0a\x01k\xf8\x07\x01",  # field 127 of the message itself
-        b"\x1a\x04\x0a\x02\x90\x01",  # truncated inside
-    ],
-)
-def test_unknown_field_is_refused(wire: bytes) -> None:
+def test_unknown_field_is_refused() -> None:
     request = rpc.RangeRequest()
-    try:
-        request.MergeFromString(wire)
-    except Exception:  # noqa: BLE001 - gRPC refuses what does not parse before the gateway sees a request
-        return
+    request.MergeFromString(b"\x0a\x01k\xf8\x07\x01")  # field 127
     assert refusal(lambda: policy.check_understood(request)) is RefusalKind.UNSUPPORTED
 
 
