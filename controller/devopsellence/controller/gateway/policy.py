@@ -27,6 +27,8 @@ from devopsellence.store.keys import EnvironmentRef, Keys
 MAX_OPERATIONS: Final = 128
 #: Statuses of a node for environments without an assignment on it, such as after etcd was restored.
 UNASSIGNED_STATUSES: Final = 50
+#: Kinds of records that are bound to a lease, and no others.
+_EXPIRING: Final = ("heartbeats", "events")
 _REVISION_FILTERS: Final = ("min_mod_revision", "max_mod_revision", "min_create_revision", "max_create_revision")
 
 
@@ -155,8 +157,9 @@ def check_put(
     kind = kind_name(keys, key)
     if kind == "releases" and not creates:
         raise denied(f"{key}: a release is written once, by a transaction that compares its create revision with 0")
-    if caller.role is Role.NODE and kind in ("heartbeats", "events") and not put.lease:
-        raise denied(f"{key}: a record of this kind is bound to a lease")
+    if bool(put.lease) is not (kind in _EXPIRING) and (put.lease or caller.role is Role.NODE):
+        # Else a report would stay for ever, or a release vanish and be written again.
+        raise denied(f"{key}: a record of this kind {'has no' if put.lease else 'is bound to a'} lease")
     check_record(caller, keys, key, put.value, facts.stored.get(key))
     _check_business(caller, keys, key, facts, known)
 

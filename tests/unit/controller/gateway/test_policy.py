@@ -25,7 +25,7 @@ from tests.unit.controller.gateway.gateway_builders import (
     status,
 )
 
-OWN_LEASE = lease_id("node:u1", 7)
+OWN_LEASE, ANN_LEASE = lease_id("node:u1", 7), lease_id("operator:ann", 7)
 STATUS, EVENT, RELEASE = (key.encode() for key in (KEYS.status("n1", REF), KEYS.event(REF, "e1"), KEYS.release(REF, 1)))
 OWN_RELEASES = KEYS.releases_prefix(REF).encode()
 ASSIGNED = Facts({KEYS.assignment("n1", REF): b"{}"})
@@ -95,6 +95,7 @@ def test_reads(who: Caller, request_: rpc.RangeRequest, expected: ReadMode | Ref
         (NODE, PUT_EVENT, ASSIGNED, None),
         (NODE, PUT_EVENT, Facts(), RefusalKind.DENIED),
         (NODE, rpc.PutRequest(key=EVENT, value=event()), ASSIGNED, RefusalKind.DENIED),
+        (NODE, rpc.PutRequest(key=STATUS, value=status(), lease=OWN_LEASE), ASSIGNED, RefusalKind.DENIED),
         (NODE, rpc.PutRequest(key=EVENT, value=event(), lease=7), ASSIGNED, RefusalKind.DENIED),
         (NODE, rpc.PutRequest(key=EVENT, value=event(), lease=OWN_LEASE, prev_kv=True), ASSIGNED, RefusalKind.DENIED),
         (NODE, rpc.PutRequest(key=STATUS, value=status(), ignore_value=True), ASSIGNED, RefusalKind.UNSUPPORTED),
@@ -126,6 +127,11 @@ def test_known_environment_needs_no_look() -> None:
     [
         (txn(compare=[ABSENT], success=[PUT_RELEASE]), None),
         (txn(success=[PUT_RELEASE]), RefusalKind.DENIED),
+        # A release that vanishes could be written again.
+        (
+            txn(compare=[ABSENT], success=[rpc.PutRequest(key=RELEASE, value=release(), lease=ANN_LEASE)]),
+            RefusalKind.DENIED,
+        ),
         (txn(compare=[ABSENT], failure=[PUT_RELEASE]), RefusalKind.DENIED),
         (txn(compare=[ABSENT], success=[PUT_RELEASE], failure=[PUT_RELEASE]), RefusalKind.DENIED),
         (
