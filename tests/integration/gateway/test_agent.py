@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.store import acl
 from devopsellence.store.codec import encode
 from devopsellence.store.errors import PermissionDenied, Rejected
 from devopsellence.store.etcd import Compare, Etcd, Put
 from devopsellence.store.keys import PEERS, EnvironmentRef
 from devopsellence.store.lease import LeaseKeeper
-from tests.support.gateway import RunningGateway
+from tests.support.authority import Authority
+from tests.support.etcd import EtcdServer
+from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.need import need_etcd
 
 pytestmark = pytest.mark.etcd
 
@@ -110,3 +115,25 @@ async def test_malformed_and_foreign_values_are_refused(gateway: RunningGateway)
         with pytest.raises(PermissionDenied):
             await etcd.put(keys.heartbeat("n1"), encode(pb.Heartbeat(node="n1", uid="uid-n1")))
     assert (await gateway.direct.list(keys.all_statuses_prefix)).items == ()
+
+
+async def test_gateway_stands_in_front_of_an_etcd_with_users(tmp_path: Path) -> None:
+    """As in a cluster of an earlier version: the gateway has the controller's certificate and user."""
+    need_etcd()
+    authority = Authority(tmp_path / "ca")
+    with EtcdServer(tmp_path / "etcd", authority=authority) as server:
+        async with Etcd(server.settings(user=acl.USER_OPERATOR)) as root:
+            await acl.enable(root)
+        settings = server.settings(user=acl.USER_CONTROLLER)
+        async with running_gateway(settings, authority) as gateway:
+            await gateway.register("n1")
+            keys = gateway.direct.keys
+            async with Etcd(gateway.node("n1")) as etcd, LeaseKeeper(etcd) as keeper, asyncio.timeout(20):
+                lease = await keeper.grant(10)
+                await etcd.put(keys.heartbeat("n1"), encode(pb.Heartbeat(node="n1", uid="uid-n1")), lease=lease.id)
+                async with aclosing(etcd.watch(keys.assignments_prefix("n1"), start_revision=0)) as batches:
+                    await anext(batches)
+                    await gateway.direct.put(keys.assignment("n1", REF), b"{}")
+                    assert [event.key for event in (await anext(batches)).events] == [keys.assignment("n1", REF)]
+                await lease.revoke()
+                assert await etcd.get(keys.heartbeat("n1")) is None

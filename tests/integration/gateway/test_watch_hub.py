@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
+import grpc
 import grpc.aio
 import pytest
 
@@ -15,9 +16,9 @@ from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.etcd.v3.etcd_pb2_grpc import WatchStub
 from devopsellence.store.codec import encode
 from devopsellence.store.errors import Compacted, WatchLost
-from devopsellence.store.etcd import Etcd
+from devopsellence.store.etcd import Etcd, Put
 from devopsellence.store.informer import Informer
-from tests.integration.gateway.key_classes import OWN, fields
+from tests.integration.gateway.key_classes import OTHER, OWN, fields
 from tests.support.authority import Authority
 from tests.support.etcd import EtcdServer
 from tests.support.gateway import RunningGateway, open_channel, running_gateway
@@ -65,6 +66,65 @@ async def test_watch_resumes_where_it_ended(gateway: RunningGateway) -> None:
                 await anext(batches)
                 batch = await anext(batches)
                 assert [event.mod_revision for event in batch.events] == revisions[at:]
+
+
+async def test_watches_of_one_stream_are_independent(gateway: RunningGateway) -> None:
+    await gateway.register("n1", "n2")
+    keys = gateway.direct.keys
+
+    def create(prefix: str) -> rpc.WatchRequest:
+        start, end = prefix.encode(), prefix[:-1].encode() + b"0"
+        return rpc.WatchRequest(create_request=rpc.WatchCreateRequest(key=start, range_end=end))
+
+    async with open_channel(gateway.node("n1")) as channel, asyncio.timeout(10):
+        stream = WatchStub(channel).Watch()
+
+        async def answer() -> rpc.WatchResponse:
+            read = await stream.read()
+            assert isinstance(read, rpc.WatchResponse)
+            return read
+
+        await stream.write(create(keys.assignments_prefix("n1")))
+        await stream.write(create(keys.assignments_prefix("n2")))
+        await stream.write(create(keys.ingress_prefix("n1")))
+        created = [await answer() for _ in range(3)]
+        assert sorted((one.watch_id, one.canceled) for one in created) == [(-1, True), (1, False), (2, False)]
+        refused = next(one for one in created if one.canceled)
+        assert "etcdserver: permission denied" in refused.cancel_reason
+        await stream.write(rpc.WatchRequest(cancel_request=rpc.WatchCancelRequest(watch_id=1)))
+        gone = await answer()
+        assert (gone.watch_id, gone.canceled) == (1, True)
+        await gateway.direct.put(keys.assignment("n1", OWN), b"{}")
+        await gateway.direct.put(keys.ingress("n1", OWN, "+peers"), b"{}")
+        told = await answer()
+        assert (told.watch_id, [event.kv.key.decode() for event in told.events]) == (
+            2,
+            [keys.ingress("n1", OWN, "+peers")],
+        )
+        await stream.write(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stream.read()
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_watch_with_values_before_goes_to_etcd_and_is_filtered(gateway: RunningGateway) -> None:
+    await gateway.grant("ann", str(OWN))
+    keys = gateway.direct.keys
+    prefix = keys.all_secrets_prefix.encode()
+    create = rpc.WatchCreateRequest(key=prefix, range_end=prefix[:-1] + b"0", prev_kv=True)
+    async with open_channel(gateway.operator("ann")) as channel, asyncio.timeout(10):
+        stream = WatchStub(channel).Watch()
+        await stream.write(rpc.WatchRequest(create_request=create))
+        await stream.read()
+        own = keys.secret(OWN, "web", "KEY")
+        for value in (b"1", b"2"):
+            await gateway.direct.txn([], [Put(keys.secret(OTHER, "web", "KEY"), b"hidden"), Put(own, value)])
+        seen: list[tuple[str, bytes, bytes]] = []
+        while len(seen) < 2:
+            answer = await stream.read()
+            assert isinstance(answer, rpc.WatchResponse)
+            seen += [(event.kv.key.decode(), event.prev_kv.value, event.kv.value) for event in answer.events]
+        assert seen == [(own, b"", b"1"), (own, b"1", b"2")]
 
 
 async def test_watch_before_the_gateway_began_goes_to_etcd(

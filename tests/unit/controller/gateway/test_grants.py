@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from devopsellence.controller.gateway.grants import ANY, NO_END, Grants, KeyPattern, KeyRange, Right, end_of
 
@@ -86,3 +88,45 @@ def test_range_that_ends_before_it_begins_is_empty() -> None:
     assert KeyRange(b"b", b"b").is_empty
     assert not KeyRange(b"b", NO_END).is_empty
     assert not KeyRange(b"b").is_empty
+
+
+NODE_KEYS = [
+    f"/v1/{kind}/{name}{rest}".encode()
+    for kind in ("nodes", "status", "assignments", "statusx")
+    for name in ("n1", "n10", "n", "n1.x", "n2")
+    for rest in ("", "/acme/shop/production", "/acme/shop", "/acme/shopx/production", "/zoo/shop/production")
+]
+OTHER_KEYS = [b"/v1/", b"/v1", b"/v2/status/n1/x", b"/", b"/v1/status/n1\0", b"/v1/status/n1/\xff\xff"]
+BOUNDS = [
+    changed
+    for key in (*NODE_KEYS, *OTHER_KEYS, b"/v1/status/n1/", b"/v1/assignments/n2/acme/shop/")
+    for changed in (key, key + b"\0", key[:-1] + bytes([min(key[-1] + 1, 255)]), key[: key.rfind(b"/") + 1])
+    if changed
+]
+
+
+def may_read(key: bytes) -> bool:
+    """The same rights as GRANTS, said in another way."""
+    parts = key.split(b"/")
+    match parts[1:3]:
+        case [b"v1", b"nodes"]:
+            return parts[3:] == [b"n1"]
+        case [b"v1", b"status"]:
+            return parts[3] == b"n1" if len(parts) > 3 else False
+        case [b"v1", b"assignments"]:
+            return len(parts) > 5 and parts[3] != b"" and parts[4:6] == [b"acme", b"shop"]
+        case _:
+            return False
+
+
+@given(st.sampled_from(BOUNDS), st.sampled_from([b"", NO_END, *BOUNDS]))
+@settings(max_examples=2_000, deadline=None)
+def test_granted_range_contains_only_granted_keys(first: bytes, end: bytes) -> None:
+    keys = KeyRange(first, end)
+    if not keys.is_empty and GRANTS.allow(Right.READ, keys):
+        assert [key for key in (*NODE_KEYS, *OTHER_KEYS) if keys.contains(key) and not may_read(key)] == []
+
+
+@given(st.sampled_from([*NODE_KEYS, *OTHER_KEYS]))
+def test_single_key_is_granted_by_its_parts(key: bytes) -> None:
+    assert GRANTS.allow_key(Right.READ, key) is may_read(key)
