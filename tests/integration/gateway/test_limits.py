@@ -134,3 +134,14 @@ async def test_oversized_request_does_not_reach_etcd(gateway: RunningGateway) ->
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await KVStub(channel).Put(request)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_refusal_of_a_huge_value_is_answered_with_its_reason(gateway: RunningGateway) -> None:
+    await gateway.register("n1")
+    key = gateway.direct.keys.heartbeat("n1").encode()
+    async with open_channel(gateway.node("n1")) as channel:
+        lease = (await LeaseStub(channel).LeaseGrant(rpc.LeaseGrantRequest(TTL=60))).ID
+        value = encode(pb.Heartbeat(node="\u00e9" * 10_000, uid="uid-n1"))
+        with pytest.raises(grpc.aio.AioRpcError, match="node is ") as caught:
+            await KVStub(channel).Put(rpc.PutRequest(key=key, value=value, lease=lease))
+        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -23,6 +24,7 @@ from tests.support.authority import Authority
 from tests.support.etcd import EtcdServer
 from tests.support.gateway import RunningGateway, open_channel, running_gateway
 from tests.support.need import need_etcd
+from tests.support.relay import Relay
 from tests.support.until import eventually
 
 pytestmark = pytest.mark.etcd
@@ -66,6 +68,17 @@ async def test_watch_resumes_where_it_ended(gateway: RunningGateway) -> None:
                 await anext(batches)
                 batch = await anext(batches)
                 assert [event.mod_revision for event in batch.events] == revisions[at:]
+
+
+async def test_silent_caller_is_noticed(gateway: RunningGateway) -> None:
+    """A machine that vanished without a word: the connection stays open, and nobody reads."""
+    port = int(gateway.address.rpartition(":")[2])
+    async with Relay(port) as relay, Etcd(replace(gateway.root(), endpoints=(relay.endpoint,))) as etcd:
+        batches = etcd.watch(etcd.keys.nodes_prefix, start_revision=0)
+        await anext(batches)
+        assert gateway.gateway.watchers == 1
+        relay.hold()
+        await eventually("the watch ends", watchers_of(gateway), lambda count: count == 0)
 
 
 async def test_watches_of_one_stream_are_independent(gateway: RunningGateway) -> None:

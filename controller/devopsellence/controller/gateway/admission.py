@@ -22,6 +22,8 @@ from devopsellence.controller.gateway.upstream import NOT_PROCESSED, UpstreamFai
 _COMMON_NAME: Final = "x509_common_name"
 #: Longest time that a unary call may take, in seconds.
 _LONGEST_CALL: Final = 10.0
+# A status travels as metadata, which has a limit of 8 KiB, and each character may need nine bytes.
+_LONGEST_REASON: Final = 500
 _CODES: Final[Mapping[RefusalKind, grpc.StatusCode]] = {
     RefusalKind.DENIED: grpc.StatusCode.PERMISSION_DENIED,
     RefusalKind.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
@@ -93,4 +95,4 @@ def common_names(context: grpc.aio.ServicerContext[Any, Any]) -> list[str]:
 
 def status_text(refused: Refused) -> str:
     """Return the details of the status for a refusal."""
-    return f"{_TEXTS.get(refused.kind, 'gateway: ')}{refused.reason}"
+    return f"{_TEXTS.get(refused.kind, 'gateway: ')}{refused.reason[:_LONGEST_REASON]}"

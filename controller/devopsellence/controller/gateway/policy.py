@@ -25,6 +25,8 @@ from devopsellence.store.keys import EnvironmentRef, Keys
 
 #: Limit of compares, and of operations of one branch: etcd's own.
 MAX_OPERATIONS: Final = 128
+#: Longest key in bytes; the longest of a record has about 600.
+LONGEST_KEY: Final = 1024
 #: Statuses of a node for environments without an assignment on it, such as after etcd was restored.
 UNASSIGNED_STATUSES: Final = 50
 #: Kinds of records that are bound to a lease, and no others.
@@ -293,6 +295,8 @@ def _operations(request: rpc.TxnRequest) -> Iterator[rpc.RequestOp]:
 def _check_keys(keys: KeyRange) -> None:
     if not keys.first:
         raise invalid("an empty key")
+    if max(len(keys.first), len(keys.end)) > LONGEST_KEY:
+        raise invalid(f"a key has {LONGEST_KEY} bytes at most")
     if keys.is_empty:
         raise invalid(f"the range {_shown(keys)} ends before it begins")
 

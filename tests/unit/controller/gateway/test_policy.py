@@ -73,6 +73,8 @@ def txn(
         (ANN, rpc.RangeRequest(key=b"/v2/x"), RefusalKind.DENIED),
         (NODE, rpc.RangeRequest(), RefusalKind.INVALID),
         (NODE, rpc.RangeRequest(key=b"b", range_end=b"a"), RefusalKind.INVALID),
+        (ROOT, rpc.RangeRequest(key=b"/v1/" + b"x" * 1_021), RefusalKind.INVALID),
+        (ROOT, rpc.RangeRequest(key=b"/v1/", range_end=b"/v1/" + b"x" * 1_021), RefusalKind.INVALID),
         (NODE, rpc.RangeRequest(key=STATUS, limit=-1), RefusalKind.INVALID),
         (ANN, rpc.RangeRequest(key=RELEASE, min_mod_revision=1), RefusalKind.UNSUPPORTED),
         (ANN, rpc.RangeRequest(key=RELEASE, max_create_revision=1), RefusalKind.UNSUPPORTED),
