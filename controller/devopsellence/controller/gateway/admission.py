@@ -75,6 +75,7 @@ class Admission:
             self.audit.refused(shown, method, refused, asyncio.get_running_loop().time())
             await context.abort(_CODES[refused.kind], status_text(refused))
         except UpstreamFailed as failed:
+            self.audit.failed(shown, method, failed.code.name, failed.details)
             await context.abort(failed.code, failed.details)
         except grpc.aio.AbortError:
             raise

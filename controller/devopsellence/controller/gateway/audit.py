@@ -30,6 +30,10 @@ class AuditLog:
         more = {"more_keys": len(keys) - _SHOWN_KEYS} if len(keys) > _SHOWN_KEYS else {}
         _log.info("written", caller=identity, method=method, keys=shown, outcome=outcome, **more)
 
+    def failed(self, identity: str, method: str, code: str, reason: str) -> None:
+        """Log a call that etcd refused or did not answer; an unanswered write may have happened."""
+        _log.info("failed", caller=identity, method=method, code=code, reason=reason[:_LONGEST_TEXT])
+
     def read(self, identity: str, method: str) -> None:
         """Log a read or a watch, for debugging."""
         _log.debug("read", caller=identity, method=method)

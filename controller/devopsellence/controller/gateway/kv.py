@@ -36,13 +36,12 @@ class KeyValueService(KVServicer):
         async with self._admission.admitted(context, "Range") as call:
             policy.check_understood(request)
             mode = policy.check_range(call.caller, request)
-            self._admission.audit.read(call.caller.identity, call.method)
             # Always linearizable: a member that lags must not show a caller an older state.
             request.serializable = False
-            if mode is ReadMode.WHOLE:
-                return await self._upstream.range(request, call.seconds)
-            return await self._filtered(call, request)
-        raise AssertionError("unreachable")
+            whole = mode is ReadMode.WHOLE
+            answer = await (self._upstream.range(request, call.seconds) if whole else self._filtered(call, request))
+            self._admission.audit.read(call.caller.identity, call.method)
+        return answer
 
     async def _filtered(self, call: AdmittedCall, request: rpc.RangeRequest) -> rpc.RangeResponse:
         grants = call.caller.grants
@@ -61,8 +60,7 @@ class KeyValueService(KVServicer):
             policy.check_put(call.caller, self._keys, request, facts, call.limits.environments)
             answer = await self._upstream.put(request, call.seconds)
             self._note(call, [request], [request.key], "done")
-            return answer
-        raise AssertionError("unreachable")
+        return answer
 
     async def DeleteRange(  # noqa: N802
         self, request: rpc.DeleteRangeRequest, context: _Context
@@ -73,22 +71,19 @@ class KeyValueService(KVServicer):
             call.limits.spend(policy.cost_of(self._keys, [], 1), asyncio.get_running_loop().time())
             answer = await self._upstream.delete(request, call.seconds)
             self._note(call, [], [request.key], f"{answer.deleted} deleted")
-            return answer
-        raise AssertionError("unreachable")
+        return answer
 
     async def Txn(self, request: rpc.TxnRequest, context: _Context) -> rpc.TxnResponse:  # noqa: N802
         async with self._admission.admitted(context, "Txn") as call:
             policy.check_understood(request)
             puts, cost = policy.puts_of(request), policy.cost_of_txn(self._keys, request)
-            # Without facts first: what is refused anyway is not looked up.
             facts = await self._facts(call, puts, cost)
             policy.check_txn(call.caller, self._keys, request, facts, call.limits.environments)
             answer = await self._upstream.txn(request, call.seconds, write=bool(cost.writes))
             if cost.writes:
                 outcome = "succeeded" if answer.succeeded else "not succeeded"
                 self._note(call, puts if answer.succeeded else [], _written_keys(request), outcome)
-            return answer
-        raise AssertionError("unreachable")
+        return answer
 
     async def _facts(self, call: AdmittedCall, puts: Sequence[rpc.PutRequest], cost: WriteCost) -> Facts:
         """Take the cost of a request and look up what its decision needs."""

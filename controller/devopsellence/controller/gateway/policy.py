@@ -162,8 +162,9 @@ def check_put(
     if bool(put.lease) is not (kind in _EXPIRING) and (put.lease or caller.role is Role.NODE):
         # Else a report would stay for ever, or a release vanish and be written again.
         raise denied(f"{key}: a record of this kind {'has no' if put.lease else 'is bound to a'} lease")
-    check_record(caller, keys, key, put.value, facts.stored.get(key))
+    # First, so that nothing is told about the events of other environments.
     _check_business(caller, keys, key, facts, known)
+    check_record(caller, keys, key, put.value, facts.stored.get(key))
 
 
 def _check_business(caller: Caller, keys: Keys, key: str, facts: Facts, known: set[str]) -> None:

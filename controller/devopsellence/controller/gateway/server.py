@@ -151,5 +151,6 @@ class StatusService(MaintenanceServicer):
     ) -> rpc.StatusResponse:
         async with self._admission.admitted(context, "Status") as call:
             policy.check_understood(request)
-            return await self._upstream.status(request, call.seconds)
-        raise AssertionError("unreachable")
+            answer = await self._upstream.status(request, call.seconds)
+            self._admission.audit.read(call.caller.identity, call.method)
+        return answer

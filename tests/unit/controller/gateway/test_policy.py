@@ -242,3 +242,14 @@ def test_event_of_another_environment_is_no_business_of_the_node() -> None:
     other = KEYS.event(EnvironmentRef("acme", "other", "production"), "e1")
     put = rpc.PutRequest(key=other.encode(), value=event(), lease=OWN_LEASE)
     assert refusal(lambda: policy.check_put(NODE, KEYS, put, ASSIGNED, {str(REF)})) is RefusalKind.DENIED
+
+
+def test_refusal_tells_nothing_of_events_elsewhere() -> None:
+    other = KEYS.event(EnvironmentRef("acme", "other", "production"), "e1")
+    put = rpc.PutRequest(key=other.encode(), value=event(), lease=OWN_LEASE)
+    reasons = set()
+    for stored in (None, event(node="n2")):
+        with pytest.raises(Refused) as caught:
+            policy.check_put(NODE, KEYS, put, Facts({other: stored}), set())
+        reasons.add(caught.value.reason)
+    assert len(reasons) == 1
