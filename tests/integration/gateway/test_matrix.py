@@ -72,6 +72,7 @@ REFUSALS = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.UNIMPLEMENTED,
 )
+CLIENT_RACE = "Internal error from Core"
 #: Operators' reads are filtered: a key that they may not read looks as if it did not exist.
 FILTERED = {"operator:ann", "operator:bob", "root"}
 
@@ -154,14 +155,17 @@ class Calls:
 
 async def outcome(call: Callable[[bytes, bytes], Awaitable[bool]], key: bytes, value: bytes) -> str:
     """Return ``done``, ``nothing`` (no such key for the caller) or ``refused``."""
-    try:
-        return "done" if await call(key, value) else "nothing"
-    except PermissionError:
-        return "refused"
-    except grpc.aio.AioRpcError as error:
-        if error.code() not in REFUSALS:
-            raise
-        return "refused"
+    while True:
+        try:
+            return "done" if await call(key, value) else "nothing"
+        except PermissionError:
+            return "refused"
+        except grpc.aio.AioRpcError as error:
+            if error.code() in REFUSALS:
+                return "refused"
+            # The client wrote into a stream that the server had just refused, and lost the status.
+            if CLIENT_RACE not in (error.details() or ""):
+                raise
 
 
 async def prepare(gateway: RunningGateway, author: str) -> dict[str, tuple[bytes, bytes]]:
