@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, TypeAlias
 
-from bench import cluster_rolling, failover, images, ingress, local, report, scale
+from bench import cluster_rolling, failover, gateway, images, ingress, local, report, scale
 from bench.report import Figure
 
 #: Function from the number of runs to figures.
@@ -25,6 +25,7 @@ GROUPS: Final[Mapping[str, Group]] = {
     "ingress": ingress.all_figures,
     "scale": scale.all_figures,
     "failover": failover.all_figures,
+    "gateway": gateway.all_figures,
     "rolling": cluster_rolling.all_figures,
 }
 

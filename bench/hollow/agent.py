@@ -16,9 +16,9 @@ from devopsellence.nodeagent.docker.ledger import ContainerLedger
 from devopsellence.nodeagent.envoy.model import IngressOptions
 from devopsellence.nodeagent.event_bus import EventBus
 from devopsellence.nodeagent.state import StateFolder
-from devopsellence.nodeagent.tls import CertificateFiles
 from devopsellence.nodeagent.util.memory import MemoryTrimmer
 from devopsellence.nodeagent.util.threads import ThreadPool
+from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.lease import LeaseKeeper

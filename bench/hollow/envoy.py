@@ -35,8 +35,8 @@ from devopsellence.nodeagent.event_bus import EventBus
 from devopsellence.nodeagent.ingress.ports import ListenerPorts
 from devopsellence.nodeagent.ingress.router import Router
 from devopsellence.nodeagent.state import StateFolder
-from devopsellence.nodeagent.tls import CertificateFiles
 from devopsellence.nodeagent.util.threads import ThreadPool
+from devopsellence.server_certificate import CertificateFiles
 
 #: Hash of the one container that a hollow node's Envoy runs in.
 _HASH: Final = "hollow"

@@ -16,7 +16,7 @@ from bench.hollow.machine import HollowMachine
 from devopsellence.controller.controller import Controller, serve
 from devopsellence.nodeagent.docker.model import Container
 from devopsellence.nodeagent.envoy.model import IngressOptions
-from devopsellence.nodeagent.tls import CertificateFiles
+from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.election import Election
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from devopsellence.agent_identity import server_name
 from devopsellence.cli.certificates.pki import CertificateAuthority, CertificateRequest
-from devopsellence.nodeagent.tls import CertificateFiles
+from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.settings import ETCD_SERVER_NAME, Settings
 
 

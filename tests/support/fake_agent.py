@@ -39,7 +39,7 @@ from devopsellence.api.v1.agent_pb2 import (
     SendLayerRequest,
 )
 from devopsellence.api.v1.agent_pb2_grpc import AgentServicer, add_AgentServicer_to_server
-from devopsellence.nodeagent.tls import CertificateFiles, ReloadingCertificate
+from devopsellence.server_certificate import CertificateFiles, ReloadingCertificate
 
 _THREADS = 32
 _CHUNK = 32 << 10

@@ -6,17 +6,25 @@ import asyncio
 import os
 import socket
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 import structlog
 
 from devopsellence import log
 from devopsellence.controller.controller import CertificateOptions, run
+from devopsellence.controller.gateway.server import GatewayOptions, GatewayProblem
 from devopsellence.program import PEM_FILE, etcd_options, read_settings, stop_event
+from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.settings import Settings
 
 _ACME_CA_CERT = "DEVOPSELLENCE_ACME_CA_CERT"
+_GATEWAY_LISTEN = "DEVOPSELLENCE_GATEWAY_LISTEN"
+_GATEWAY_CERT = "DEVOPSELLENCE_GATEWAY_CERT"
+_GATEWAY_KEY = "DEVOPSELLENCE_GATEWAY_KEY"
+_GATEWAY_CA_CERT = "DEVOPSELLENCE_GATEWAY_CA_CERT"
 
 
 @click.command()
@@ -26,22 +34,58 @@ _ACME_CA_CERT = "DEVOPSELLENCE_ACME_CA_CERT"
     envvar=_ACME_CA_CERT,
     help="PEM file of a CA to trust for the ACME server itself.",
 )
+@click.option(
+    "--gateway-listen",
+    metavar="ADDRESS:PORT",
+    envvar=_GATEWAY_LISTEN,
+    help="Serve the gateway to etcd for agents and operators at this address.",
+)
+@click.option("--gateway-cert", type=PEM_FILE, envvar=_GATEWAY_CERT, help="PEM file of the gateway's certificate.")
+@click.option("--gateway-key", type=PEM_FILE, envvar=_GATEWAY_KEY, help="PEM file of the key of that certificate.")
+@click.option(
+    "--gateway-ca-cert",
+    type=PEM_FILE,
+    envvar=_GATEWAY_CA_CERT,
+    help="PEM file of the CA of the gateway's callers.  [default: --etcd-ca-cert]",
+)
 @click.option("--identity", metavar="NAME", help="Name in the election.  [default: <hostname>/<pid>]")
 @etcd_options
-def main(acme_ca_cert: Path | None, identity: str | None, debug: bool, **options: object) -> None:
+def main(acme_ca_cert: Path | None, identity: str | None, debug: bool, **options: Any) -> None:
     """Run the controller: turn releases into assignments and watch rollouts.
 
     Any number of controllers can run: a single leader, the rest on standby. Options take precedence over environment
     variables (DEVOPSELLENCE_ETCD_ENDPOINTS, DEVOPSELLENCE_ETCD_CA_CERT, DEVOPSELLENCE_ETCD_CERT,
-    DEVOPSELLENCE_ETCD_KEY, DEVOPSELLENCE_PREFIX, DEVOPSELLENCE_ACME_CA_CERT). On SIGTERM or SIGINT the controller
-    stops, and a standby takes over at once.
+    DEVOPSELLENCE_ETCD_KEY, DEVOPSELLENCE_PREFIX, DEVOPSELLENCE_ACME_CA_CERT, DEVOPSELLENCE_GATEWAY_LISTEN,
+    DEVOPSELLENCE_GATEWAY_CERT, DEVOPSELLENCE_GATEWAY_KEY, DEVOPSELLENCE_GATEWAY_CA_CERT). On SIGTERM or SIGINT the
+    controller stops, and a standby takes over at once.
 
     Example: devopsellence-controller --etcd-endpoints 127.0.0.1:2379
     """
     settings = read_settings(options)
     certificates = CertificateOptions(_readable(acme_ca_cert))
+    gateway = _gateway(options, settings)
     log.configure("controller", debug=debug)
-    asyncio.run(_serve(settings, identity or f"{socket.gethostname()}/{os.getpid()}", certificates))
+    asyncio.run(_serve(settings, identity or f"{socket.gethostname()}/{os.getpid()}", certificates, gateway))
+
+
+def _gateway(options: Mapping[str, Any], settings: Settings) -> GatewayOptions | None:
+    """Return the options of the gateway; None if there is to be none."""
+    listen, cert, key = options["gateway_listen"], options["gateway_cert"], options["gateway_key"]
+    ca_cert = options["gateway_ca_cert"] or settings.ca_cert
+    if not listen:
+        if cert or key:
+            raise click.UsageError(f"--gateway-cert needs an address: set --gateway-listen ({_GATEWAY_LISTEN})")
+        return None
+    host, separator, port = listen.rpartition(":")
+    if not (separator and host and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise click.UsageError(f"--gateway-listen ({_GATEWAY_LISTEN}): {listen!r} is not address:port, as 0.0.0.0:2381")
+    if not (cert and key):
+        raise click.UsageError(
+            f"--gateway-listen needs --gateway-cert and --gateway-key ({_GATEWAY_CERT}, {_GATEWAY_KEY})"
+        )
+    if ca_cert is None:
+        raise click.UsageError(f"--gateway-listen needs --gateway-ca-cert ({_GATEWAY_CA_CERT}) or --etcd-ca-cert")
+    return GatewayOptions(listen, CertificateFiles(ca_cert, cert, key))
 
 
 def _readable(ca_cert: Path | None) -> Path | None:
@@ -57,11 +101,16 @@ def _readable(ca_cert: Path | None) -> Path | None:
     return ca_cert
 
 
-async def _serve(settings: Settings, identity: str, certificates: CertificateOptions) -> None:
+async def _serve(
+    settings: Settings, identity: str, certificates: CertificateOptions, gateway: GatewayOptions | None
+) -> None:
     structlog.get_logger().info(
         "started", identity=identity, endpoints=",".join(settings.endpoints), prefix=settings.prefix
     )
-    await run(settings, identity, stop_event(), certificates)
+    try:
+        await run(settings, identity, stop_event(), certificates, gateway)
+    except GatewayProblem as problem:
+        raise click.UsageError(str(problem)) from problem
     structlog.get_logger().info("stopped")
 
 

@@ -1,4 +1,4 @@
-"""The controller: caches that are always warm, an election, and workers and certificate issuer while it leads."""
+"""The controller: warm caches, an election, workers and certificate issuer while it leads; a gateway."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from devopsellence.controller.certificates.failure import IssuancePace
 from devopsellence.controller.certificates.issuer import Issuer
 from devopsellence.controller.certificates.order import CertificateAuthority
 from devopsellence.controller.certificates.writer import CertificateWriter
+from devopsellence.controller.gateway.server import Gateway, GatewayOptions
 from devopsellence.controller.reconcile.observe import SnapshotReader
 from devopsellence.controller.reconcile.reconciler import EnvironmentReconciler
 from devopsellence.controller.reconcile.workers import ReconcileWorkers, run_all
@@ -54,12 +55,28 @@ class CertificateOptions:
         return AcmeClient(self.acme_ca_cert)
 
 
-async def run(settings: Settings, identity: str, stop: asyncio.Event, certificates: CertificateOptions) -> None:
-    """Lead or stand by until ``stop`` is set, then give up the leadership and return."""
+async def run(
+    settings: Settings,
+    identity: str,
+    stop: asyncio.Event,
+    certificates: CertificateOptions,
+    gateway: GatewayOptions | None = None,
+) -> None:
+    """Lead or stand by until ``stop`` is set, then give up the leadership and return; meanwhile serve ``gateway``.
+
+    Raises:
+        GatewayProblem: the gateway cannot be served.
+    """
     async with Etcd(settings) as etcd, LeaseKeeper(etcd) as keeper:
+        # First, because a wrong option ends the program.
+        server = Gateway(gateway, settings, etcd) if gateway is not None else None
         expires = partial(certificate_end, settings.ca_cert, settings.cert, settings.key)
         election = Election(etcd, keeper, identity, expires=expires)
-        await serve(Controller(etcd, certificates=certificates), election, stop)
+        async with asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(server.run()) if server is not None else None
+            await serve(Controller(etcd, certificates=certificates), election, stop)
+            if serving is not None:
+                serving.cancel()
 
 
 async def serve(controller: Controller, election: Election, stop: asyncio.Event) -> None:

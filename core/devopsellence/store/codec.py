@@ -31,11 +31,23 @@ def decode(kind: type[M], key: str, value: bytes) -> M:
     Raises:
         MalformedRecord: ``value`` is not such a message; the error names ``key`` and the reason.
     """
+    try:
+        return bounded(parse(kind, key, value))
+    except RecordTooLarge as error:
+        raise MalformedRecord(key, kind.DESCRIPTOR.name, str(error)[:_REASON_CHARACTERS]) from error
+
+
+def parse(kind: type[M], key: str, value: bytes) -> M:
+    """Decode ``value`` as :func:`decode` does, without a bound on reports.
+
+    Raises:
+        MalformedRecord: ``value`` is not such a message.
+    """
     # Parse would take a list or a string for an empty message.
     if not value.lstrip(b" \t\r\n").startswith(b"{"):
         raise MalformedRecord(key, kind.DESCRIPTOR.name, "it is not a JSON object")
     try:
-        return bounded(json_format.Parse(value.decode(), kind(), ignore_unknown_fields=True))
-    except (json_format.ParseError, UnicodeDecodeError, RecursionError, RecordTooLarge) as error:
+        return json_format.Parse(value.decode(), kind(), ignore_unknown_fields=True)
+    except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
         # The reason may quote the value.
         raise MalformedRecord(key, kind.DESCRIPTOR.name, str(error)[:_REASON_CHARACTERS]) from error

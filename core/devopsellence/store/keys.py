@@ -187,6 +187,21 @@ class Keys:
     def candidate(self, lease_id: int) -> str:
         return f"{self.election_prefix}{lease_id:016x}"
 
+    @property
+    def all_operator_access_prefix(self) -> str:
+        return f"{self.prefix}access/operators/"
+
+    def operator_access(self, name: str) -> str:
+        return self.all_operator_access_prefix + check_name("operator", name)
+
+    def parse_operator(self, key: str) -> str:
+        """Return the name of an ``operators/`` key."""
+        return check_name("operator", self._after(key, self.operators_prefix))
+
+    def parse_operator_access(self, key: str) -> str:
+        """Return the operator of an ``access/operators/`` key."""
+        return check_name("operator", self._after(key, self.all_operator_access_prefix))
+
     def parse_node(self, key: str) -> str:
         """Return the node of a ``nodes/`` or ``heartbeats/`` key."""
         for prefix in (self.nodes_prefix, self.heartbeats_prefix):

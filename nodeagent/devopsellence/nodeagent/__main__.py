@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from devopsellence.nodeagent.api.server import ListenOptions
     from devopsellence.nodeagent.envoy.model import IngressOptions
     from devopsellence.nodeagent.state import StateFolder
-    from devopsellence.nodeagent.tls import CertificateFiles
+    from devopsellence.server_certificate import CertificateFiles
     from devopsellence.store.settings import Settings
 
 #: Port 0 means any free port; the host can be an IPv6 address in brackets.
@@ -214,7 +214,7 @@ def _ingress(options: _Options) -> IngressOptions:
 
 def _files(settings: Settings) -> CertificateFiles | None:
     """Return the certificate for operators and other agents; None without one."""
-    from devopsellence.nodeagent.tls import CertificateFiles
+    from devopsellence.server_certificate import CertificateFiles
 
     if not (settings.ca_cert and settings.cert and settings.key):
         return None

@@ -44,9 +44,9 @@ from devopsellence.nodeagent.status.disk import DiskMonitor
 from devopsellence.nodeagent.status.heartbeat import HeartbeatWriter
 from devopsellence.nodeagent.status.networks import NetworkMonitor
 from devopsellence.nodeagent.status.writer import StatusWriter
-from devopsellence.nodeagent.tls import CertificateFiles
 from devopsellence.nodeagent.util.memory import MemoryTrimmer
 from devopsellence.nodeagent.util.threads import ThreadPool
+from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.lease import LeaseKeeper

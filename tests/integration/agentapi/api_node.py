@@ -23,7 +23,7 @@ from devopsellence.nodeagent.docker import names as naming
 from devopsellence.nodeagent.docker.engine import DockerEngine, EngineCallbacks
 from devopsellence.nodeagent.plan.spec import Desired, resolve_assignment
 from devopsellence.nodeagent.secrets import SecretDecrypter
-from devopsellence.nodeagent.tls import CertificateFiles
+from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.settings import Settings
 from tests.support.authority import Authority, settings_with

@@ -20,7 +20,7 @@ from devopsellence.api.v1.stored_pb2 import Heartbeat
 from devopsellence.cli.agent.client import AgentEndpoint, connect
 from devopsellence.nodeagent.api.server import ApiError, ApiServer, ListenOptions
 from devopsellence.nodeagent.secrets import SecretDecrypter
-from devopsellence.nodeagent.tls import CertificateFiles, CertificateProblem, certificate_expiry
+from devopsellence.server_certificate import CertificateFiles, CertificateProblem, certificate_expiry
 from tests.integration.agentapi.api_node import ENV, NODE, ApiNode, command, execute, settings
 from tests.support.authority import Authority
 

@@ -21,8 +21,8 @@ from devopsellence.nodeagent.api.images import ImageService
 from devopsellence.nodeagent.docker.engine import DockerEngine, EngineCallbacks
 from devopsellence.nodeagent.images.gc import ImageCollector
 from devopsellence.nodeagent.images.staging import LayerStaging
-from devopsellence.nodeagent.tls import ReloadingCertificate
 from devopsellence.nodeagent.util.threads import ThreadPool
+from devopsellence.server_certificate import ReloadingCertificate
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef

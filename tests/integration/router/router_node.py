@@ -28,8 +28,8 @@ from devopsellence.nodeagent.envoy.model import (
 )
 from devopsellence.nodeagent.ingress.router import Router
 from devopsellence.nodeagent.state_files import StateFiles
-from devopsellence.nodeagent.tls import CertificateFiles
 from devopsellence.nodeagent.util.threads import ThreadPool
+from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.keys import EnvironmentRef
 from tests.support.docker import docker, remove_node_objects
 from tests.support.ports import free_port

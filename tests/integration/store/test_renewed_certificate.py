@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.nodeagent.tls import CertificateFiles
+from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store import acl
 from devopsellence.store.errors import PermissionDenied, Unauthenticated, Unavailable
 from devopsellence.store.etcd import Etcd

@@ -25,8 +25,8 @@ from devopsellence.nodeagent.images.ledger import ImageLedger
 from devopsellence.nodeagent.plan.history import NO_HISTORY
 from devopsellence.nodeagent.plan.task_run import TaskRun
 from devopsellence.nodeagent.state import StateError, StateFolder
-from devopsellence.nodeagent.tls import CertificateFiles
 from devopsellence.nodeagent.util.threads import ThreadPool
+from devopsellence.server_certificate import CertificateFiles
 from tests.unit.nodeagent.planning import ENV
 from tests.unit.nodeagent.test_state_files import DAMAGES, read_only, removed
 

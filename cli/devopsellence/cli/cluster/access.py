@@ -1,13 +1,17 @@
-"""etcd settings of the root operator, with the certificate in the cluster's folder."""
+"""Access to the cluster: settings of the root operator, and the access that root grants to other operators."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
 
+from devopsellence.api.v1.stored_pb2 import OperatorAccess
 from devopsellence.cli.cluster.folder import ClusterFolder
 from devopsellence.cli.cluster.programs import endpoints
 from devopsellence.cli.output import CliError, NextAction
+from devopsellence.store import acl
+from devopsellence.store.codec import encode
+from devopsellence.store.etcd import Compare, Etcd, Put
 from devopsellence.store.settings import CA_CERT, CERT, ENDPOINTS, KEY, PREFIX, SERVER_NAME, Settings, SettingsError
 
 # The shell may have the certificate variables of another operator; the address of etcd is the same for all operators.
@@ -40,3 +44,14 @@ def root_settings(folder: ClusterFolder, flags: Mapping[str, str], environ: Mapp
         ]
         raise CliError("etcd_unavailable", "the address of etcd is not known", next_actions=actions)
     return settings
+
+
+async def grant_operator(etcd: Etcd, name: str) -> None:
+    """Grant an operator access to etcd, and to everything through the controllers' gateways. Idempotent.
+
+    Access through the gateways that was narrowed since stays as it is.
+    """
+    await acl.grant_operator(etcd, name)
+    key = etcd.keys.operator_access(name)
+    access = OperatorAccess(name=name, environments=["*"], nodes=True)
+    await etcd.txn([Compare.absent(key)], [Put(key, encode(access))])

@@ -17,8 +17,8 @@ from devopsellence.nodeagent.api.isolation import Isolation
 from devopsellence.nodeagent.assignments import Assignments
 from devopsellence.nodeagent.docker import errors, streams
 from devopsellence.nodeagent.docker.engine import DockerEngine
-from devopsellence.nodeagent.tls import CertificateFiles, CertificateProblem, certificate_expiry
 from devopsellence.nodeagent.util.threads import ThreadPool
+from devopsellence.server_certificate import CertificateFiles, CertificateProblem, certificate_expiry
 
 #: Below any of these limits the engine soon fails with obscure errors.
 MIN_FREE_SHARE: Final = 0.10

@@ -28,8 +28,13 @@ from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.docker.errors import EngineError
 from devopsellence.nodeagent.log_archive import LogArchive
 from devopsellence.nodeagent.secrets import SecretDecrypter
-from devopsellence.nodeagent.tls import CertificateFiles, CertificateProblem, ReloadingCertificate, certificate_expiry
 from devopsellence.nodeagent.util.threads import ThreadPool
+from devopsellence.server_certificate import (
+    CertificateFiles,
+    CertificateProblem,
+    ReloadingCertificate,
+    certificate_expiry,
+)
 
 #: Limit of concurrent calls, because a call may use some hundred KiB.
 MAX_CALLS: Final = 64

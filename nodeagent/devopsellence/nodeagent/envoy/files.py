@@ -27,7 +27,7 @@ from devopsellence.nodeagent.envoy.container import BOOTSTRAP, CONFIG, RUN, run_
 from devopsellence.nodeagent.envoy.endpoints import EndpointKey, TrackedEndpoint, TrackedEndpoints
 from devopsellence.nodeagent.envoy.model import Backend, Endpoint, Route, RouterPeer, RoutingConfig, TlsCertificate
 from devopsellence.nodeagent.state_files import StateFiles
-from devopsellence.nodeagent.tls import CertificateFiles
+from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.keys import EnvironmentRef
 
 #: Folder and files of the node's own certificate, for traffic between routers.

@@ -24,8 +24,8 @@ from devopsellence.nodeagent.docker import errors
 from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.images.archive import InvalidImageArchive, filter_archive
 from devopsellence.nodeagent.images.staging import free_bytes
-from devopsellence.nodeagent.tls import CertificateFiles
 from devopsellence.nodeagent.util.threads import ThreadPool
+from devopsellence.server_certificate import CertificateFiles
 
 #: Limit for connection and handshake: a machine that is down does not even refuse.
 CONNECT_SECONDS: Final = 6.0

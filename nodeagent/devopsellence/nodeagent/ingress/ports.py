@@ -21,8 +21,8 @@ import structlog
 from devopsellence.nodeagent.envoy.container import FOLDER
 from devopsellence.nodeagent.envoy.files import AUTHORITY, CERTIFICATE, KEY, NODE_FOLDER, EnvoyFolder
 from devopsellence.nodeagent.envoy.model import IngressOptions, ListenerConfig, NodeRouting, PeerTls
-from devopsellence.nodeagent.tls import CertificateFiles
 from devopsellence.nodeagent.util.threads import ThreadPool
+from devopsellence.server_certificate import CertificateFiles
 
 RETRY_FIRST: Final = 1.0
 RETRY_CAP: Final = 30.0

@@ -42,8 +42,8 @@ from devopsellence.nodeagent.ingress.routing import resolve_host_conflicts
 from devopsellence.nodeagent.ingress.status import RouterStatusTracker
 from devopsellence.nodeagent.ingress.unknown_routes import UnknownRoutes
 from devopsellence.nodeagent.state_files import StateFiles
-from devopsellence.nodeagent.tls import CertificateFiles
 from devopsellence.nodeagent.util.threads import ThreadPool
+from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.keys import EnvironmentRef
 
 #: Polling intervals while Envoy has not confirmed everything: short at first, because Envoy mostly has by then.

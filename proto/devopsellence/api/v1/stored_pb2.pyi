@@ -282,6 +282,39 @@ class Operator(_message.Message):
 Global___Operator: _TypeAlias = Operator  # noqa: Y015
 
 @_typing.final
+class OperatorAccess(_message.Message):
+    """access/operators/<name>. Written by root: rights of an operator at the controllers' gateways. Without this record an
+    operator has none there. The name is that of the certificate (operator:<name>), not that of an Operator record.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ENVIRONMENTS_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    nodes: _builtins.bool
+    """May register, change and remove nodes. All operators may read nodes."""
+    @_builtins.property
+    def environments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Environments whose records the operator may read and write: "*", "acme/*", "acme/shop/*" or "acme/shop/production"."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        environments: _abc.Iterable[_builtins.str] | None = ...,
+        nodes: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environments", b"environments", "name", b"name", "nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OperatorAccess: _TypeAlias = OperatorAccess  # noqa: Y015
+
+@_typing.final
 class Secret(_message.Message):
     """secrets/<organization>/<project>/<environment>/<service>/<name>. Written by an operator (secret set, node attach). The
     service is "_registry" for the password of a registry.

@@ -7,7 +7,7 @@ import pytest
 from devopsellence.api.v1.agent_pb2 import Check
 from devopsellence.nodeagent.api import diagnose
 from devopsellence.nodeagent.api.diagnose import Capacity
-from devopsellence.nodeagent.tls import CertificateProblem
+from devopsellence.server_certificate import CertificateProblem
 
 DAY = 86400.0
 

@@ -198,12 +198,11 @@ def _uid(ctx: click.Context, folder: ClusterFolder, name: str) -> str:
 
 def _grant_operator(ctx: click.Context, folder: ClusterFolder, name: str, issued: IssuedBundle) -> None:
     """Create the etcd user of the operator; after a failure, the same command completes the job later."""
-    from devopsellence.cli.cluster.access import root_settings
-    from devopsellence.store import acl
+    from devopsellence.cli.cluster.access import grant_operator, root_settings
 
     try:
         settings = root_settings(folder, context.connection_flags(ctx), os.environ)
-        context.run(ctx, lambda etcd: acl.grant_operator(etcd, name), settings=settings)
+        context.run(ctx, lambda etcd: grant_operator(etcd, name), settings=settings)
     except CliError as error:
         actions = [
             *error.next_actions,

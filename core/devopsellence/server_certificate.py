@@ -1,6 +1,6 @@
-"""The node's certificate for the API, the same as for etcd.
+"""Certificate of a gRPC server that requires client certificates: an agent's API, a controller's gateway.
 
-Its files are checked at every connection, so a renewed certificate needs no restart.
+The files are checked at every connection, so a renewed certificate needs no restart.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class CertificateProblem(Exception):
 
 @dataclass(frozen=True)
 class CertificateFiles:
-    """PEM files: the certificate authority of callers, and the certificate and key of this node."""
+    """PEM files: the certificate authority of callers, and the certificate and key of this server."""
 
     authority: Path
     certificate: Path

@@ -1,0 +1,99 @@
+"""Admission of calls: who calls, within which limits, and the answer to a call that is refused or fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+import grpc
+import grpc.aio
+import structlog
+
+from devopsellence.controller.gateway.audit import AuditLog
+from devopsellence.controller.gateway.caller import Caller
+from devopsellence.controller.gateway.identities import Identities
+from devopsellence.controller.gateway.limits import CallerLimits, LimitTable
+from devopsellence.controller.gateway.refusal import RefusalKind, Refused
+from devopsellence.controller.gateway.upstream import NOT_PROCESSED, UpstreamFailed
+
+_COMMON_NAME: Final = "x509_common_name"
+#: Longest time that a unary call may take, in seconds.
+_LONGEST_CALL: Final = 10.0
+# A status travels as metadata, which has a limit of 8 KiB, and each character may need nine bytes.
+_LONGEST_REASON: Final = 500
+_CODES: Final[Mapping[RefusalKind, grpc.StatusCode]] = {
+    RefusalKind.DENIED: grpc.StatusCode.PERMISSION_DENIED,
+    RefusalKind.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    RefusalKind.UNSUPPORTED: grpc.StatusCode.UNIMPLEMENTED,
+    RefusalKind.EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    RefusalKind.NOT_NOW: grpc.StatusCode.UNAVAILABLE,
+}
+#: Texts of etcd before the reason, by which clients tell refusals apart.
+_TEXTS: Final[Mapping[RefusalKind, str]] = {
+    RefusalKind.DENIED: "etcdserver: permission denied: ",
+    RefusalKind.NOT_NOW: f"{NOT_PROCESSED}: ",
+}
+_log = structlog.get_logger("gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class AdmittedCall:
+    """A call whose caller is known."""
+
+    caller: Caller
+    limits: CallerLimits
+    method: str
+    #: Seconds until the caller stops waiting.
+    seconds: float
+
+
+class Admission:
+    """Admission of all calls of one gateway."""
+
+    def __init__(self, identities: Identities, audit: AuditLog) -> None:
+        self.identities = identities
+        self.audit = audit
+        self._table = LimitTable()
+
+    @asynccontextmanager
+    async def admitted(
+        self, context: grpc.aio.ServicerContext[Any, Any], method: str, *, stream: bool = False
+    ) -> AsyncIterator[AdmittedCall]:
+        """Admit a call for the time of the block; the block's refusals and failures become the call's status."""
+        names = common_names(context)
+        shown = ",".join(names) or "nobody"
+        try:
+            caller = self.identities.caller(names)
+            limits = self._table.of(caller.identity, caller.role, asyncio.get_running_loop().time())
+            with limits.call(stream=stream):
+                left = context.time_remaining()
+                yield AdmittedCall(caller, limits, method, min(left or _LONGEST_CALL, _LONGEST_CALL))
+        except Refused as refused:
+            self.audit.refused(shown, method, refused, asyncio.get_running_loop().time())
+            await context.abort(_CODES[refused.kind], status_text(refused))
+        except UpstreamFailed as failed:
+            self.audit.failed(shown, method, failed.code.name, failed.details)
+            await context.abort(failed.code, failed.details)
+        except grpc.aio.AbortError:
+            raise
+        except Exception:  # noqa: BLE001 - logged with its traceback; the caller learns nothing of it
+            _log.exception("call failed", caller=shown, method=method)
+            await _abort_internal(context)
+
+
+async def _abort_internal(context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
+    await context.abort(grpc.StatusCode.INTERNAL, "internal error of the gateway; see the controller's log")
+
+
+def common_names(context: grpc.aio.ServicerContext[Any, Any]) -> list[str]:
+    """Return the common names of the caller's certificate."""
+    names = context.auth_context().get(_COMMON_NAME) or ()
+    return [name.decode(errors="backslashreplace") for name in names]
+
+
+def status_text(refused: Refused) -> str:
+    """Return the details of the status for a refusal."""
+    return f"{_TEXTS.get(refused.kind, 'gateway: ')}{refused.reason[:_LONGEST_REASON]}"

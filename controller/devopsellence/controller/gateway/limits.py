@@ -1,0 +1,211 @@
+"""Limits of each caller: calls in flight, writes, bytes, events and leases. Pure: times are passed in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from devopsellence.controller.gateway.caller import Role
+from devopsellence.controller.gateway.refusal import RefusalKind, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_KIB: Final = 1024
+_MIB: Final = 1024 * _KIB
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Amount that may be used at once, and that is regained each second."""
+
+    burst: float
+    per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class LimitProfile:
+    """Limits of callers of one role."""
+
+    calls: int
+    streams: int
+    writes: Rate
+    #: Keys and values written, in bytes.
+    written_bytes: Rate
+    events: Rate
+    event_bytes: Rate
+    grants: Rate
+    live_leases: int
+    #: Least and longest TTL of a lease in seconds.
+    ttl: tuple[int, int]
+
+
+_DAY: Final = 24 * 3600
+_UNLIMITED: Final = Rate(float("inf"), 0.0)
+#: A node writes its statuses ten times a second at most, a few KiB each, and a hundred events in a rollout. An agent
+#: takes a lease for its heartbeat at each start, and one for events each hour.
+PROFILES: Final[Mapping[Role, LimitProfile]] = {
+    Role.NODE: LimitProfile(
+        calls=64,
+        streams=64,
+        writes=Rate(400, 20),
+        written_bytes=Rate(16 * _MIB, 64 * _KIB),
+        events=Rate(1_000, 0.1),
+        event_bytes=Rate(4 * _MIB, _KIB),
+        grants=Rate(30, 0.1),
+        live_leases=64,
+        ttl=(2, _DAY),
+    ),
+    Role.OPERATOR: LimitProfile(
+        calls=256,
+        streams=256,
+        writes=Rate(5_000, 200),
+        written_bytes=Rate(128 * _MIB, 4 * _MIB),
+        events=Rate(5_000, 50),
+        event_bytes=Rate(32 * _MIB, 256 * _KIB),
+        grants=Rate(1_000, 10),
+        live_leases=10_000,
+        ttl=(2, _DAY),
+    ),
+    Role.CONTROLLER: LimitProfile(
+        calls=1_024,
+        streams=1_024,
+        writes=_UNLIMITED,
+        written_bytes=_UNLIMITED,
+        events=_UNLIMITED,
+        event_bytes=_UNLIMITED,
+        grants=_UNLIMITED,
+        live_leases=1_000_000,
+        ttl=(1, 100 * _DAY),
+    ),
+}
+
+
+class TokenBucket:
+    """Bucket of tokens that fills at a rate."""
+
+    def __init__(self, rate: Rate, now: float) -> None:
+        self._rate = rate
+        self._left = rate.burst
+        self._at = now
+
+    def has(self, amount: float, now: float) -> bool:
+        self._left = min(self._rate.burst, self._left + (now - self._at) * self._rate.per_second)
+        self._at = now
+        return amount <= self._left
+
+    def take(self, amount: float) -> None:
+        self._left -= amount
+
+
+@dataclass(frozen=True, slots=True)
+class WriteCost:
+    """Cost of a request: operations that write, bytes written, and the events among them."""
+
+    writes: int = 0
+    written_bytes: int = 0
+    events: int = 0
+    event_bytes: int = 0
+
+
+@dataclass
+class CallerLimits:
+    """State of one caller's limits at this gateway."""
+
+    profile: LimitProfile
+    now: float
+    calls: int = 0
+    streams: int = 0
+    #: Environments, as text, that a node was found to have business with.
+    environments: set[str] = field(default_factory=set)
+    _leases: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        profile = self.profile
+        self._writes = TokenBucket(profile.writes, self.now)
+        self._written_bytes = TokenBucket(profile.written_bytes, self.now)
+        self._events = TokenBucket(profile.events, self.now)
+        self._event_bytes = TokenBucket(profile.event_bytes, self.now)
+        self._grants = TokenBucket(profile.grants, self.now)
+
+    def spend(self, cost: WriteCost, now: float) -> None:
+        """Take the cost of a request: all of it or nothing.
+
+        Raises:
+            Refused: a limit is used up.
+        """
+        wanted = (
+            (self._writes, cost.writes, "writes"),
+            (self._written_bytes, cost.written_bytes, "bytes written"),
+            (self._events, cost.events, "events"),
+            (self._event_bytes, cost.event_bytes, "bytes of events"),
+        )
+        for bucket, amount, what in wanted:
+            if not bucket.has(amount, now):
+                raise _exhausted(f"the limit of {what} is used up")
+        for bucket, amount, _ in wanted:
+            bucket.take(amount)
+
+    def check_grant(self, ttl: int, now: float) -> None:
+        """Take a grant of a lease.
+
+        Raises:
+            Refused: the TTL is out of range, or too many leases were granted.
+        """
+        least, longest = self.profile.ttl
+        if not least <= ttl <= longest:
+            raise Refused(RefusalKind.INVALID, f"a lease of {ttl} s: the TTL must be {least} s to {longest} s")
+        self._leases = {lease: end for lease, end in self._leases.items() if end > now}
+        if len(self._leases) >= self.profile.live_leases or not self._grants.has(1, now):
+            raise _exhausted("the limit of leases is used up")
+        self._grants.take(1)
+
+    def lease_held(self, lease: int, ttl: int, now: float) -> None:
+        """Note a lease that was granted or kept alive for ``ttl`` seconds."""
+        self._leases[lease] = now + ttl
+
+    def lease_ended(self, lease: int) -> None:
+        self._leases.pop(lease, None)
+
+    @contextmanager
+    def call(self, *, stream: bool) -> Iterator[None]:
+        """Count a call or a stream while it lasts.
+
+        Raises:
+            Refused: too many are in flight.
+        """
+        if stream:
+            if self.streams >= self.profile.streams:
+                raise _exhausted("etcdserver: too many requests: streams of one caller")
+            self.streams += 1
+        else:
+            if self.calls >= self.profile.calls:
+                raise _exhausted("etcdserver: too many requests: calls of one caller")
+            self.calls += 1
+        try:
+            yield
+        finally:
+            if stream:
+                self.streams -= 1
+            else:
+                self.calls -= 1
+
+
+class LimitTable:
+    """Limits of all callers by identity."""
+
+    def __init__(self) -> None:
+        self._by_identity: dict[str, CallerLimits] = {}
+
+    def of(self, identity: str, role: Role, now: float) -> CallerLimits:
+        limits = self._by_identity.get(identity)
+        if limits is None:
+            profile = PROFILES[Role.OPERATOR if role is Role.ROOT else role]
+            limits = self._by_identity[identity] = CallerLimits(profile, now)
+        return limits
+
+
+def _exhausted(reason: str) -> Refused:
+    return Refused(RefusalKind.EXHAUSTED, reason)

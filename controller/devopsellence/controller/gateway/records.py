@@ -1,0 +1,178 @@
+"""Checks of values before they are written: each parses as its key's message, and names nobody but its writer. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from google.protobuf.message import Message
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.controller.gateway.caller import Caller, Role
+from devopsellence.controller.gateway.refusal import RefusalKind, Refused, denied, invalid
+from devopsellence.store.codec import parse
+from devopsellence.store.errors import MalformedRecord
+from devopsellence.store.keys import EnvironmentRef, Keys
+from devopsellence.store.size import MAX_RECORD_BYTES, REPORT_BYTES, RecordTooLarge, bounded
+
+#: Source of the events that operators write.
+OPERATOR_SOURCE: Final = "cli"
+_Fields = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordKind:
+    """Kind of record: the message, and the fields that repeat parts of the key."""
+
+    message: type[Message]
+    fields: Callable[[Keys, str], _Fields]
+
+
+def _of_environment(ref: EnvironmentRef, **more: object) -> _Fields:
+    return {
+        "organization": ref.organization,
+        "project": ref.project,
+        "environment": ref.environment,
+        **more,
+    }
+
+
+def _release(keys: Keys, key: str) -> _Fields:
+    ref, number = keys.parse_release(key)
+    return _of_environment(ref, number=number)
+
+
+def _secret(keys: Keys, key: str) -> _Fields:
+    ref, service, name = keys.parse_secret(key)
+    return _of_environment(ref, service=service, name=name)
+
+
+def _certificate(keys: Keys, key: str) -> _Fields:
+    ref, host = keys.parse_certificate(key)
+    return _of_environment(ref, host=host)
+
+
+def _status(keys: Keys, key: str) -> _Fields:
+    node, ref = keys.parse_assignment(key)
+    return _of_environment(ref, node=node)
+
+
+def _event(keys: Keys, key: str) -> _Fields:
+    keys.parse_event(key)
+    return {}
+
+
+#: Kinds of records that nodes and operators write, by the first part of the key below the prefix.
+KINDS: Final[Mapping[str, RecordKind]] = {
+    "nodes": RecordKind(pb.Node, lambda keys, key: {"name": keys.parse_node(key)}),
+    "heartbeats": RecordKind(pb.Heartbeat, lambda keys, key: {"node": keys.parse_node(key)}),
+    "operators": RecordKind(pb.Operator, lambda keys, key: {"name": keys.parse_operator(key)}),
+    "access": RecordKind(pb.OperatorAccess, lambda keys, key: {"name": keys.parse_operator_access(key)}),
+    "environments": RecordKind(pb.Environment, lambda keys, key: _of_environment(keys.parse_environment(key))),
+    "releases": RecordKind(pb.Release, _release),
+    "secrets": RecordKind(pb.Secret, _secret),
+    "certificates": RecordKind(pb.Certificate, _certificate),
+    "status": RecordKind(pb.AssignmentStatus, _status),
+    "events": RecordKind(pb.Event, _event),
+}
+
+
+def kind_name(keys: Keys, key: str) -> str:
+    """Return the first part of ``key`` below the prefix, which names the kind of record."""
+    return key.removeprefix(keys.prefix).partition("/")[0]
+
+
+def is_compared_with_stored(keys: Keys, key: str) -> bool:
+    """Return True if :func:`check_record` needs the record that ``key`` has now."""
+    return kind_name(keys, key) in ("nodes", "secrets", "certificates", "events")
+
+
+def check_record(caller: Caller, keys: Keys, key: str, value: bytes, stored: bytes | None) -> None:
+    """Check a value before the caller writes it at ``key``; ``stored`` is the value there now, if needed.
+
+    Raises:
+        Refused: the value is no record of the key's kind, is too large, or names somebody else.
+    """
+    kind = KINDS.get(kind_name(keys, key))
+    if kind is None:
+        raise denied(f"{key}: records of this kind are not written through the gateway")
+    message = _parsed(kind, keys, key, value)
+    if caller.role is Role.NODE:
+        _check_report(caller, key, message, stored)
+    elif isinstance(message, pb.Event):
+        if stored is not None:
+            raise denied(f"{key}: the event exists already")
+        if message.source != OPERATOR_SOURCE:
+            raise denied(f"{key}: an operator's event has the source {OPERATOR_SOURCE!r}, not {message.source!r}")
+    elif caller.role is Role.OPERATOR:
+        _check_authors(caller.name, key, message, _stored(kind, key, stored))
+
+
+def _parsed(kind: RecordKind, keys: Keys, key: str, value: bytes) -> Message:
+    name = kind.message.DESCRIPTOR.name
+    limit = REPORT_BYTES.get(name, MAX_RECORD_BYTES)
+    if len(value) > limit:
+        raise invalid(f"{key}: {len(value)} bytes, and a {name} has {limit} at most")
+    try:
+        expected = kind.fields(keys, key)
+        message = parse(kind.message, key, value)
+        if bounded(message) is not message:
+            raise invalid(f"{key}: a text of the {name} is too long")
+    except (MalformedRecord, RecordTooLarge) as error:
+        raise invalid(str(error)) from error
+    except ValueError as error:
+        raise invalid(f"{key}: {error}") from error
+    for field, wanted in expected.items():
+        if (found := getattr(message, field)) != wanted:
+            raise Refused(RefusalKind.DENIED, f"{key}: {field} is {found!r}, which is not the key's {wanted!r}")
+    return message
+
+
+def _check_report(caller: Caller, key: str, message: Message, stored: bytes | None) -> None:
+    """Check that a record of a node is about that node and its machine."""
+    match message:
+        case pb.Heartbeat() if message.uid != caller.uid:
+            raise denied(f"{key}: uid is {message.uid!r}, and the certificate's is {caller.uid!r}")
+        case pb.AssignmentStatus() if message.node_uid != caller.uid:
+            raise denied(f"{key}: node_uid is {message.node_uid!r}, and the certificate's is {caller.uid!r}")
+        case pb.Event():
+            if stored is not None:
+                raise denied(f"{key}: the event exists already")
+            if (message.node, message.source) != (caller.name, f"agent/{caller.name}"):
+                raise denied(f"{key}: the event is by {message.source!r} about node {message.node!r}")
+        case _:
+            pass
+
+
+def _stored(kind: RecordKind, key: str, stored: bytes | None) -> Message | None:
+    """Return the record to be replaced; an unreadable one names nobody."""
+    try:
+        return parse(kind.message, key, stored) if stored is not None else None
+    except MalformedRecord:
+        return None
+
+
+def _check_authors(operator: str, key: str, message: Message, before: Message | None) -> None:
+    """Check that every author that the stored record does not name yet is the operator: ``ann`` or ``ann@laptop``."""
+    known = set(_authors(before)) if before is not None else set()
+    for entry in _authors(message):
+        author = entry[-1]
+        if entry not in known and author.partition("@")[0] != operator:
+            raise denied(f"{key}: written by {author!r}, and the certificate's operator is {operator!r}")
+
+
+def _authors(record: Message) -> Iterator[tuple[Any, ...]]:
+    """Yield the authors that a record names, each with the part of the record that the author wrote."""
+    match record:
+        case pb.Release():
+            yield (record.created_by,)
+        case pb.Secret():
+            for version in record.versions:
+                yield version.version, version.set_by
+        case pb.Node() if record.HasField("drain"):
+            yield (record.drain.requested_by,)
+        case pb.Certificate() if record.obtained_by:
+            yield record.serial, record.obtained_by
+        case _:
+            pass

@@ -1,0 +1,156 @@
+"""The gateway's gRPC server: address, certificate, services and shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import grpc
+import grpc.aio
+import structlog
+
+from devopsellence.controller.gateway import policy
+from devopsellence.controller.gateway.admission import Admission
+from devopsellence.controller.gateway.audit import AuditLog
+from devopsellence.controller.gateway.identities import Identities
+from devopsellence.controller.gateway.kv import KeyValueService
+from devopsellence.controller.gateway.lease_service import LeaseService
+from devopsellence.controller.gateway.upstream import Upstream
+from devopsellence.controller.gateway.watch import WatchService
+from devopsellence.controller.gateway.watch_hub import WatchHub
+from devopsellence.etcd.v3 import etcd_pb2 as rpc
+from devopsellence.etcd.v3.etcd_pb2_grpc import (
+    MaintenanceServicer,
+    WatchServicer,
+    add_KVServicer_to_server,
+    add_LeaseServicer_to_server,
+    add_MaintenanceServicer_to_server,
+    add_WatchServicer_to_server,
+)
+from devopsellence.server_certificate import (
+    CertificateFiles,
+    CertificateProblem,
+    ReloadingCertificate,
+    certificate_expiry,
+)
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.settings import ETCD_SERVER_NAME, Settings
+
+_STOP_SECONDS: Final = 1.0
+_OPTIONS: Final = (
+    # etcd's limit of a request is 1.5 MiB.
+    ("grpc.max_receive_message_length", 2 << 20),
+    ("grpc.max_send_message_length", -1),
+    # What one connection may have in flight; further calls wait at the caller. Without the second, calls beyond are
+    # reset instead: a server counts a call until its memory is free (observed with grpcio 1.85, 5,000 calls at once).
+    ("grpc.max_concurrent_streams", 512),
+    ("grpc.http.overload_protection", 0),
+    # Finds callers that vanished, so that their watches end.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # The store's client pings every 10 s.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 4_000),
+    # Otherwise another program could listen on the same address.
+    ("grpc.so_reuseport", 0),
+)
+_log = structlog.get_logger("gateway")
+
+
+class GatewayProblem(Exception):
+    """The gateway cannot be served; the message has the reason and the fix."""
+
+
+@dataclass(frozen=True)
+class GatewayOptions:
+    """``listen``: ``host:port``. ``files``: server certificate of the gateway, and the authority of its callers."""
+
+    listen: str
+    files: CertificateFiles
+
+
+class Gateway:
+    """The gateway. The port is opened at once, so that ``address`` is known; calls are answered by :meth:`run`.
+
+    Raises:
+        GatewayProblem: the address is in use, or the certificate cannot be used.
+    """
+
+    def __init__(self, options: GatewayOptions, settings: Settings, etcd: Etcd) -> None:
+        self._upstream = Upstream(settings)
+        self._keys = etcd.keys
+        self._hub = WatchHub(self._upstream, etcd.keys.prefix.encode())
+        self.identities = Identities(etcd, self._access_changed)
+        self._admission = Admission(self.identities, AuditLog())
+        self._watch = WatchService(self._admission, self._upstream, self._hub)
+        self._server = grpc.aio.server(options=_OPTIONS)
+        self._files = options.files
+        try:
+            credentials = ReloadingCertificate(options.files).credentials()
+            port = self._server.add_secure_port(options.listen, credentials)
+        except CertificateProblem as problem:
+            raise GatewayProblem(f"the gateway's certificate cannot be used: {problem}") from problem
+        except RuntimeError as error:
+            raise GatewayProblem(f"the gateway cannot listen on {options.listen}: is the port in use?") from error
+        #: Address that was opened.
+        self.address = f"{options.listen.rpartition(':')[0]}:{port}"
+
+    async def run(self) -> None:
+        """Answer calls until cancelled."""
+        async with self._upstream, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.identities.run())
+            tasks.create_task(self._hub.run())
+            # Calls before that are refused as not processed.
+            self._register()
+            await self._server.start()
+            _log.info("gateway started", address=self.address)
+            try:
+                await self._warn_of_certificate()
+                await self._server.wait_for_termination()
+            finally:
+                await self._server.stop(_STOP_SECONDS)
+
+    @property
+    def watchers(self) -> int:
+        """Return the number of watches that the hub serves."""
+        return self._hub.watchers
+
+    async def ready(self) -> None:
+        """Return once the callers are known and the hub watches etcd."""
+        await self.identities.synced()
+        await self._hub.connected()
+
+    def _register(self) -> None:
+        add_KVServicer_to_server(KeyValueService(self._admission, self._upstream, self._keys), self._server)
+        add_LeaseServicer_to_server(LeaseService(self._admission, self._upstream), self._server)
+        add_WatchServicer_to_server(cast("WatchServicer", self._watch), self._server)
+        add_MaintenanceServicer_to_server(StatusService(self._admission, self._upstream), self._server)
+
+    def _access_changed(self) -> None:
+        self._watch.access_changed()
+
+    async def _warn_of_certificate(self) -> None:
+        try:
+            await asyncio.to_thread(certificate_expiry, self._files, ETCD_SERVER_NAME)
+        except CertificateProblem as problem:
+            _log.warning("callers will reject the certificate of this gateway", problem=str(problem))
+
+
+class StatusService(MaintenanceServicer):
+    """The one method of etcd's Maintenance service that clients need: the status of a member."""
+
+    def __init__(self, admission: Admission, upstream: Upstream) -> None:
+        self._admission = admission
+        self._upstream = upstream
+
+    async def Status(  # noqa: N802
+        self, request: rpc.StatusRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> rpc.StatusResponse:
+        async with self._admission.admitted(context, "Status") as call:
+            policy.check_understood(request)
+            answer = await self._upstream.status(request, call.seconds)
+            self._admission.audit.read(call.caller.identity, call.method)
+        return answer

@@ -1,0 +1,103 @@
+"""The gateway without etcd: callers learn whether a request may have happened, and everything comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.store.codec import encode
+from devopsellence.store.errors import Ambiguous, PermissionDenied, StoreError, Unavailable
+from devopsellence.store.etcd import Etcd
+from tests.support.authority import Authority
+from tests.support.etcd import EtcdServer
+from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.need import need_etcd
+from tests.support.until import eventually
+
+pytestmark = pytest.mark.etcd
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> EtcdServer:
+    need_etcd()
+    return EtcdServer(tmp_path / "etcd")
+
+
+@pytest.fixture
+async def own_gateway(server: EtcdServer, tmp_path: Path) -> AsyncIterator[RunningGateway]:
+    """A gateway in front of an etcd of the test's own."""
+    with server:
+        async with running_gateway(server.settings(), Authority(tmp_path / "ca")) as gateway:
+            yield gateway
+            # A paused etcd would hold up the end of the connections.
+            if server.running:
+                server.resume()
+
+
+async def test_unanswered_write_is_ambiguous_and_a_read_is_not(server: EtcdServer, own_gateway: RunningGateway) -> None:
+    key, value = own_gateway.direct.keys.node("n1"), encode(pb.Node(name="n1"))
+    async with Etcd(own_gateway.root(), timeout=1) as etcd, asyncio.timeout(30):
+        await etcd.put(key, value)
+        server.pause()
+        with pytest.raises(Ambiguous):
+            await etcd.put(key, value)
+        with pytest.raises(Unavailable):
+            await etcd.get(key)
+        server.resume()
+
+        async def read() -> bool:
+            try:
+                return await etcd.get(key) is not None
+            except StoreError:
+                return False
+
+        await eventually("the gateway answers again", read)
+
+
+async def test_callers_are_not_refused_while_etcd_is_away(server: EtcdServer, own_gateway: RunningGateway) -> None:
+    await own_gateway.register("n1")
+    key = own_gateway.direct.keys.node("n1")
+    async with Etcd(own_gateway.node("n1"), timeout=1) as etcd, asyncio.timeout(60):
+        assert await etcd.get(key)
+        await asyncio.to_thread(server.kill)
+        with pytest.raises(Unavailable):
+            await etcd.get(key)
+        status = own_gateway.direct.keys.heartbeat("n1")
+        with pytest.raises(Unavailable):
+            await etcd.put(status, encode(pb.Heartbeat(node="n1", uid="uid-n1")))
+        await asyncio.to_thread(server.start)
+
+        async def read() -> bool:
+            try:
+                return await etcd.get(key) is not None
+            except Unavailable:
+                return False
+
+        await eventually("the gateway answers again", read)
+
+
+async def test_uid_of_two_nodes_gives_no_access(own_gateway: RunningGateway) -> None:
+    await own_gateway.register("n1")
+    keys = own_gateway.direct.keys
+    async with Etcd(own_gateway.node("n1")) as etcd, asyncio.timeout(30):
+        assert await etcd.get(keys.node("n1"))
+
+        async def is_denied() -> bool:
+            try:
+                await etcd.get(keys.node("n1"))
+            except PermissionDenied:
+                return True
+            return False
+
+        await own_gateway.direct.put(keys.node("n2"), encode(pb.Node(name="n2", uid="uid-n1")))
+        await eventually("nobody has the uid", is_denied)
+        await own_gateway.direct.delete(keys.node("n2"))
+        await own_gateway.register("n1")
+        assert await etcd.get(keys.node("n1"))
+        # A record that cannot be read names no uid.
+        await own_gateway.direct.put(keys.node("n1"), b"garbage")
+        await eventually("nobody has the uid", is_denied)

@@ -1,0 +1,35 @@
+"""Callers and keys for the tests of the gateway's policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.controller.gateway.caller import Caller, identify
+from devopsellence.store.codec import encode
+from devopsellence.store.keys import EnvironmentRef, Keys
+
+KEYS = Keys("/v1/")
+REF = EnvironmentRef("acme", "shop", "production")
+ENV: dict[str, Any] = {"organization": "acme", "project": "shop", "environment": "production"}
+
+
+def caller(common_name: str) -> Caller:
+    """Return a caller: node n1 has the uid u1, operator ann may access the environment REF."""
+    access = {"ann": pb.OperatorAccess(name="ann", environments=[str(REF)])}
+    return identify([common_name], KEYS, lambda uid: {"u1": "n1", "u2": "n2"}.get(uid, ""), access.get)
+
+
+NODE, ANN, ROOT, CONTROLLER = (caller(name) for name in ("node:u1", "operator:ann", "root", "controller"))
+
+
+def status(**fields: Any) -> bytes:
+    return encode(pb.AssignmentStatus(**{"node": "n1", "node_uid": "u1", **ENV, **fields}))
+
+
+def event(**fields: Any) -> bytes:
+    return encode(pb.Event(**{"node": "n1", "source": "agent/n1", **fields}))
+
+
+def release(**fields: Any) -> bytes:
+    return encode(pb.Release(**{"number": 1, "created_by": "ann@laptop", **ENV, **fields}))

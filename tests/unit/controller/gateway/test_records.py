@@ -1,0 +1,119 @@
+"""Values against their keys and writers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.controller.gateway.caller import Caller
+from devopsellence.controller.gateway.records import check_record
+from devopsellence.controller.gateway.refusal import Refused
+from devopsellence.store.codec import encode
+from tests.unit.controller.gateway.gateway_builders import ANN, ENV, KEYS, NODE, REF, ROOT, event, release, status
+
+HOST = "app.example.com"
+STATUS, EVENT, RELEASE = KEYS.status("n1", REF), KEYS.event(REF, "e1"), KEYS.release(REF, 1)
+SECRET, CERTIFICATE = KEYS.secret(REF, "web", "KEY"), KEYS.certificate(REF, HOST)
+HEARTBEAT = KEYS.heartbeat("n1")
+
+
+def secret(*authors: str) -> bytes:
+    versions = [pb.SecretVersion(version=number, set_by=author) for number, author in enumerate(authors, 1)]
+    return encode(pb.Secret(service="web", name="KEY", versions=versions, **ENV))
+
+
+def certificate(serial: str, author: str) -> bytes:
+    return encode(pb.Certificate(host=HOST, serial=serial, obtained_by=author, **ENV))
+
+
+def node(**fields: Any) -> bytes:
+    return encode(pb.Node(**{"name": "n1", "uid": "u1", **fields}))
+
+
+def check(who: Caller, key: str, value: bytes, stored: bytes | None = None) -> str:
+    """Return why a write is refused; empty if allowed."""
+    try:
+        check_record(who, KEYS, key, value, stored)
+    except Refused as refused:
+        return refused.reason
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("who", "key", "value", "stored"),
+    [
+        (NODE, STATUS, status(), None),
+        (NODE, HEARTBEAT, encode(pb.Heartbeat(node="n1", uid="u1")), None),
+        (NODE, EVENT, event(), None),
+        (ANN, EVENT, event(source="cli", node="n2"), None),
+        (ANN, RELEASE, release(), None),
+        (ANN, RELEASE, release(created_by="ann"), None),
+        (ROOT, RELEASE, release(created_by="whoever@host"), None),
+        (ANN, SECRET, secret("ann@laptop"), None),
+        (ANN, SECRET, secret("ben@desk", "ann@laptop"), secret("ben@desk")),
+        (ANN, SECRET, secret("ann@laptop"), b"unreadable"),
+        (ANN, CERTIFICATE, certificate("1", "ben@desk"), certificate("1", "ben@desk")),
+        (ANN, CERTIFICATE, certificate("2", "ann@laptop"), certificate("1", "ben@desk")),
+        (ROOT, KEYS.node("n1"), node(drain=pb.Drain(requested_by="x")), None),
+        # A field that only a later version knows.
+        (NODE, STATUS, status()[:-1] + b', "later": 1}', None),
+    ],
+)
+def test_honest_record_is_written(who: Caller, key: str, value: bytes, stored: bytes | None) -> None:
+    assert check(who, key, value, stored) == ""
+
+
+@pytest.mark.parametrize(
+    ("who", "key", "value", "stored", "reason"),
+    [
+        (NODE, STATUS, b"", None, "not a JSON object"),
+        (NODE, STATUS, b"[]", None, "not a JSON object"),
+        (NODE, STATUS, b"{", None, "readable AssignmentStatus"),
+        (NODE, STATUS, status(reason="x" * 1_000_000), None, "too long"),
+        (NODE, STATUS, status(node="n2"), None, "node is 'n2'"),
+        (NODE, STATUS, status(node_uid="u2"), None, "node_uid is 'u2'"),
+        (NODE, STATUS, status(node_uid=""), None, "node_uid is ''"),
+        (NODE, STATUS, status(project="other"), None, "project is 'other'"),
+        (NODE, STATUS, b'{"node": "n1", "node": "n2"}', None, "readable"),
+        (NODE, f"{STATUS}/more", status(), None, "not organization/project/environment"),
+        (NODE, KEYS.all_statuses_prefix + "n1", status(), None, ""),
+        (NODE, HEARTBEAT, encode(pb.Heartbeat(node="n1", uid="u2")), None, "uid is 'u2'"),
+        (NODE, HEARTBEAT, encode(pb.Heartbeat(node="n1", uid="u1", router_address="x" * 70_000)), None, "65536"),
+        (NODE, EVENT, event(node="n2"), None, "about node 'n2'"),
+        (NODE, EVENT, event(source="cli"), None, "by 'cli'"),
+        (NODE, EVENT, event(source="controller"), None, "by 'controller'"),
+        (NODE, EVENT, event(), event(), "exists already"),
+        (ANN, EVENT, event(source="agent/n1"), None, "source 'cli'"),
+        (ANN, EVENT, event(source="cli"), event(source="cli"), "exists already"),
+        (ANN, RELEASE, release(number=2), None, "number is 2"),
+        (ANN, RELEASE, release(created_by=""), None, "written by ''"),
+        (ANN, RELEASE, release(created_by="ben@laptop"), None, "written by 'ben@laptop'"),
+        (ANN, RELEASE, release(created_by="anne@laptop"), None, "written by 'anne@laptop'"),
+        (ANN, SECRET, secret("ben@desk"), None, "written by 'ben@desk'"),
+        (ANN, SECRET, secret("ben@desk", "ben@desk"), secret("ben@desk"), "written by 'ben@desk'"),
+        (ANN, CERTIFICATE, certificate("2", "ben@desk"), certificate("1", "ben@desk"), "written by 'ben@desk'"),
+        (ANN, KEYS.node("n1"), node(drain=pb.Drain(requested_by="ben")), node(), "written by 'ben'"),
+        (ROOT, KEYS.rollout(REF), encode(pb.Rollout(**ENV)), None, "not written through the gateway"),
+        (ROOT, KEYS.assignment("n1", REF), encode(pb.Assignment(**ENV)), None, "not written through the gateway"),
+        (ROOT, "/v1/junk/x", b"{}", None, "not written through the gateway"),
+    ],
+)
+def test_forged_or_malformed_record_is_refused(
+    who: Caller, key: str, value: bytes, stored: bytes | None, reason: str
+) -> None:
+    found = check(who, key, value, stored)
+    assert found
+    assert reason in found
+
+
+def test_kinds_refuse_garbage_alike() -> None:
+    for key in (KEYS.node("n1"), KEYS.operator("a"), KEYS.operator_access("a"), KEYS.environment(REF), SECRET):
+        assert check(ROOT, key, b"garbage")
+
+
+def test_unset_names_count_as_others() -> None:
+    empty: Message = pb.Environment()
+    assert check(ROOT, KEYS.environment(REF), encode(empty))
