@@ -96,9 +96,11 @@ class _NodeParts:
             filled = _fill(content, certificate, assignment.ingress)
             if self._keep_served(content, certificate, assignment.ingress) or filled:
                 wanted[host] = content
-        if near := self.routers.near(self.view.name):
+        near, forwarders = self.routers.near(self.view.name), self.routers.forwarders(self.view.name)
+        if near or forwarders:
             wanted[PEERS] = self._empty(assignment, PEERS)
             wanted[PEERS].peers.extend(near)
+            wanted[PEERS].forwarders.extend(forwarders)
         return wanted
 
     def _keep_served(self, content: pb.NodeIngress, certificate: pb.Certificate, ingress: workload_pb2.Ingress) -> bool:

@@ -43,6 +43,12 @@ _TLS_INSPECTOR: Final = extension(
 #: Addresses of internal clients, which Envoy would trust: an address that no client has. An empty list would mean all
 #: private addresses.
 _NO_INTERNAL_CLIENTS: Final[Message] = {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]}
+#: Envoy takes some of its own headers from clients, and passes others on to services.
+_WITHOUT_ENVOY_HEADERS: Final = extension(
+    "envoy.http.early_header_mutation.header_mutation",
+    "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+    {"mutations": [{"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}}]},
+)
 _UNAVAILABLE: Final = "503: nothing answers for this address at the moment\n"
 
 
@@ -131,7 +137,7 @@ def _peer_socket(folder: str) -> Message:
 def _requests(name: str, folder: str) -> Message:
     """Return the HTTP connection manager of a listener.
 
-    Forwarding headers of outside clients are replaced; headers from a peer are trusted.
+    Forwarding headers of outside clients are replaced; whether a peer's are is up to the routes.
     """
     outside = name != PEERS
     kind = "envoy.extensions.filters.http.router.v3.Router"
@@ -141,9 +147,13 @@ def _requests(name: str, folder: str) -> Message:
         "rds": {"route_config_name": name, "config_source": source(folder, routes_path(name))},
         "http_filters": [extension("envoy.filters.http.router", kind, {"suppress_envoy_headers": True})],
         "upgrade_configs": [{"upgrade_type": "websocket"}],
+        "early_header_mutation_extensions": [_WITHOUT_ENVOY_HEADERS],
         "use_remote_address": outside,
         "internal_address_config": _NO_INTERNAL_CLIENTS,
         "preserve_external_request_id": not outside,
+        # For the routes of peers, which remove the header again; clients' values never pass.
+        "forward_client_cert_details": "SANITIZE" if outside else "SANITIZE_SET",
+        "set_current_client_cert_details": {"dns": not outside},
         "always_set_request_id_in_response": True,
         "server_header_transformation": "PASS_THROUGH",
         "normalize_path": True,
@@ -200,5 +210,8 @@ def _access_log(name: str) -> Message:
         "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
         "user_agent": "%REQ(USER-AGENT)%",
     }
+    if name == PEERS:
+        # The client's address is what this node says.
+        fields["peer"] = "%DOWNSTREAM_PEER_DNS_SAN%"
     kind = "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog"
     return extension("envoy.access_loggers.stdout", kind, {"log_format": {"json_format": fields}})

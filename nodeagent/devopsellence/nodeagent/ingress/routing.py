@@ -53,12 +53,14 @@ class HostInputs:
 class IngressInputs:
     """The controller's inputs about an environment's ingress, besides the assignment.
 
-    ``peers``: with IP addresses once in a routing configuration. ``signing_requests``: CSRs in response to key
+    ``peers``: with IP addresses once in a routing configuration. ``forwarders``: as in RoutingConfig.
+    ``signing_requests``: CSRs in response to key
     requests, sorted by id. ``problems``: sentences about unusable inputs. ``warnings``: sentences about usable inputs.
     """
 
     hosts: Mapping[str, HostInputs] = field(default_factory=dict)
     peers: tuple[RouterPeer, ...] = ()
+    forwarders: tuple[str, ...] | None = ()
     signing_requests: tuple[stored_pb2.SigningRequest, ...] = ()
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -112,6 +114,7 @@ def plan_routing(
         certificates=certificates,
         challenges={host: part.challenges for host, part in host_inputs.items() if part.challenges},
         peers=inputs.peers,
+        forwarders=inputs.forwarders,
         drain_seconds=_drain_seconds(ingress),
     )
     expired = (
@@ -142,6 +145,7 @@ def with_former_inputs(config: RoutingConfig, former: RoutingConfig | None) -> R
         config,
         certificates={**certificates, **config.certificates} if config.tls else config.certificates,
         peers=config.peers or former.peers,
+        forwarders=former.forwarders if config.forwarders == () else config.forwarders,
     )
 
 

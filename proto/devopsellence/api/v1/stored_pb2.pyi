@@ -1427,6 +1427,7 @@ class NodeIngress(_message.Message):
     CHALLENGES_FIELD_NUMBER: _builtins.int
     KEY_REQUEST_FIELD_NUMBER: _builtins.int
     PEERS_FIELD_NUMBER: _builtins.int
+    FORWARDERS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     node_uid: _builtins.str
     """Node.uid of the recipient."""
@@ -1450,6 +1451,12 @@ class NodeIngress(_message.Message):
     def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouterPeer]:
         """Of the part "+peers": nodes with the same ingress, for requests without a local endpoint. Sorted by node."""
 
+    @_builtins.property
+    def forwarders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of the part "+peers": uids of the nodes that have this node among their peers. Only their routers are believed what
+        they say about clients. Sorted. Older controllers leave it empty: then all nodes are believed.
+        """
+
     def __init__(
         self,
         *,
@@ -1463,10 +1470,11 @@ class NodeIngress(_message.Message):
         challenges: _abc.Iterable[Global___Challenge] | None = ...,
         key_request: Global___KeyRequest | None = ...,
         peers: _abc.Iterable[Global___RouterPeer] | None = ...,
+        forwarders: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "key_request", b"key_request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "challenges", b"challenges", "environment", b"environment", "key_request", b"key_request", "node", b"node", "node_uid", b"node_uid", "organization", b"organization", "part", b"part", "peers", b"peers", "project", b"project"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "challenges", b"challenges", "environment", b"environment", "forwarders", b"forwarders", "key_request", b"key_request", "node", b"node", "node_uid", b"node_uid", "organization", b"organization", "part", b"part", "peers", b"peers", "project", b"project"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -408,6 +408,32 @@ def test_many_peers_are_limited_evenly() -> None:
     assert {named.count(name) for name in chosen} == {MAX_PEERS}
 
 
+def test_forwarders_of_a_node_are_those_that_have_it_as_a_peer() -> None:
+    found = routers(100)
+    for number in range(100):
+        node = f"n{number}"
+        chosen_by = [f"n{other}" for other in range(100) if node in [peer.node for peer in found.near(f"n{other}")]]
+        assert found.forwarders(node) == sorted(chosen_by)
+
+
+def test_node_without_a_known_router_forwards_all_the_same() -> None:
+    store = serving_store("n1")
+    store.add_node("n2", "web")
+    store.set_environment("n1", "n2", latest=1)
+    settle(store)
+    assert peers(store, "n2") == {"n1": "n1.internal:7444"}
+    assert list(parts(store, "n1")["+peers"].forwarders) == ["uid-n2"]
+    assert not parts(store, "n1")["+peers"].peers
+
+
+def test_forwarder_is_named_by_its_machine() -> None:
+    store = serving_store("n1", "n2")
+    assert list(parts(store, "n1")["+peers"].forwarders) == ["uid-n2"]
+    store.add_node("n2", "web", uid="another", alive=False)
+    settle(store)
+    assert list(parts(store, "n1")["+peers"].forwarders) == ["another"]
+
+
 def test_new_peer_changes_few_parts() -> None:
     before, after = routers(100), routers(101)
     changed = [number for number in range(100) if before.near(f"n{number}") != after.near(f"n{number}")]

@@ -69,6 +69,7 @@ CHANGES: Final = {
     "an endpoint": (routed(ONE, TWO), ["eds/"]),
     "a draining endpoint": (routed(replace(ONE, draining=True)), ["eds/"]),
     "a peer": (routed(peers=(PEER,)), ["eds/"]),
+    "a forwarder": (routed(forwarders=("ab.node.devopsellence.internal",)), ["rds/peers.json"]),
     "a challenge": (routed(challenges={"a.example": (("t", "t.p"),)}), ["rds/http.json"]),
     "another prefix": (
         routed(routes=(Route("a.example", "/x", "web", "http"),)),
