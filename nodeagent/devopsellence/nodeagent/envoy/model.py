@@ -78,7 +78,7 @@ class RoutingConfig:
     hosts served by HTTPS. ``challenges``: ACME tokens and key authorizations, by host. ``peers``: other nodes' routers
     for the same hosts. ``drain_seconds``: time limit for the current requests of a draining endpoint. ``forwarders``:
     DNS names in the certificates of the nodes that forward requests for these hosts here; None: unknown, all nodes are
-    believed.
+    believed. ``held_hosts``: those that the controller gave to the environment on this node, before any other.
     """
 
     ref: EnvironmentRef
@@ -92,6 +92,7 @@ class RoutingConfig:
     peers: tuple[RouterPeer, ...] = ()
     drain_seconds: float = DEFAULT_DRAIN_SECONDS
     forwarders: tuple[str, ...] | None = None
+    held_hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -186,6 +186,8 @@ def ingress_inputs(parts: Mapping[str, PartState]) -> IngressInputs:
         hosts=hosts,
         peers=_peers(parts[PEERS].stored.peers) if PEERS in parts else (),
         forwarders=_forwarders(parts[PEERS].stored) if PEERS in parts else (),
+        held_hosts=tuple(parts[PEERS].stored.held_hosts) if PEERS in parts else (),
+        taken_hosts=dict(parts[PEERS].stored.taken_hosts) if PEERS in parts else {},
         signing_requests=tuple(sorted(signing_requests, key=lambda request: request.id)),
         problems=tuple(parts[part].problem for part in sorted(parts) if parts[part].problem),
     )

@@ -84,6 +84,7 @@ def test_certificate_comes_together_with_assignment_of_new_node() -> None:
     planned = store.step()
     assert [(action.kind, action.node) for action in planned.actions if action.node == "n2"] == [
         (WriteKind.WRITE_ASSIGNMENT, "n2"),
+        (WriteKind.CLAIM_HOST, "n2"),
         (WriteKind.WRITE_PART, "n2"),
         (WriteKind.WRITE_PART, "n2"),
     ]
@@ -291,7 +292,7 @@ def test_part_that_cannot_be_read_and_is_not_needed_goes() -> None:
     store.garbage(KEYS.ingress("n1", REF, OTHER))
     store.garbage(KEYS.ingress("n2", REF, "+peers"))
     store.converge()
-    assert store.parts("n1") == store.parts("n2") == {}
+    assert parts(store, "n1") == parts(store, "n2") == {}
 
 
 def test_assignment_that_cannot_be_read_takes_nothing_away() -> None:
