@@ -1,8 +1,9 @@
 """Claims: which environment a host belongs to on a node. The first to claim it keeps it until it gives it up. Pure.
 
 A claim is a key of its own, created only if absent, on every node that an environment is attached to. A node learns of
-the claims through its ingress parts. An environment wants the hosts of its releases in use, and those that a node has
-still assigned; it gives a host up once the node has reported that it serves it no longer.
+the claims through its ingress parts; what it was told restores a claim that was deleted or damaged by hand. An
+environment wants the hosts of its releases in use, and those that a node has still assigned; it gives a host up once
+the node has reported that it serves it no longer.
 
 Docs: docs/decisions/0030-host-claims.md.
 """
@@ -53,6 +54,16 @@ def wanted_on(view: NodeView, in_use: HostsInUse, attached: Collection[str]) -> 
     return in_use.hosts | assigned if assigned - in_use.hosts else in_use.hosts
 
 
+def holders_on(view: NodeView) -> dict[str, EnvironmentRef | None]:
+    """Return the holders of the hosts claimed on a node; None for a claim that cannot be read."""
+    return view.recall("holders", (), lambda: {host: holder(record) for host, record in view.claims.items()})
+
+
+def told_to(view: NodeView) -> pb.NodeIngress:
+    """Return the part that tells a node about claims, as it is stored; empty if there is none."""
+    return message_of(view.parts.get(PEERS)) or pb.NodeIngress()
+
+
 def plan_claims(
     snapshot: EnvironmentSnapshot, attached: Collection[str], planned_nodes: Sequence[PlannedNode], keys: Keys
 ) -> list[WriteAction]:
@@ -61,8 +72,8 @@ def plan_claims(
     in_use = hosts_in_use(snapshot)
     actions: list[WriteAction] = []
     for view in snapshot.nodes:
-        wanted = wanted_on(view, in_use, attached)
-        if wanted.issubset(view.claims) and wanted.issuperset(view.claims):
+        wanted, holders = wanted_on(view, in_use, attached), holders_on(view)
+        if wanted == holders.keys() and None not in holders.values():
             continue
         actions += _claims(snapshot, view, wanted, keys)
         if in_use.complete and knows_assignment(view, assignments.get(view.name)):
@@ -81,9 +92,13 @@ def _has_settled(snapshot: EnvironmentSnapshot, newest: int) -> bool:
 
 
 def _claims(snapshot: EnvironmentSnapshot, view: NodeView, wanted: frozenset[str], keys: Keys) -> Iterator[WriteAction]:
-    ref = snapshot.ref
-    for host in sorted(wanted - view.claims.keys()):
-        if not _is_first(snapshot, view, host):
+    ref, told = snapshot.ref, told_to(view)
+    for host in sorted(wanted):
+        record = view.claims.get(host)
+        if holder(record) is not None:
+            continue
+        was_held = host in told.held_hosts
+        if not was_held and (record is not None or not _is_first(snapshot, view, host)):
             continue
         claim = pb.HostClaim(
             node=view.name,
@@ -92,8 +107,9 @@ def _claims(snapshot: EnvironmentSnapshot, view: NodeView, wanted: frozenset[str
             project=ref.project,
             environment=ref.environment,
         )
-        change = KeyChange(keys.host_claim(view.name, host), 0, claim)
-        yield WriteAction(WriteKind.CLAIM_HOST, f"{host} belongs to nobody", (change,), view.name)
+        change = KeyChange(keys.host_claim(view.name, host), revision_of(record), claim)
+        reason = f"the claim of {host} was lost" if was_held else f"{host} belongs to nobody"
+        yield WriteAction(WriteKind.CLAIM_HOST, reason, (change,), view.name, warning=was_held)
 
 
 def _is_first(snapshot: EnvironmentSnapshot, view: NodeView, host: str) -> bool:
@@ -102,6 +118,9 @@ def _is_first(snapshot: EnvironmentSnapshot, view: NodeView, host: str) -> bool:
     It may be served already: since before there were claims, or since two deploys at the same moment. Then the node
     serves it for the first environment by name.
     """
+    if host in told_to(view).taken_hosts:
+        # A claim that has gone is its holder's to write again, if it is wanted. The node is told first.
+        return False
     served = snapshot.served_hosts.get(view.name, {})
     others = [ref for ref, hosts in served.items() if ref != snapshot.ref and host in hosts]
     if host in assigned_hosts(view.current_assignment):

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.controller.ingress.claims import hosts_in_use, wanted_on
+from devopsellence.controller.ingress.claims import holders_on, hosts_in_use, told_to, wanted_on
 from devopsellence.controller.ingress.peers import PeerRouters
 from devopsellence.controller.ingress.rules import knows_assignment
 from devopsellence.controller.model.actions import KeyChange, Precondition, WriteAction, WriteKind
-from devopsellence.controller.model.hosts import holder, hosts_of
+from devopsellence.controller.model.hosts import hosts_of
 from devopsellence.controller.model.snapshot import EnvironmentSnapshot, NodeView
 from devopsellence.controller.rollout.node_progress import PlannedNode
 from devopsellence.store.keys import PEERS, EnvironmentRef, Keys
@@ -107,12 +107,18 @@ class _NodeParts:
         content = self._empty(assignment, PEERS)
         content.peers.extend(self.routers.near(self.view.name))
         content.forwarders.extend(self.routers.forwarders(self.view.name))
-        holders = {host: holder(record) for host, record in self.view.claims.items()}
-        content.held_hosts.extend(sorted(host for host in self.wanted_hosts if holders.get(host) == self.ref))
+        holders, told = holders_on(self.view), told_to(self.view)
+        for host in sorted(self.wanted_hosts):
+            # A claim that was lost is written again.
+            if (holders.get(host) or (self.ref if host in told.held_hosts else None)) == self.ref:
+                content.held_hosts.append(host)
         for host in hosts_of(assignment.ingress):
             other = holders.get(host)
             if other is not None and other != self.ref:
                 content.taken_hosts[host] = str(other)
+            elif host in holders and other is None and host in told.taken_hosts:
+                # The claim cannot be read.
+                content.taken_hosts[host] = told.taken_hosts[host]
         return content
 
     def _keep_served(self, content: pb.NodeIngress, certificate: pb.Certificate, ingress: workload_pb2.Ingress) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.model.actions import WriteKind
 from devopsellence.store.keys import PEERS, EnvironmentRef
 from tests.unit.controller.builders import KEYS, REF, Store
-from tests.unit.controller.ingress_builders import HOST, WEB, beat, ingress, serving_store, settle
+from tests.unit.controller.ingress_builders import HOST, WEB, ingress, serving_store, settle
 
 OTHER_HOST = "other.example.com"
 OTHER = EnvironmentRef("acme", "blog", "production")
@@ -122,10 +124,28 @@ def test_release_that_cannot_be_read_gives_nothing_up() -> None:
     assert claimed(store) == {HOST: "shop"}
 
 
-def test_claim_that_cannot_be_read_is_left_alone() -> None:
+@pytest.mark.parametrize("how", ["deleted", "damaged"])
+def test_claim_lost_by_hand_is_written_again_for_its_holder(how: str) -> None:
     store = serving_store("n1")
-    beat(store, "n1")
-    store.put(KEYS.host_claim("n1", HOST), claim("not.this.host"))
-    store.converge()
-    assert store.claims("n1")[HOST].message is None
-    assert told(store) == ([], {})
+    part = store.parts("n1")[PEERS]
+    if how == "deleted":
+        store.delete(KEYS.host_claim("n1", HOST))
+    else:
+        store.put(KEYS.host_claim("n1", HOST), claim("not.this.host"))
+    planned = store.step()
+    assert [(action.kind, action.warning) for action in planned.actions] == [(WriteKind.CLAIM_HOST, True)]
+    assert claimed(store) == {HOST: "shop"}
+    assert store.parts("n1")[PEERS] == part
+    assert store.plan().actions == []
+
+
+def test_claim_of_another_environment_that_cannot_be_read_is_left_alone() -> None:
+    store = Store()
+    store.add_node("n1", "web")
+    store.set_environment("n1")
+    store.put(KEYS.host_claim("n1", HOST), claim(HOST))
+    store.deploy(1, WEB, ingress=ingress(HOST))
+    settle(store)
+    store.garbage(KEYS.host_claim("n1", HOST))
+    assert store.plan().actions == []
+    assert told(store) == ([], {HOST: "acme/blog/production"})
