@@ -10,7 +10,7 @@ Docs: docs/decisions/0030-host-claims.md.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from devopsellence.api.v1 import stored_pb2 as pb
@@ -52,6 +52,16 @@ def wanted_on(view: NodeView, in_use: HostsInUse, attached: Collection[str]) -> 
         return frozenset()
     assigned = view.recall("assigned hosts", (), lambda: assigned_hosts(view.current_assignment))
     return in_use.hosts | assigned if assigned - in_use.hosts else in_use.hosts
+
+
+def claimed_by(actions: Iterable[WriteAction]) -> dict[str, frozenset[str]]:
+    """Return the hosts that ``actions`` claim, by node."""
+    claimed: dict[str, set[str]] = {}
+    for action in actions:
+        if action.kind is WriteKind.CLAIM_HOST:
+            hosts = [change.message.host for change in action.changes if isinstance(change.message, pb.HostClaim)]
+            claimed.setdefault(action.node, set()).update(hosts)
+    return {node: frozenset(hosts) for node, hosts in claimed.items()}
 
 
 def holders_on(view: NodeView) -> dict[str, EnvironmentRef | None]:

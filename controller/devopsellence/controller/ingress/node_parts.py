@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.controller.ingress.claims import holders_on, hosts_in_use, told_to, wanted_on
+from devopsellence.controller.ingress.claims import claimed_by, holders_on, hosts_in_use, told_to, wanted_on
 from devopsellence.controller.ingress.peers import PeerRouters
 from devopsellence.controller.ingress.rules import knows_assignment
 from devopsellence.controller.model.actions import KeyChange, Precondition, WriteAction, WriteKind
@@ -25,8 +25,10 @@ from devopsellence.store.record import Record, message_of, revision_of
 Certificates = Mapping[str, Record[pb.Certificate]]
 
 
-def plan_parts(snapshot: EnvironmentSnapshot, planned_nodes: Sequence[PlannedNode], keys: Keys) -> list[WriteAction]:
-    """Return the writes and deletions of ingress parts.
+def plan_parts(
+    snapshot: EnvironmentSnapshot, planned_nodes: Sequence[PlannedNode], claims: Sequence[WriteAction], keys: Keys
+) -> list[WriteAction]:
+    """Return the writes and deletions of ingress parts, to be carried out after ``claims``.
 
     ``planned_nodes`` are the attached nodes with their assignments once the plan is written; other nodes have no parts.
     """
@@ -40,13 +42,13 @@ def plan_parts(snapshot: EnvironmentSnapshot, planned_nodes: Sequence[PlannedNod
     if not concerned:
         return []
     routers = PeerRouters(((view, serving[view.name]) for view in concerned if view.name in serving), snapshot.nodes)
-    in_use = hosts_in_use(snapshot)
+    in_use, claimed = hosts_in_use(snapshot), claimed_by(claims)
     actions: list[WriteAction] = []
     for view in concerned:
         assignment = assignments.get(view.name)
-        wanted = wanted_on(view, in_use, assignments)
-        parts = _NodeParts(snapshot.ref, view, assignment, snapshot.certificates, routers, wanted, keys)
-        actions += view.recall("parts", (assignment, snapshot.certificates, routers.mark, wanted), parts.actions)
+        wanted, new = wanted_on(view, in_use, assignments), claimed.get(view.name, frozenset())
+        parts = _NodeParts(snapshot.ref, view, assignment, snapshot.certificates, routers, wanted, new, keys)
+        actions += view.recall("parts", (assignment, snapshot.certificates, routers.mark, wanted, new), parts.actions)
     return actions
 
 
@@ -54,7 +56,8 @@ def plan_parts(snapshot: EnvironmentSnapshot, planned_nodes: Sequence[PlannedNod
 class _NodeParts:
     """Parts of one node with its planned assignment (None: no assignment, or unreadable).
 
-    ``wanted_hosts``: those that the environment wants here; it may hold more, and gives these up.
+    ``wanted_hosts``: those that the environment wants here; it may hold more, and gives these up. ``new_claims``: hosts
+    claimed by the same plan.
     """
 
     ref: EnvironmentRef
@@ -63,6 +66,7 @@ class _NodeParts:
     certificates: Certificates
     routers: PeerRouters
     wanted_hosts: frozenset[str]
+    new_claims: frozenset[str]
     keys: Keys
 
     def actions(self) -> list[WriteAction]:
@@ -110,7 +114,8 @@ class _NodeParts:
         holders, told = holders_on(self.view), told_to(self.view)
         for host in sorted(self.wanted_hosts):
             # A claim that was lost is written again.
-            if (holders.get(host) or (self.ref if host in told.held_hosts else None)) == self.ref:
+            is_lost = host in told.held_hosts and holders.get(host) is None
+            if is_lost or host in self.new_claims or holders.get(host) == self.ref:
                 content.held_hosts.append(host)
         for host in hosts_of(assignment.ingress):
             other = holders.get(host)

@@ -153,7 +153,8 @@ class AnyOrder(RuleBasedStateMachine):
             if view.name in attached and snapshot.environment is not None
         ]
         names = frozenset(planned_node.view.name for planned_node in planned)
-        todo = [*plan_claims(snapshot, names, planned, KEYS), *plan_parts(snapshot, planned, KEYS)]
+        claims = plan_claims(snapshot, names, planned, KEYS)
+        todo = [*claims, *plan_parts(snapshot, planned, claims, KEYS)]
         for action in todo[:actions]:
             self.carry_out(ref, action)
 
