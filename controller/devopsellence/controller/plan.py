@@ -18,6 +18,7 @@ from devopsellence.clock import Now
 from devopsellence.controller.assign.environment import PassInput, PassResult, assign_all
 from devopsellence.controller.assign.node import withdraw
 from devopsellence.controller.assign.secrets import secret_problems
+from devopsellence.controller.ingress.claims import plan_claims
 from devopsellence.controller.ingress.node_parts import plan_parts
 from devopsellence.controller.model import events
 from devopsellence.controller.model.actions import EnvironmentPlan, KeyChange, Precondition, WriteAction, WriteKind
@@ -69,7 +70,7 @@ def _without_environment(snapshot: EnvironmentSnapshot, now: Now, keys: Keys) ->
         change = KeyChange(keys.rollout(snapshot.ref), snapshot.rollout.mod_revision)
         reason = "the environment was deleted and nothing is left of it"
         actions.append(WriteAction(WriteKind.DELETE_ROLLOUT, reason, (change,)))
-    actions += plan_parts(snapshot, (), keys)
+    actions += _claims_and_parts(snapshot, frozenset(), (), keys)
     return EnvironmentPlan(rests_on, actions, _node_events(actions, now, release=0))
 
 
@@ -98,7 +99,8 @@ def _with_environment(
     if newest == 0:
         nothing = PassInput(snapshot, RolloutTarget(0, 0), KnownReleases(None, None), None, {}, keys)
         assigned = assign_all(nothing, attached)
-        actions = [*assigned.actions, *plan_parts(snapshot, assigned.planned_nodes, keys)]
+        about_ingress = _claims_and_parts(snapshot, attached, assigned.planned_nodes, keys)
+        actions = [*assigned.actions, *about_ingress]
         return EnvironmentPlan(rests_on, actions, _node_events(actions, now, release=0))
     before = begin_rollout(snapshot, newest, now)
     target = recorded_target(before)
@@ -119,11 +121,19 @@ def _with_environment(
     node_events = _node_events(survey.assigned.actions, now, release=verdict.target.release)
     decided_from = [*_preconditions_of_verdict(blamed, snapshot, keys), *decision.rests_on]
     actions = _in_order(snapshot, update.rollout, survey, decided_from, keys)
-    actions += plan_parts(snapshot, survey.assigned.planned_nodes, keys)
+    actions += _claims_and_parts(snapshot, attached, survey.assigned.planned_nodes, keys)
     rechecks = [seconds for seconds in (update.recheck_after, *survey.rechecks) if seconds is not None]
     return EnvironmentPlan(
         rests_on, actions, [*update.events, *node_events], update.stopwatch, min(rechecks, default=None)
     )
+
+
+def _claims_and_parts(
+    snapshot: EnvironmentSnapshot, attached: frozenset[str], planned_nodes: Sequence[PlannedNode], keys: Keys
+) -> list[WriteAction]:
+    """Return the writes about the ingress besides the assignments: the claims first, of which the parts tell."""
+    claims = plan_claims(snapshot, attached, planned_nodes, keys)
+    return [*claims, *plan_parts(snapshot, planned_nodes, claims, keys)]
 
 
 class _Placements:

@@ -171,6 +171,13 @@ class Keys:
         return f"{self.ingress_prefix(node)}{env}/{_ingress_part(part)}"
 
     @property
+    def hosts_prefix(self) -> str:
+        return f"{self.prefix}hosts/"
+
+    def host_claim(self, node: str, host: str) -> str:
+        return f"{self.hosts_prefix}{check_name('node', node)}/{check_host(host)}"
+
+    @property
     def all_events_prefix(self) -> str:
         return f"{self.prefix}events/"
 
@@ -249,6 +256,11 @@ class Keys:
         node, _, rest = self._after(key, self.all_ingress_prefix).partition("/")
         env, _, part = rest.rpartition("/")
         return check_name("node", node), EnvironmentRef.parse(env), _ingress_part(part)
+
+    def parse_host_claim(self, key: str) -> tuple[str, str]:
+        """Return node and host of a ``hosts/`` key."""
+        node, _, host = self._after(key, self.hosts_prefix).partition("/")
+        return check_name("node", node), check_host(host)
 
     def parse_event(self, key: str) -> tuple[EnvironmentRef, str]:
         """Return environment and id of an ``events/`` key."""

@@ -7,8 +7,9 @@ import signal
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.store.keys import PEERS
-from tests.support.controller import REF, EnvironmentDriver, StartController
+from devopsellence.api.v1 import workload_pb2
+from devopsellence.store.keys import PEERS, EnvironmentRef
+from tests.support.controller import REF, EnvironmentDriver, StartController, routed
 from tests.support.until import eventually
 
 pytestmark = pytest.mark.etcd
@@ -65,17 +66,18 @@ async def test_parts_follow_attachments_labels_and_certificates(
     await environment.assignment("n1", lambda one: not one.HasField("ingress"))
     await report(environment, "n1")
     await environment.gone(keys.ingress("n1", REF, HOST))
-    await environment.gone(keys.ingress("n2", REF, PEERS))
+    await environment.part("n2", PEERS, lambda one: not one.peers and not one.forwarders)
     assert await environment.parts("n1") == []
-    assert await environment.parts("n2") == [HOST, OTHER]
+    assert await environment.parts("n2") == [PEERS, HOST, OTHER]
 
     # Detached: all of it stays until the node says that it has removed what it ran.
     await environment.attach("n1", "n3", latest=1)
     tombstone = await environment.assignment("n2", lambda one: one.removed)
-    assert await environment.parts("n2") == [HOST, OTHER]
+    assert await environment.parts("n2") == [PEERS, HOST, OTHER]
     await environment.report(tombstone, REMOVED)
     await environment.gone(keys.ingress("n2", REF, OTHER))
     assert await environment.parts("n2") == []
+    await environment.gone(keys.host_claim("n2", OTHER))
 
 
 async def test_next_leader_takes_back_what_is_left_of_deleted_environment(
@@ -90,15 +92,17 @@ async def test_next_leader_takes_back_what_is_left_of_deleted_environment(
     await environment.release(1, hosts=[HOST], web="web")
     await environment.attach("n1", latest=1)
     await environment.part("n1", HOST)
+    await environment.part("n1", PEERS, lambda one: list(one.held_hosts) == [HOST])
     await second.logged("standing by")
     first.send(signal.SIGKILL)
     # Also of a node that nobody has heard of.
     await environment.write(keys.ingress("gone", REF, HOST), pb.NodeIngress(node="gone", part=HOST))
     await environment.etcd.delete(keys.environment(REF))
     await environment.gone(keys.ingress("gone", REF, HOST))
-    assert await environment.parts("n1") == [HOST]
+    assert await environment.parts("n1") == [PEERS, HOST]
     await environment.report(await environment.assignment("n1", lambda one: one.removed), REMOVED)
     await environment.gone(keys.ingress("n1", REF, HOST))
+    await environment.gone(keys.host_claim("n1", HOST))
     await environment.gone(keys.rollout(REF))
 
 
@@ -153,3 +157,35 @@ async def test_deleted_records_of_the_controller_are_written_anew(
         await eventually(f"{key} again", again)
     await report(environment, "n1")
     await environment.rollout(lambda rollout: rollout.phase == pb.Rollout.SETTLED)
+
+
+async def test_host_stays_with_its_holder_and_is_free_once_it_is_gone(
+    start: StartController, environment: EnvironmentDriver
+) -> None:
+    keys, first = environment.keys, EnvironmentRef("acme", "another", "production")
+    assert first < REF
+    start()
+    await environment.add_node("n1", "web")
+    await environment.release(1, hosts=[HOST], web="web")
+    await environment.attach("n1", latest=1)
+    await environment.part("n1", PEERS, lambda one: list(one.held_hosts) == [HOST])
+    await report(environment, "n1")
+
+    # As two deploys at the same moment would: no command has refused it.
+    release = pb.Release(organization="acme", project="another", environment="production", number=1)
+    release.services.add(name="web", kind=workload_pb2.Service.WEB)
+    release.ingress.CopyFrom(routed([HOST, OTHER]))
+    await environment.write(keys.release(first, 1), release)
+    record = pb.Environment(organization="acme", project="another", environment="production", latest_release=1)
+    record.nodes.append("n1")
+    await environment.write(keys.environment(first), record)
+    key = keys.ingress("n1", first, PEERS)
+    part = await environment.until(pb.NodeIngress, key, lambda one: one is not None and bool(one.held_hosts))
+    assert part is not None
+    assert (list(part.held_hosts), dict(part.taken_hosts)) == ([OTHER], {HOST: str(REF)})
+
+    await environment.etcd.delete(keys.environment(REF))
+    await environment.report(await environment.assignment("n1", lambda one: one.removed), REMOVED)
+    part = await environment.until(pb.NodeIngress, key, lambda one: one is not None and len(one.held_hosts) == 2)
+    assert part is not None
+    assert not part.taken_hosts

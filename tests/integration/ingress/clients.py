@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
@@ -33,11 +34,14 @@ class Response:
 
 
 class Client:
-    """Client with a single persistent connection, with TLS if ``server_name`` is given."""
+    """Client with a single persistent connection, with TLS if ``server_name`` is given.
 
-    def __init__(self, port: int, *, server_name: str = "", alpn: str = "http/1.1") -> None:
+    ``own``: the folder with the client's own certificate and key.
+    """
+
+    def __init__(self, port: int, *, server_name: str = "", alpn: str = "http/1.1", own: Path | None = None) -> None:
         raw = socket.create_connection(("127.0.0.1", port), TIMEOUT_SECONDS)
-        self.socket = secured(raw, server_name, alpn) if server_name else raw
+        self.socket = secured(raw, server_name, alpn, own=own) if server_name else raw
         self._connection = http.client.HTTPConnection("unused", timeout=TIMEOUT_SECONDS)
         self._connection.sock = self.socket
         self._connection.auto_open = False
@@ -91,9 +95,11 @@ def send_raw(port: int, request: bytes) -> bytes:
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def secured(connection: socket.socket, server_name: str, *alpn: str) -> ssl.SSLSocket:
+def secured(connection: socket.socket, server_name: str, *alpn: str, own: Path | None = None) -> ssl.SSLSocket:
     """Return the connection with TLS, trusting the tests' certificate authority only."""
     context = ssl.create_default_context(cadata=authority().issued.certificate.decode())
+    if own is not None:
+        context.load_cert_chain(own / "cert.pem", own / "key.pem")
     if alpn:
         context.set_alpn_protocols(list(alpn))
     return context.wrap_socket(connection, server_hostname=server_name)

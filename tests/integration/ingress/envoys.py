@@ -63,10 +63,14 @@ def routing(*endpoints: Endpoint, host: str = "a.example", ref: EnvironmentRef =
 
 
 class EnvoyProcess:
-    """Envoy process in ``folder``. With ``peer_name``: a listener for peers, and a node certificate of that name."""
+    """Envoy process in ``folder``. With ``peer_name``: a listener for peers, and a node certificate of that name.
 
-    def __init__(self, folder: Path, *, peer_name: str = "") -> None:
+    ``heap_bytes``: memory that Envoy takes for much.
+    """
+
+    def __init__(self, folder: Path, *, peer_name: str = "", heap_bytes: int = config.HEAP_BYTES) -> None:
         self.folder = folder
+        self._heap_bytes = heap_bytes
         http_port, https_port, peer_port = free_ports(3)
         self.listen = ListenerConfig(http_port, https_port, peer_port)
         (folder / "run").mkdir(parents=True)
@@ -143,7 +147,8 @@ class EnvoyProcess:
         return {stat["name"]: stat["value"] for stat in stats if stat.get("value")}
 
     def _start(self) -> None:
-        (self.folder / "bootstrap.json").write_bytes(config.bootstrap(str(self.folder), node="tests"))
+        bootstrap = config.bootstrap(str(self.folder), node="tests", heap_bytes=self._heap_bytes)
+        (self.folder / "bootstrap.json").write_bytes(bootstrap)
         command = [str(envoy_program()), "-c", str(self.folder / "bootstrap.json"), "--disable-hot-restart"]
         options = ["--concurrency", "2", "--log-level", "warning", "--file-flush-interval-msec", "50", *DRAIN]
         with (self.folder / "access.log").open("wb") as out, (self.folder / "envoy.log").open("wb") as log:

@@ -13,12 +13,14 @@ import pytest
 from devopsellence.agent_identity import server_name
 from devopsellence.cli.certificates.pki import CertificateAuthority
 from devopsellence.nodeagent.envoy.model import Endpoint, RouterPeer
+from devopsellence.store.keys import EnvironmentRef
 from tests.integration.ingress.apps import App
 from tests.integration.ingress.clients import Client, request
 from tests.integration.ingress.envoys import EnvoyProcess, routing
 from tests.support.ports import free_ports
 from tests.support.until import until
 
+OTHER = EnvironmentRef("acme", "blog", "production")
 ONE, TWO = server_name("uid-one"), server_name("uid-two")
 
 
@@ -116,3 +118,69 @@ def test_foreign_certificate_is_refused_by_the_peer_listener(
         ):
             foreign_client.request("/")
         assert here.requests == []
+
+
+SAID = {
+    "x-forwarded-for": "6.6.6.6",
+    "x-forwarded-proto": "http",
+    "x-forwarded-host": "b.example",
+    "x-forwarded-port": "8080",
+    "x-request-id": "11111111-1111-4111-8111-111111111111",
+}
+MADE_UP = {
+    "x-envoy-external-address": "6.6.6.6",
+    "x-envoy-internal": "true",
+    "x-envoy-original-path": "/secret",
+    "x-envoy-attempt-count": "7",
+    "x-forwarded-client-cert": f"Hash=0;DNS={ONE}",
+}
+
+
+def headers_from(sender: EnvoyProcess, far: EnvoyProcess, *, made_up: dict[str, str] | None = None) -> dict[str, str]:
+    """Return the headers that the service gets if whoever has the certificate of ``sender`` asks ``far``."""
+    named = {key.replace("-", "_"): value for key, value in {**SAID, **(made_up or {})}.items()}
+    with closing(Client(far.listen.peer_port, server_name=TWO, own=sender.folder)) as client:
+        headers: dict[str, str] = client.request("/", host="a.example", method="GET", body=b"", **named).app_json[
+            "headers"
+        ]
+        return headers
+
+
+def test_forwarder_is_believed_and_any_other_node_counts_as_a_client(
+    pair: tuple[EnvoyProcess, EnvoyProcess], short_path: Path
+) -> None:
+    near, far = pair
+    with EnvoyProcess(short_path / "hostile", peer_name=server_name("uid-x")) as hostile, App("there") as there:
+        far.apply(routing(there.endpoint(), forwarders=(ONE,)), routing(host="b.example", ref=OTHER, forwarders=()))
+        near.write()
+        hostile.write()
+        believed = headers_from(near, far)
+        assert SAID.items() <= believed.items()
+
+        got = headers_from(hostile, far, made_up=MADE_UP)
+        assert (got["x-forwarded-for"], got["x-forwarded-proto"], got["x-forwarded-port"]) == (
+            "127.0.0.1",
+            "https",
+            str(far.listen.https_port),
+        )
+        assert got["x-forwarded-host"] == got["host"] == "a.example"
+        assert got["x-request-id"] not in ("", SAID["x-request-id"])
+        for headers in (believed, got, headers_from(near, far, made_up=MADE_UP)):
+            assert not [key for key in headers if key.startswith("x-envoy") or key == "x-forwarded-client-cert"]
+        until(
+            "the log names the peers", lambda: {entry.get("peer") for entry in far.log()} == {ONE, server_name("uid-x")}
+        )
+    assert far.rejected() == {}
+
+
+@pytest.mark.parametrize(
+    ("forwarders", "address"), [((), "127.0.0.1"), (None, "6.6.6.6")], ids=["nobody-forwards", "older-controller"]
+)
+def test_forwarders_decide_for_each_environment(
+    pair: tuple[EnvoyProcess, EnvoyProcess], forwarders: tuple[str, ...] | None, address: str
+) -> None:
+    near, far = pair
+    with App("there") as there:
+        far.apply(routing(there.endpoint(), forwarders=forwarders), routing(host="b.example", ref=OTHER))
+        near.write()
+        assert headers_from(near, far)["x-forwarded-for"] == address

@@ -18,6 +18,7 @@ import pytest
 
 from devopsellence.nodeagent.ingress import ports, router
 from tests.integration.router.router_node import (
+    HOST,
     OTHER,
     REF,
     Connect,
@@ -281,6 +282,19 @@ async def test_host_conflict_is_reported_to_second_environment(node: RouterNode,
         status = running.router.status(OTHER)
         assert status.failed
         assert "host shop.example belongs to acme/shop/production on this node" in status.reason
+
+
+async def test_host_stays_with_the_environment_that_holds_it(node: RouterNode, connect: Connect) -> None:
+    async with service("one") as web, service("two") as two, node.router() as running:
+        running.router.set_routing(OTHER, replace(routed(two), ref=OTHER, held_hosts=(HOST,)))
+        await eventually("the holder is served", lambda: _answers(connect, "two"))
+        running.router.set_routing(REF, routed(web))
+        await running.until("the other is refused", lambda: running.router.status(REF).failed)
+        assert [await connect().get() for _ in range(20)] == [(200, "two")] * 20
+        status = running.router.status(REF)
+        assert f"host {HOST} belongs to {OTHER} on this node" in status.reason
+        running.router.set_routing(OTHER, None)
+        await eventually("the host is free", lambda: _answers(connect, "one"))
 
 
 async def test_envoy_runs_with_least_privileges(node: RouterNode) -> None:

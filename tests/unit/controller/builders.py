@@ -14,11 +14,13 @@ from devopsellence.api.v1 import workload_pb2
 from devopsellence.clock import Now
 from devopsellence.controller.cache.validation import (
     checked_certificate,
+    checked_claim,
     checked_environment,
     checked_node,
     checked_secret,
 )
 from devopsellence.controller.model.actions import EnvironmentPlan, WriteAction, WriteKind
+from devopsellence.controller.model.hosts import assigned_hosts, holder
 from devopsellence.controller.model.reachability import UnreachableSince
 from devopsellence.controller.model.snapshot import EnvironmentSnapshot, NodeView, ProgressStopwatch
 from devopsellence.controller.plan import plan
@@ -258,6 +260,8 @@ class Store:
                 names.add(KEYS.parse_assignment(key)[0])
             elif key.startswith(KEYS.all_ingress_prefix):
                 names.add(KEYS.parse_ingress(key)[0])
+            elif key.startswith(KEYS.hosts_prefix) and holder(self.records[key]) == REF:
+                names.add(KEYS.parse_host_claim(key)[0])
         latest = environment.latest_release if environment is not None else 0
         views = [
             NodeView(
@@ -267,6 +271,7 @@ class Store:
                 self.records.get(KEYS.assignment(name, REF)),
                 self.records.get(KEYS.status(name, REF)),
                 self.parts(name),
+                self.claims(name),
             )
             for name in sorted(names)
         ]
@@ -281,6 +286,7 @@ class Store:
             self.stopwatch,
             self._secrets(),
             certificates=self._certificates(),
+            served_hosts={view.name: {REF: assigned_hosts(message_of(view.assignment))} for view in views},
         )
         number = snapshot.fallback_number
         fallback = self.records.get(KEYS.release(REF, number)) if number else None
@@ -317,6 +323,17 @@ class Store:
         """Return the ingress parts of ``name`` by name of the part."""
         prefix = KEYS.ingress_prefix(name)
         return {KEYS.parse_ingress(key)[2]: self.records[key] for key in self.records if key.startswith(prefix)}
+
+    def claims(self, name: str) -> dict[str, Record[pb.HostClaim]]:
+        """Return the claims of hosts on ``name``, of any environment."""
+        claims = {}
+        for key, record in self.records.items():
+            if key.startswith(f"{KEYS.hosts_prefix}{name}/"):
+                node, host = KEYS.parse_host_claim(key)
+                checked = checked_claim(record, node, host)
+                if checked is not None:
+                    claims[host] = checked
+        return claims
 
     def plan(self) -> EnvironmentPlan:
         """Return the plan for now; cached results of earlier plans must make no difference."""

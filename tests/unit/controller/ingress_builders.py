@@ -7,6 +7,7 @@ from typing import Any
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
+from devopsellence.store.keys import PEERS
 from tests.unit.controller.builders import KEYS, REF, Store, service
 
 WEB = service("web")
@@ -68,10 +69,14 @@ def settle(store: Store) -> None:
 
 
 def parts(store: Store, name: str) -> dict[str, pb.NodeIngress]:
-    """Return the ingress parts of ``name`` by name of the part; None if unreadable."""
+    """Return the ingress parts of ``name`` by name of the part, without one that is about claims only."""
     found = {part: record.message for part, record in store.parts(name).items()}
     assert all(found.values())
-    return {part: message for part, message in found.items() if message is not None}
+    return {
+        part: message
+        for part, message in found.items()
+        if message is not None and (part != PEERS or message.peers or message.forwarders)
+    }
 
 
 def serial(store: Store, name: str, host: str = HOST) -> str:

@@ -27,6 +27,7 @@ def test_keys_read_as_designed() -> None:
         == "/devopsellence/v1/certificates/acme/ShopApp/production/app.example.com"
     )
     assert KEYS.ingress("n1", ENV, PEERS) == "/devopsellence/v1/ingress/n1/acme/ShopApp/production/+peers"
+    assert KEYS.host_claim("n1", "app.example.com") == "/devopsellence/v1/hosts/n1/app.example.com"
     assert KEYS.candidate(0x1F) == "/devopsellence/v1/election/controller/000000000000001f"
 
 
@@ -44,6 +45,7 @@ def test_built_keys_are_parsed_back(node: str, organization: str, project: str, 
     assert keys.parse_event(keys.event(env, node)) == (env, node)
     for part in ("app.example.com", PEERS):
         assert keys.parse_ingress(keys.ingress(node, env, part)) == (node, env, part)
+    assert keys.parse_host_claim(keys.host_claim(node, "xn--bcher-kva.de")) == (node, "xn--bcher-kva.de")
     assert keys.parse_certificate(keys.certificate(env, "xn--bcher-kva.de")) == (env, "xn--bcher-kva.de")
 
 

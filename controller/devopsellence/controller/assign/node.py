@@ -11,8 +11,9 @@ from google.protobuf.message import Message
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.controller.assign.secrets import Secrets, add_secrets, has_current_secrets
-from devopsellence.controller.ingress.rules import hosts_of, reaches
+from devopsellence.controller.ingress.rules import reaches
 from devopsellence.controller.model.actions import KeyChange, Precondition, WriteAction, WriteKind
+from devopsellence.controller.model.hosts import hosts_of
 from devopsellence.controller.model.snapshot import NodeView
 from devopsellence.controller.rollout.task_stage import withdrawn_task
 from devopsellence.registries import logins, pull_login

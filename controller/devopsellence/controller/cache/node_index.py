@@ -24,6 +24,8 @@ class NodeTie(Flag):
     STATUS = auto()
     #: The node has an ingress part.
     INGRESS = auto()
+    #: The environment has claimed a host on the node.
+    CLAIM = auto()
 
 
 class NodeIndex:

@@ -20,15 +20,17 @@ from devopsellence.controller.cache.node_index import NodeIndex, NodeTie
 from devopsellence.controller.cache.node_views import NodeViews
 from devopsellence.controller.cache.validation import (
     checked_certificate,
+    checked_claim,
     checked_environment,
     checked_node,
     checked_secret,
 )
+from devopsellence.controller.model.hosts import assigned_hosts, holder
 from devopsellence.controller.model.snapshot import EnvironmentSnapshot, NodeView
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.informer import Informer
 from devopsellence.store.keys import EnvironmentRef, InvalidName, check_name
-from devopsellence.store.record import Record
+from devopsellence.store.record import Record, message_of
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -55,6 +57,11 @@ class StoreCache:
         self._secrets_of: GroupedRecords[EnvironmentRef, tuple[str, str], pb.Secret] = GroupedRecords()
         self._certificates_of: GroupedRecords[EnvironmentRef, str, pb.Certificate] = GroupedRecords()
         self._parts_of: GroupedRecords[tuple[EnvironmentRef, str], str, pb.NodeIngress] = GroupedRecords()
+        # Claims by node and host, their keys by node and environment, and the hosts that assignments name.
+        self._claims_of: GroupedRecords[str, str, pb.HostClaim] = GroupedRecords()
+        self._claimed: dict[tuple[str, EnvironmentRef], set[str]] = {}
+        self._claimants: dict[str, EnvironmentRef] = {}
+        self._served: dict[str, dict[EnvironmentRef, frozenset[str]]] = {}
         # Unknown or unreadable keys with the revision that has been logged: each is logged once.
         self._logged: dict[str, int] = {}
         self._was_connected = False
@@ -75,6 +82,7 @@ class StoreCache:
             self._informer(etcd, self.keys.all_certificates_prefix, pb.Certificate, self._certificate_changed),
             self._informer(etcd, self.keys.all_ingress_prefix, pb.NodeIngress, self._part_changed),
         )
+        self._claims = self._informer(etcd, self.keys.hosts_prefix, pb.HostClaim, self._claim_changed)
 
     def _informer(self, etcd: Etcd, prefix: str, kind: type[M], on_change: Callable[[str], None]) -> Informer[M]:
         informer = Informer(etcd, prefix, kind, on_change, on_connection=self._connection_changed)
@@ -130,7 +138,14 @@ class StoreCache:
         nodes = self._views.of(ref, self._index.nodes_of(ref))
         secrets, certificates = self._secrets_of.of(ref), self._certificates_of.of(ref)
         snapshot = EnvironmentSnapshot(
-            ref, environment, release, rollout, nodes, secrets=secrets, certificates=certificates
+            ref,
+            environment,
+            release,
+            rollout,
+            nodes,
+            secrets=secrets,
+            certificates=certificates,
+            served_hosts=self._served,
         )
         number = snapshot.fallback_number
         return replace(snapshot, fallback=self._releases.records.get(keys.release(ref, number))) if number else snapshot
@@ -144,6 +159,7 @@ class StoreCache:
             self._assignments.records.get(f"{keys.all_assignments_prefix}{name}/{ref}"),
             self._statuses.records.get(f"{keys.all_statuses_prefix}{name}/{ref}"),
             self._parts_of.of((ref, name)),
+            self._claims_of.of(name),
         )
 
     def expect(self, written: Iterable[tuple[str, bytes, Message]]) -> None:
@@ -153,6 +169,7 @@ class StoreCache:
             (self.keys.rollouts_prefix, self._rollouts),
             (self.keys.all_certificates_prefix, self._certificates),
             (self.keys.all_ingress_prefix, self._parts),
+            (self.keys.hosts_prefix, self._claims),
         ]
         for key, value, message in written:
             for prefix, informer in written_prefixes:
@@ -238,8 +255,52 @@ class StoreCache:
             self._views.touch(ref, node)
             self._on_change(ref, urgent=False)
 
+    def _claim_changed(self, key: str) -> None:
+        record = self._claims.records.get(key)
+        parsed = self._known(self.keys.parse_host_claim, key, record)
+        if parsed is None:
+            return
+        node, host = parsed
+        checked = checked_claim(record, node, host)
+        self._log_unreadable(checked)
+        self._claims_of.set(node, host, checked)
+        self._set_claimant(node, key, holder(checked))
+        for ref in self._index.environments_of(node):
+            self._views.touch(ref, node)
+            self._on_change(ref, urgent=False)
+
+    def _set_claimant(self, node: str, key: str, ref: EnvironmentRef | None) -> None:
+        former = self._claimants.pop(key, None)
+        if former is not None:
+            self._claimed[node, former].discard(key)
+        if ref is not None:
+            self._claimants[key] = ref
+            self._claimed.setdefault((node, ref), set()).add(key)
+        for concerned in {former, ref} - {None}:
+            if concerned is not None:
+                present = bool(self._claimed.get((node, concerned)))
+                self._index.set(concerned, node, NodeTie.CLAIM, present=present)
+                if not present:
+                    self._claimed.pop((node, concerned), None)
+        if former is not None:
+            self._on_change(former, urgent=False)
+
     def _assignment_changed(self, key: str) -> None:
         self._about_assignment(key, self._assignments, NodeTie.ASSIGNMENT)
+        if (parsed := _parsed(self.keys.parse_assignment, key)) is not None:
+            self._set_served(*parsed, assigned_hosts(message_of(self._assignments.records.get(key))))
+
+    def _set_served(self, node: str, ref: EnvironmentRef, hosts: frozenset[str]) -> None:
+        """Note the hosts that ``node`` serves for ``ref``; other environments may wait for one that is gone."""
+        served = self._served.setdefault(node, {})
+        before = served.pop(ref, frozenset())
+        if hosts:
+            served[ref] = hosts
+        if not served:
+            del self._served[node]
+        if before - hosts:
+            for other in self._index.environments_of(node):
+                self._on_change(other, urgent=False)
 
     def _status_changed(self, key: str) -> None:
         self._about_assignment(key, self._statuses, NodeTie.STATUS)

@@ -12,8 +12,8 @@ from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.store.errors import MalformedRecord
-from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.record import Record
+from devopsellence.store.keys import EnvironmentRef, InvalidName
+from devopsellence.store.record import Record, message_of
 
 M = TypeVar("M", bound=Message)
 
@@ -61,6 +61,20 @@ def checked_certificate(
     if names == (ref.organization, ref.project, ref.environment, host):
         return record
     return _unreadable(record, f"it says that it is certificate '{'/'.join(names)}'")
+
+
+def checked_claim(record: Record[pb.HostClaim] | None, node: str, host: str) -> Record[pb.HostClaim] | None:
+    """Return ``record``, as unreadable if it names another node or host, or no environment."""
+    message = message_of(record)
+    if record is None or message is None:
+        return record
+    if (message.node, message.host) != (node, host):
+        return _unreadable(record, f"it says that it is the claim of '{message.host}' on node '{message.node}'")
+    try:
+        EnvironmentRef(message.organization, message.project, message.environment)
+    except InvalidName as error:
+        return _unreadable(record, str(error))
+    return record
 
 
 def _unreadable(record: Record[M], reason: str) -> Record[M]:

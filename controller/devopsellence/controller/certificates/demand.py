@@ -10,7 +10,7 @@ from typing import Final
 from devopsellence.age import node_recipient
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.controller.ingress.rules import hosts_of
+from devopsellence.controller.model.hosts import hosts_of
 from devopsellence.controller.model.snapshot import EnvironmentSnapshot, NodeView
 from devopsellence.store.record import Record, message_of
 

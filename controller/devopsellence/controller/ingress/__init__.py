@@ -1,6 +1,7 @@
-"""Ingress parts: certificates, challenges and peer routers for each node that serves an environment's ingress.
+"""Ingress parts: certificates, challenges and peer routers for each node that serves an environment's ingress, and the
+claims of its hosts (``claims``).
 
-These change at other times than a release, so each part has its own key under ``ingress/<node>/``
+Parts change at other times than a release, so each part has its own key under ``ingress/<node>/``
 (docs/decisions/0018-ingress-parts.md). Pure: planned here, written with the rest of the plan. The rules themselves are
 in the assignments; obtaining certificates belongs in ``certificates``.
 

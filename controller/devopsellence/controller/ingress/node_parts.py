@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
+from devopsellence.controller.ingress.claims import claimed_by, holders_on, hosts_in_use, told_to, wanted_on
 from devopsellence.controller.ingress.peers import PeerRouters
-from devopsellence.controller.ingress.rules import hosts_of
+from devopsellence.controller.ingress.rules import knows_assignment
 from devopsellence.controller.model.actions import KeyChange, Precondition, WriteAction, WriteKind
+from devopsellence.controller.model.hosts import hosts_of
 from devopsellence.controller.model.snapshot import EnvironmentSnapshot, NodeView
 from devopsellence.controller.rollout.node_progress import PlannedNode
 from devopsellence.store.keys import PEERS, EnvironmentRef, Keys
@@ -24,8 +25,10 @@ from devopsellence.store.record import Record, message_of, revision_of
 Certificates = Mapping[str, Record[pb.Certificate]]
 
 
-def plan_parts(snapshot: EnvironmentSnapshot, planned_nodes: Sequence[PlannedNode], keys: Keys) -> list[WriteAction]:
-    """Return the writes and deletions of ingress parts.
+def plan_parts(
+    snapshot: EnvironmentSnapshot, planned_nodes: Sequence[PlannedNode], claims: Sequence[WriteAction], keys: Keys
+) -> list[WriteAction]:
+    """Return the writes and deletions of ingress parts, to be carried out after ``claims``.
 
     ``planned_nodes`` are the attached nodes with their assignments once the plan is written; other nodes have no parts.
     """
@@ -39,29 +42,31 @@ def plan_parts(snapshot: EnvironmentSnapshot, planned_nodes: Sequence[PlannedNod
     if not concerned:
         return []
     routers = PeerRouters(((view, serving[view.name]) for view in concerned if view.name in serving), snapshot.nodes)
+    in_use, claimed = hosts_in_use(snapshot), claimed_by(claims)
     actions: list[WriteAction] = []
     for view in concerned:
         assignment = assignments.get(view.name)
-        work_out = partial(_actions, snapshot, view, assignment, routers, keys)
-        actions += view.recall("parts", (assignment, snapshot.certificates, routers.mark), work_out)
+        wanted, new = wanted_on(view, in_use, assignments), claimed.get(view.name, frozenset())
+        parts = _NodeParts(snapshot.ref, view, assignment, snapshot.certificates, routers, wanted, new, keys)
+        actions += view.recall("parts", (assignment, snapshot.certificates, routers.mark, wanted, new), parts.actions)
     return actions
-
-
-def _actions(
-    snapshot: EnvironmentSnapshot, view: NodeView, assignment: pb.Assignment | None, routers: PeerRouters, keys: Keys
-) -> list[WriteAction]:
-    return _NodeParts(snapshot.ref, view, assignment, snapshot.certificates, routers, keys).actions()
 
 
 @dataclass(frozen=True, slots=True)
 class _NodeParts:
-    """Parts of one node with its planned assignment (None: no assignment, or unreadable)."""
+    """Parts of one node with its planned assignment (None: no assignment, or unreadable).
+
+    ``wanted_hosts``: those that the environment wants here; it may hold more, and gives these up. ``new_claims``: hosts
+    claimed by the same plan.
+    """
 
     ref: EnvironmentRef
     view: NodeView
     assignment: pb.Assignment | None
     certificates: Certificates
     routers: PeerRouters
+    wanted_hosts: frozenset[str]
+    new_claims: frozenset[str]
     keys: Keys
 
     def actions(self) -> list[WriteAction]:
@@ -78,7 +83,7 @@ class _NodeParts:
             actions += [
                 self._delete(part, "the part is empty", self._certificate_precondition(part)) for part in emptied
             ]
-        if self._may_delete():
+        if knows_assignment(self.view, self.assignment):
             rests_on = (self._assignment_precondition(),)
             unnamed = sorted(stored_parts.keys() - named)
             actions += [self._delete(part, "its node does not serve it", rests_on) for part in unnamed]
@@ -96,10 +101,30 @@ class _NodeParts:
             filled = _fill(content, certificate, assignment.ingress)
             if self._keep_served(content, certificate, assignment.ingress) or filled:
                 wanted[host] = content
-        if near := self.routers.near(self.view.name):
-            wanted[PEERS] = self._empty(assignment, PEERS)
-            wanted[PEERS].peers.extend(near)
+        about_node = self._about_node(assignment)
+        if about_node != self._empty(assignment, PEERS):
+            wanted[PEERS] = about_node
         return wanted
+
+    def _about_node(self, assignment: pb.Assignment) -> pb.NodeIngress:
+        """Return the part with everything that concerns no single host: routers, and the claims of all hosts."""
+        content = self._empty(assignment, PEERS)
+        content.peers.extend(self.routers.near(self.view.name))
+        content.forwarders.extend(self.routers.forwarders(self.view.name))
+        holders, told = holders_on(self.view), told_to(self.view)
+        for host in sorted(self.wanted_hosts):
+            # A claim that was lost is written again.
+            is_lost = host in told.held_hosts and holders.get(host) is None
+            if is_lost or host in self.new_claims or holders.get(host) == self.ref:
+                content.held_hosts.append(host)
+        for host in hosts_of(assignment.ingress):
+            other = holders.get(host)
+            if other is not None and other != self.ref:
+                content.taken_hosts[host] = str(other)
+            elif host in holders and other is None and host in told.taken_hosts:
+                # The claim cannot be read.
+                content.taken_hosts[host] = told.taken_hosts[host]
+        return content
 
     def _keep_served(self, content: pb.NodeIngress, certificate: pb.Certificate, ingress: workload_pb2.Ingress) -> bool:
         """Keep the certificate that the node has while there is none in etcd; return whether there is one to keep.
@@ -131,20 +156,6 @@ class _NodeParts:
         """Return whether the certificate of the part can be read."""
         record = self.certificates.get(part)
         return record is None or record.error is None
-
-    def _may_delete(self) -> bool:
-        """Return whether the node knows its assignment, so that parts not named in it can be deleted."""
-        stored, status = self.view.assignment, self.view.status
-        if stored is None:
-            return self.assignment is None
-        if stored.message is None or stored.message is not self.assignment:
-            return False
-        reported = message_of(status)
-        knows = reported is not None and (reported.node_uid, reported.generation) == (
-            stored.message.node_uid,
-            stored.message.generation,
-        )
-        return knows or self.view.heartbeat is None
 
     def _write(self, part: str, content: pb.NodeIngress) -> WriteAction:
         record = self.view.parts.get(part)
@@ -191,7 +202,7 @@ def _fill(content: pb.NodeIngress, certificate: pb.Certificate, ingress: workloa
 def _why(before: pb.NodeIngress | None, content: pb.NodeIngress) -> str:
     """Return what has changed from ``before`` (None: absent or unreadable) to ``content``, in a sentence."""
     if content.part == PEERS:
-        return f"peer routers: {', '.join(peer.node for peer in content.peers)}"
+        return f"peer routers: {', '.join(peer.node for peer in content.peers)}; hosts: {', '.join(content.held_hosts)}"
     before = before if before is not None else pb.NodeIngress()
     changed = []
     if content.certificate != before.certificate:

@@ -31,9 +31,12 @@ class PeerRouters:
 
     def __init__(self, serving: Iterable[tuple[NodeView, str]], views: Sequence[NodeView]) -> None:
         self._views = views
-        self._routers = [router for view, uid in serving if (router := self._router(view, uid)) is not None]
-        #: Equal for equal routers, also of two plans; quick to compare.
-        self.mark = blake2b(b"".join(line for _, line in self._routers)).digest()
+        pairs = list(serving)
+        self._serving = [(view.name, uid) for view, uid in pairs]
+        self._routers = [router for view, uid in pairs if (router := self._router(view, uid)) is not None]
+        #: Equal for equal nodes and routers, also of two plans; quick to compare.
+        lines = [*(f"{name} {uid}\n".encode() for name, uid in self._serving), *(line for _, line in self._routers)]
+        self.mark = blake2b(b"".join(lines)).digest()
 
     def near(self, node: str) -> list[pb.RouterPeer]:
         """Return the peers of ``node``, sorted by name: all other routers, or the next eight on the ring."""
@@ -42,6 +45,18 @@ class PeerRouters:
         following = (ring[(start + step) % len(ring)][1] for step in range(len(ring)))
         nearest = islice((router for router in following if router.node != node), MAX_PEERS)
         return sorted(nearest, key=lambda router: router.node)
+
+    def forwarders(self, node: str) -> list[str]:
+        """Return the uids of the nodes that have ``node`` as a peer, sorted; they need no router that is known."""
+        return self._forwarders.get(node, [])
+
+    @cached_property
+    def _forwarders(self) -> dict[str, list[str]]:
+        uids: dict[str, list[str]] = {}
+        for name, uid in sorted(self._serving, key=lambda pair: pair[1]):
+            for peer in self.near(name):
+                uids.setdefault(peer.node, []).append(uid)
+        return uids
 
     @cached_property
     def _ring(self) -> list[tuple[tuple[int, str], pb.RouterPeer]]:

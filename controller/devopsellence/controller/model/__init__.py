@@ -2,5 +2,5 @@
 
 No IO, no clock, and no imports from other packages of the controller.
 
-Actions and events are covered by tests/unit/controller/test_plan.py.
+Actions and events are covered by tests/unit/controller/test_plan.py, hosts by ingress/test_claims.py beside it.
 """

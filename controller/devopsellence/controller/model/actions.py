@@ -25,6 +25,9 @@ class WriteKind(Enum):
     #: Write or delete an ingress part of a node: a certificate, challenges or peers.
     WRITE_PART = "write_part"
     DELETE_PART = "delete_part"
+    #: Create or delete the claim of a host on a node.
+    CLAIM_HOST = "claim_host"
+    RELEASE_HOST = "release_host"
 
 
 @dataclass(frozen=True, slots=True)

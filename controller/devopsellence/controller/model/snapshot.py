@@ -42,6 +42,8 @@ class NodeView:
     status: Record[pb.AssignmentStatus] | None = None
     #: Ingress parts of the node besides its assignment; by name of the part: a host, or keys.PEERS.
     parts: Mapping[str, Record[pb.NodeIngress]] = field(default_factory=dict)
+    #: Claims of hosts on the node, of any environment; by host.
+    claims: Mapping[str, Record[pb.HostClaim]] = field(default_factory=dict)
     #: Results worked out from this view alone, see recall(). They vanish with the view when anything of it changes.
     notes: dict[str, tuple[tuple[object, ...], Any]] = field(default_factory=dict, compare=False, repr=False)
 
@@ -112,7 +114,8 @@ class EnvironmentSnapshot:
     ``release`` is the record of the newest release of the environment, ``fallback`` the record of release
     ``fallback_number``; None if the key does not exist. ``nodes`` are the attached nodes and all nodes with an
     assignment, a status or an ingress part, sorted by name. ``secrets`` are by service and name. ``certificates`` are
-    by host: the same mapping object for as long as no certificate changes.
+    by host: the same mapping object for as long as no certificate changes. ``served_hosts``: by node and environment,
+    the hosts in all assignments, also of other environments.
     """
 
     ref: EnvironmentRef
@@ -126,6 +129,7 @@ class EnvironmentSnapshot:
     unreachable_since: Mapping[str, float] = field(default_factory=dict)
     fallback: Record[pb.Release] | None = None
     certificates: Mapping[str, Record[pb.Certificate]] = field(default_factory=dict)
+    served_hosts: Mapping[str, Mapping[EnvironmentRef, frozenset[str]]] = field(default_factory=dict, compare=False)
 
     @property
     def fallback_number(self) -> int:

@@ -264,5 +264,7 @@ def _config_from_fields(ref: EnvironmentRef, fields: Mapping[str, Any]) -> Routi
             for host, challenges in fields["challenges"].items()
         },
         "peers": tuple(RouterPeer(**peer) for peer in fields["peers"]),
+        "held_hosts": tuple(fields.get("held_hosts", ())),
+        "forwarders": tuple(fields["forwarders"]) if fields.get("forwarders") is not None else None,
     }
     return RoutingConfig(ref, **{**fields, **decoded})

@@ -27,10 +27,28 @@ _HTTP: Final = "envoy.extensions.filters.network.http_connection_manager.v3.Http
 _DOWNSTREAM_TLS: Final = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
 _BUFFER_BYTES: Final = 64 << 10
 _BACKLOG: Final = 4096
-_HANDSHAKE: Final = "15s"
+#: Time for a connection to show what it wants: the first bytes of a request, or a complete TLS handshake.
+_FIRST_BYTES: Final = "10s"
+_INSPECTORS: Final = "envoy.extensions.filters.listener"
+#: Envoy has no time limit for the first byte of a plain request; waiting for it is left to this filter.
+_HTTP_INSPECTOR: Final = extension(
+    "envoy.filters.listener.http_inspector", f"{_INSPECTORS}.http_inspector.v3.HttpInspector"
+)
+#: Its buffer grows as needed; 16 KiB, the default, would be most of what a silent connection takes.
+_TLS_INSPECTOR: Final = extension(
+    "envoy.filters.listener.tls_inspector",
+    f"{_INSPECTORS}.tls_inspector.v3.TlsInspector",
+    {"initial_read_buffer_size": 1024},
+)
 #: Addresses of internal clients, which Envoy would trust: an address that no client has. An empty list would mean all
 #: private addresses.
 _NO_INTERNAL_CLIENTS: Final[Message] = {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]}
+#: Envoy takes some of its own headers from clients, and passes others on to services.
+_WITHOUT_ENVOY_HEADERS: Final = extension(
+    "envoy.http.early_header_mutation.header_mutation",
+    "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+    {"mutations": [{"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}}]},
+)
 _UNAVAILABLE: Final = "503: nothing answers for this address at the moment\n"
 
 
@@ -39,22 +57,28 @@ def listeners(routing: NodeRouting, listen: ListenerConfig, folder: str) -> list
     messages: list[Message] = []
     if listen.http_port:
         messages.append(
-            _listener(HTTP, listen.http_port, listen, [{"name": HTTP, "filters": [_requests(HTTP, folder)]}])
+            _listener(
+                HTTP, listen.http_port, listen, [{"name": HTTP, "filters": [_requests(HTTP, folder)]}], _HTTP_INSPECTOR
+            )
         )
     if chains := list(_secure_chains(routing, listen, folder)):
-        messages.append(_listener(HTTPS, listen.https_port, listen, chains, inspect=True))
+        messages.append(_listener(HTTPS, listen.https_port, listen, chains, _TLS_INSPECTOR))
     if listen.peer_port and listen.peer_tls is not None and routing.configs:
         chain: Message = {
             "name": PEERS,
             "filters": [_requests(PEERS, folder)],
             "transport_socket": _peer_socket(folder),
-            "transport_socket_connect_timeout": _HANDSHAKE,
+            "transport_socket_connect_timeout": _FIRST_BYTES,
         }
         messages.append(_listener(PEERS, listen.peer_port, listen, [chain]))
     return messages
 
 
-def _listener(name: str, port: int, listen: ListenerConfig, chains: list[Message], *, inspect: bool = False) -> Message:
+def _listener(name: str, port: int, listen: ListenerConfig, chains: list[Message], *inspectors: Message) -> Message:
+    """Return a listener. A connection that gives its ``inspectors`` nothing to look at in time is closed.
+
+    The peer listener needs none: its connections begin with TLS, whose handshake has a time limit of its own.
+    """
     address = {"address": "::", "ipv4_compat": True} if listen.ipv6 else {"address": "0.0.0.0"}  # noqa: S104
     message: Message = {
         "name": name,
@@ -63,10 +87,9 @@ def _listener(name: str, port: int, listen: ListenerConfig, chains: list[Message
         "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
         "tcp_backlog_size": _BACKLOG,
     }
-    if inspect:
-        kind = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
-        message["listener_filters"] = [extension("envoy.filters.listener.tls_inspector", kind)]
-        message["listener_filters_timeout"] = _HANDSHAKE
+    if inspectors:
+        message["listener_filters"] = list(inspectors)
+        message["listener_filters_timeout"] = _FIRST_BYTES
     return message
 
 
@@ -91,7 +114,7 @@ def _secure_chains(routing: NodeRouting, listen: ListenerConfig, folder: str) ->
             "filter_chain_match": {"server_names": [host]},
             "filters": [_requests(HTTPS, folder)],
             "transport_socket": extension("envoy.transport_sockets.tls", _DOWNSTREAM_TLS, tls),
-            "transport_socket_connect_timeout": _HANDSHAKE,
+            "transport_socket_connect_timeout": _FIRST_BYTES,
         }
 
 
@@ -114,7 +137,7 @@ def _peer_socket(folder: str) -> Message:
 def _requests(name: str, folder: str) -> Message:
     """Return the HTTP connection manager of a listener.
 
-    Forwarding headers of outside clients are replaced; headers from a peer are trusted.
+    Forwarding headers of outside clients are replaced; whether a peer's are is up to the routes.
     """
     outside = name != PEERS
     kind = "envoy.extensions.filters.http.router.v3.Router"
@@ -124,9 +147,13 @@ def _requests(name: str, folder: str) -> Message:
         "rds": {"route_config_name": name, "config_source": source(folder, routes_path(name))},
         "http_filters": [extension("envoy.filters.http.router", kind, {"suppress_envoy_headers": True})],
         "upgrade_configs": [{"upgrade_type": "websocket"}],
+        "early_header_mutation_extensions": [_WITHOUT_ENVOY_HEADERS],
         "use_remote_address": outside,
         "internal_address_config": _NO_INTERNAL_CLIENTS,
         "preserve_external_request_id": not outside,
+        # For the routes of peers, which remove the header again; clients' values never pass.
+        "forward_client_cert_details": "SANITIZE" if outside else "SANITIZE_SET",
+        "set_current_client_cert_details": {"dns": not outside},
         "always_set_request_id_in_response": True,
         "server_header_transformation": "PASS_THROUGH",
         "normalize_path": True,
@@ -183,5 +210,8 @@ def _access_log(name: str) -> Message:
         "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
         "user_agent": "%REQ(USER-AGENT)%",
     }
+    if name == PEERS:
+        # The client's address is what this node says.
+        fields["peer"] = "%DOWNSTREAM_PEER_DNS_SAN%"
     kind = "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog"
     return extension("envoy.access_loggers.stdout", kind, {"log_format": {"json_format": fields}})

@@ -76,7 +76,9 @@ class RoutingConfig:
     ``hosts``: DNS names of the configuration, in lower case. ``backends``: the targets of ``routes``. ``tls``: serve
     HTTPS for every host with a certificate in ``certificates`` (by host). ``redirect``: redirect HTTP to HTTPS for
     hosts served by HTTPS. ``challenges``: ACME tokens and key authorizations, by host. ``peers``: other nodes' routers
-    for the same hosts. ``drain_seconds``: time limit for the current requests of a draining endpoint.
+    for the same hosts. ``drain_seconds``: time limit for the current requests of a draining endpoint. ``forwarders``:
+    DNS names in the certificates of the nodes that forward requests for these hosts here; None: unknown, all nodes are
+    believed. ``held_hosts``: those that the controller gave to the environment on this node, before any other.
     """
 
     ref: EnvironmentRef
@@ -89,6 +91,8 @@ class RoutingConfig:
     challenges: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     peers: tuple[RouterPeer, ...] = ()
     drain_seconds: float = DEFAULT_DRAIN_SECONDS
+    forwarders: tuple[str, ...] | None = None
+    held_hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -6,7 +6,7 @@ once even after a lost response; all remaining requests, retried once only if th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from devopsellence.nodeagent.envoy.clusters import LOCAL_ONLY, cluster_name
@@ -30,6 +30,8 @@ _WEBSOCKET: Final[Message] = {"name": "upgrade", "string_match": {"exact": "webs
 _ENVOY_HEADERS: Final = ("x-envoy-external-address", "x-envoy-internal")
 #: Headers of a proxy in front of Envoy: there is none, so clients made the values up.
 _UNTRUSTED_HEADERS: Final = ("forwarded", "x-real-ip")
+#: Header in which Envoy names the certificate of a peer, for the routes.
+_CERTIFICATE_HEADER: Final = "x-forwarded-client-cert"
 
 
 def routes_path(name: str) -> str:
@@ -41,7 +43,7 @@ def routes_file(name: str, routing: NodeRouting, listen: ListenerConfig) -> byte
     """Return the file with the routes of the listener :data:`HTTP`, :data:`HTTPS` or :data:`PEERS`."""
     if name == HTTP:
         return _http_routes(routing, listen)
-    return _https_routes(routing, listen) if name == HTTPS else _peer_routes(routing)
+    return _https_routes(routing, listen) if name == HTTPS else _peer_routes(routing, listen)
 
 
 def _http_routes(routing: NodeRouting, listen: ListenerConfig) -> bytes:
@@ -65,20 +67,74 @@ def _https_routes(routing: NodeRouting, listen: ListenerConfig) -> bytes:
     return _configuration(HTTPS, hosts, listen.https_port)
 
 
-def _peer_routes(routing: NodeRouting) -> bytes:
-    """Routes for peers: to endpoints of this node only, with the peer's headers about the client unchanged."""
-    hosts = [
-        _virtual_host(host, list(_proxied(config, host, local_only=True)))
-        for config in routing.configs
-        for host in sorted(config.hosts)
-    ]
+def _peer_routes(routing: NodeRouting, listen: ListenerConfig) -> bytes:
+    """Routes for peers: to endpoints of this node only.
+
+    What a forwarder says about the client is unchanged. Any other node counts as a client, like everybody who reaches
+    the port for HTTPS: its certificate gives it no say about hosts that it does not forward. It is not refused, because
+    two nodes learn at different moments that one forwards to the other.
+    """
+    hosts = []
+    for config in routing.configs:
+        forwarder = _has_certificate_of(config.forwarders)
+        for host in sorted(config.hosts):
+            routes = list(_proxied(config, host, local_only=True))
+            if config.forwarders is not None:
+                believed = [_only_if(forwarder, route) for route in routes] if forwarder is not None else []
+                routes = [*believed, *({**route, **_as_client(listen.https_port)} for route in routes)]
+            hosts.append(_virtual_host(host, routes))
     configuration = {
         "name": PEERS,
         "virtual_hosts": hosts,
-        "request_headers_to_remove": list(_ENVOY_HEADERS),
+        "request_headers_to_remove": [*_ENVOY_HEADERS, _CERTIFICATE_HEADER],
         **_COMMON,
     }
     return response(ROUTES, [configuration])
+
+
+def _has_certificate_of(forwarders: Collection[str] | None) -> Message | None:
+    """Return the condition that the client's certificate has one of these DNS names; None without names.
+
+    Envoy's header has the form ``Hash=…;DNS=…``; nobody but Envoy can write it here.
+    """
+    if not forwarders:
+        return None
+    names = "|".join(name.replace(".", "[.]") for name in sorted(forwarders))
+    return {"name": _CERTIFICATE_HEADER, "string_match": {"safe_regex": {"regex": f"(.*;)?DNS=({names})(;.*)?"}}}
+
+
+def _only_if(condition: Message, route: Message) -> Message:
+    match = route["match"]
+    return {**route, "match": {**match, "headers": [*match.get("headers", ()), condition]}}
+
+
+def _as_client(https_port: int) -> Message:
+    """Return the fields of a route that replace everything that the sender says about a client."""
+    headers = {
+        **_about_client(https_port or _HTTPS_PORT),
+        "x-forwarded-proto": "https",
+        "x-request-id": "%UNIQUE_ID%",
+    }
+    return {
+        "request_headers_to_remove": list(_UNTRUSTED_HEADERS),
+        "request_headers_to_add": _overwritten(headers),
+    }
+
+
+def _about_client(port: int) -> dict[str, str]:
+    """Return the forwarding headers. The address is that of the connection, also at a listener that knows another."""
+    return {
+        "x-forwarded-for": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%",
+        "x-forwarded-host": "%REQ(:AUTHORITY)%",
+        "x-forwarded-port": str(port),
+    }
+
+
+def _overwritten(headers: Mapping[str, str]) -> list[Message]:
+    return [
+        {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+        for key, value in headers.items()
+    ]
 
 
 _COMMON: Final[Message] = {"ignore_port_in_host_matching": True}
@@ -89,19 +145,11 @@ def _configuration(name: str, hosts: list[Message], port: int) -> bytes:
 
     Envoy itself sets ``X-Forwarded-Proto``, because of ``use_remote_address``.
     """
-    headers = {
-        "x-forwarded-for": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
-        "x-forwarded-host": "%REQ(:AUTHORITY)%",
-        "x-forwarded-port": str(port),
-    }
     configuration = {
         "name": name,
         "virtual_hosts": hosts,
         "request_headers_to_remove": [*_UNTRUSTED_HEADERS, *_ENVOY_HEADERS],
-        "request_headers_to_add": [
-            {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
-            for key, value in headers.items()
-        ],
+        "request_headers_to_add": _overwritten(_about_client(port)),
         **_COMMON,
     }
     return response(ROUTES, [configuration])

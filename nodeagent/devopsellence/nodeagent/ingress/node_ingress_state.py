@@ -185,9 +185,22 @@ def ingress_inputs(parts: Mapping[str, PartState]) -> IngressInputs:
     return IngressInputs(
         hosts=hosts,
         peers=_peers(parts[PEERS].stored.peers) if PEERS in parts else (),
+        forwarders=_forwarders(parts[PEERS].stored) if PEERS in parts else (),
+        held_hosts=tuple(parts[PEERS].stored.held_hosts) if PEERS in parts else (),
+        taken_hosts=dict(parts[PEERS].stored.taken_hosts) if PEERS in parts else {},
         signing_requests=tuple(sorted(signing_requests, key=lambda request: request.id)),
         problems=tuple(parts[part].problem for part in sorted(parts) if parts[part].problem),
     )
+
+
+def _forwarders(stored: stored_pb2.NodeIngress) -> tuple[str, ...] | None:
+    """Return the names in the certificates of the nodes that forward requests here.
+
+    None: the part is from a controller that does not write them. The part without peers is no longer in etcd.
+    """
+    if stored.forwarders:
+        return tuple(sorted(server_name(uid) for uid in stored.forwarders))
+    return None if stored.peers else ()
 
 
 def _peers(stored: Iterable[stored_pb2.RouterPeer]) -> tuple[RouterPeer, ...]:

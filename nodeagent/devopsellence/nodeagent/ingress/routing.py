@@ -53,12 +53,17 @@ class HostInputs:
 class IngressInputs:
     """The controller's inputs about an environment's ingress, besides the assignment.
 
-    ``peers``: with IP addresses once in a routing configuration. ``signing_requests``: CSRs in response to key
-    requests, sorted by id. ``problems``: sentences about unusable inputs. ``warnings``: sentences about usable inputs.
+    ``peers``: with IP addresses once in a routing configuration. ``forwarders``, ``held_hosts``: as in RoutingConfig.
+    ``taken_hosts``: hosts that another environment holds on this node, with its name. ``signing_requests``: CSRs in
+    response to key requests, sorted by id. ``problems``: sentences about unusable inputs. ``warnings``: sentences about
+    usable inputs.
     """
 
     hosts: Mapping[str, HostInputs] = field(default_factory=dict)
     peers: tuple[RouterPeer, ...] = ()
+    forwarders: tuple[str, ...] | None = ()
+    held_hosts: tuple[str, ...] = ()
+    taken_hosts: Mapping[str, str] = field(default_factory=dict)
     signing_requests: tuple[stored_pb2.SigningRequest, ...] = ()
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -90,6 +95,7 @@ def plan_routing(
         for service in services
     }
     hosts, host_problems = _hosts(ingress)
+    taken = {host: inputs.taken_hosts[host] for host in hosts if host in inputs.taken_hosts}
     routes, rule_problems = _routes(ingress, hosts)
     targets = sorted({(route.service, route.port) for route in routes})
     backends = [
@@ -112,8 +118,13 @@ def plan_routing(
         certificates=certificates,
         challenges={host: part.challenges for host, part in host_inputs.items() if part.challenges},
         peers=inputs.peers,
+        forwarders=inputs.forwarders,
+        held_hosts=tuple(host for host in hosts if host in inputs.held_hosts),
         drain_seconds=_drain_seconds(ingress),
     )
+    if taken:
+        config = _without_hosts(config, taken)
+        host_problems.append(_taken_problem(taken))
     expired = (
         _expired(host, host_inputs[host].not_after, ingress)
         for host in certificates
@@ -142,6 +153,8 @@ def with_former_inputs(config: RoutingConfig, former: RoutingConfig | None) -> R
         config,
         certificates={**certificates, **config.certificates} if config.tls else config.certificates,
         peers=config.peers or former.peers,
+        forwarders=former.forwarders if config.forwarders == () else config.forwarders,
+        held_hosts=config.held_hosts or former.held_hosts,
     )
 
 
@@ -256,25 +269,36 @@ def _drain_seconds(ingress: workload_pb2.Ingress) -> float:
 
 
 def resolve_host_conflicts(configs: Iterable[RoutingConfig]) -> tuple[NodeRouting, dict[EnvironmentRef, str]]:
-    """Give every host to the environment that sorts first; return the node's routing and problems by environment.
+    """Give every host to the environment that holds it, else to the one that sorts first.
 
-    Commands reject a host that another environment has; a conflict arises if two commands run at the same time.
+    Return the node's routing and problems by environment. Commands reject a host that another environment has; a
+    conflict arises if two commands run at the same time. Then the controller decides, but for a host that it has not
+    decided about yet.
     """
+    in_order = sorted(configs, key=lambda config: config.ref)
     owners: dict[str, EnvironmentRef] = {}
+    for holding in (True, False):
+        for config in in_order:
+            for host in config.hosts:
+                if (host in config.held_hosts) is holding:
+                    owners.setdefault(host, config.ref)
     resolved: list[RoutingConfig] = []
     problems: dict[EnvironmentRef, str] = {}
-    for config in sorted(configs, key=lambda config: config.ref):
-        lost = {host: owners[host] for host in config.hosts if host in owners}
-        owners.update({host: config.ref for host in config.hosts if host not in owners})
+    for config in in_order:
+        lost = {host: str(owners[host]) for host in config.hosts if owners[host] != config.ref}
         resolved.append(_without_hosts(config, lost) if lost else config)
         if lost:
-            host, owner = min(lost.items())
-            more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
-            problems[config.ref] = (
-                f"host {host}{more} belongs to {owner} on this node: remove the host from either environment and "
-                "deploy the change"
-            )
+            problems[config.ref] = _taken_problem(lost)
     return NodeRouting(tuple(resolved)), problems
+
+
+def _taken_problem(taken: Mapping[str, str]) -> str:
+    host, owner = min(taken.items())
+    more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
+    return (
+        f"host {host}{more} belongs to {owner} on this node: remove the host from either environment and "
+        "deploy the change"
+    )
 
 
 def _without_hosts(config: RoutingConfig, lost: Iterable[str]) -> RoutingConfig:

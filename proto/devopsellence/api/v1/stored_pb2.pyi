@@ -1450,6 +1450,26 @@ class NodeIngress(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class TakenHostsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NODE_FIELD_NUMBER: _builtins.int
     NODE_UID_FIELD_NUMBER: _builtins.int
     ORGANIZATION_FIELD_NUMBER: _builtins.int
@@ -1460,6 +1480,9 @@ class NodeIngress(_message.Message):
     CHALLENGES_FIELD_NUMBER: _builtins.int
     KEY_REQUEST_FIELD_NUMBER: _builtins.int
     PEERS_FIELD_NUMBER: _builtins.int
+    FORWARDERS_FIELD_NUMBER: _builtins.int
+    HELD_HOSTS_FIELD_NUMBER: _builtins.int
+    TAKEN_HOSTS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     node_uid: _builtins.str
     """Node.uid of the recipient."""
@@ -1483,6 +1506,24 @@ class NodeIngress(_message.Message):
     def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouterPeer]:
         """Of the part "+peers": nodes with the same ingress, for requests without a local endpoint. Sorted by node."""
 
+    @_builtins.property
+    def forwarders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of the part "+peers": uids of the nodes that have this node among their peers. Only their routers are believed what
+        they say about clients. Sorted. Older controllers leave it empty: then all nodes are believed.
+        """
+
+    @_builtins.property
+    def held_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of the part "+peers": hosts that this environment holds on this node. If another environment of the node has such a
+        host as well, this one serves it. Sorted; a host that is not here and not in taken_hosts has not been claimed yet.
+        """
+
+    @_builtins.property
+    def taken_hosts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Of the part "+peers": hosts of the ingress that another environment holds on this node, with that environment; they
+        are not served for this one.
+        """
+
     def __init__(
         self,
         *,
@@ -1496,14 +1537,52 @@ class NodeIngress(_message.Message):
         challenges: _abc.Iterable[Global___Challenge] | None = ...,
         key_request: Global___KeyRequest | None = ...,
         peers: _abc.Iterable[Global___RouterPeer] | None = ...,
+        forwarders: _abc.Iterable[_builtins.str] | None = ...,
+        held_hosts: _abc.Iterable[_builtins.str] | None = ...,
+        taken_hosts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "key_request", b"key_request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "challenges", b"challenges", "environment", b"environment", "key_request", b"key_request", "node", b"node", "node_uid", b"node_uid", "organization", b"organization", "part", b"part", "peers", b"peers", "project", b"project"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "challenges", b"challenges", "environment", b"environment", "forwarders", b"forwarders", "held_hosts", b"held_hosts", "key_request", b"key_request", "node", b"node", "node_uid", b"node_uid", "organization", b"organization", "part", b"part", "peers", b"peers", "project", b"project", "taken_hosts", b"taken_hosts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeIngress: _TypeAlias = NodeIngress  # noqa: Y015
+
+@_typing.final
+class HostClaim(_message.Message):
+    """hosts/<node>/<host>. Written by the controller, create-only: the environment that has the host on the node. Deleted
+    when that environment gives the host up there.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    host: _builtins.str
+    organization: _builtins.str
+    project: _builtins.str
+    environment: _builtins.str
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        host: _builtins.str = ...,
+        organization: _builtins.str = ...,
+        project: _builtins.str = ...,
+        environment: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "host", b"host", "node", b"node", "organization", b"organization", "project", b"project"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostClaim: _TypeAlias = HostClaim  # noqa: Y015
 
 @_typing.final
 class HostCertificate(_message.Message):

@@ -6,7 +6,8 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.controller.ingress.rules import hosts_of, reaches
+from devopsellence.controller.ingress.rules import reaches
+from devopsellence.controller.model.hosts import hosts_of
 from tests.unit.controller.builders import KEYS, REF, Store, app, migration, service
 from tests.unit.controller.ingress_builders import HOST, WEB, ingress, serving_store, settle
 

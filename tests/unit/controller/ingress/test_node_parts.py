@@ -84,6 +84,7 @@ def test_certificate_comes_together_with_assignment_of_new_node() -> None:
     planned = store.step()
     assert [(action.kind, action.node) for action in planned.actions if action.node == "n2"] == [
         (WriteKind.WRITE_ASSIGNMENT, "n2"),
+        (WriteKind.CLAIM_HOST, "n2"),
         (WriteKind.WRITE_PART, "n2"),
         (WriteKind.WRITE_PART, "n2"),
     ]
@@ -291,7 +292,7 @@ def test_part_that_cannot_be_read_and_is_not_needed_goes() -> None:
     store.garbage(KEYS.ingress("n1", REF, OTHER))
     store.garbage(KEYS.ingress("n2", REF, "+peers"))
     store.converge()
-    assert store.parts("n1") == store.parts("n2") == {}
+    assert parts(store, "n1") == parts(store, "n2") == {}
 
 
 def test_assignment_that_cannot_be_read_takes_nothing_away() -> None:
@@ -406,6 +407,32 @@ def test_many_peers_are_limited_evenly() -> None:
     assert all(names == sorted(names) and node not in names for node, names in chosen.items())
     named = [name for names in chosen.values() for name in names]
     assert {named.count(name) for name in chosen} == {MAX_PEERS}
+
+
+def test_forwarders_of_a_node_are_those_that_have_it_as_a_peer() -> None:
+    found = routers(100)
+    for number in range(100):
+        node = f"n{number}"
+        chosen_by = [f"n{other}" for other in range(100) if node in [peer.node for peer in found.near(f"n{other}")]]
+        assert found.forwarders(node) == sorted(chosen_by)
+
+
+def test_node_without_a_known_router_forwards_all_the_same() -> None:
+    store = serving_store("n1")
+    store.add_node("n2", "web")
+    store.set_environment("n1", "n2", latest=1)
+    settle(store)
+    assert peers(store, "n2") == {"n1": "n1.internal:7444"}
+    assert list(parts(store, "n1")["+peers"].forwarders) == ["uid-n2"]
+    assert not parts(store, "n1")["+peers"].peers
+
+
+def test_forwarder_is_named_by_its_machine() -> None:
+    store = serving_store("n1", "n2")
+    assert list(parts(store, "n1")["+peers"].forwarders) == ["uid-n2"]
+    store.add_node("n2", "web", uid="another", alive=False)
+    settle(store)
+    assert list(parts(store, "n1")["+peers"].forwarders) == ["another"]
 
 
 def test_new_peer_changes_few_parts() -> None:

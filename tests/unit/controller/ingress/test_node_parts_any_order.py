@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.ingress.rules import hosts_of
 from devopsellence.controller.model.actions import WriteAction, WriteKind
+from devopsellence.controller.model.hosts import hosts_of
 from devopsellence.store.record import Record, message_of
 from tests.unit.controller.builders import KEYS, REF, Store, service
 from tests.unit.controller.ingress_builders import WEB, beat, ingress, put_certificate

@@ -69,6 +69,7 @@ CHANGES: Final = {
     "an endpoint": (routed(ONE, TWO), ["eds/"]),
     "a draining endpoint": (routed(replace(ONE, draining=True)), ["eds/"]),
     "a peer": (routed(peers=(PEER,)), ["eds/"]),
+    "a forwarder": (routed(forwarders=("ab.node.devopsellence.internal",)), ["rds/peers.json"]),
     "a challenge": (routed(challenges={"a.example": (("t", "t.p"),)}), ["rds/http.json"]),
     "another prefix": (
         routed(routes=(Route("a.example", "/x", "web", "http"),)),
@@ -157,3 +158,23 @@ def test_bootstrap_admin_socket_is_private() -> None:
     assert document["admin"] == {"address": {"pipe": {"path": "/f/run/admin.sock", "mode": 0o600}}}
     assert document["node"]["id"] == "n1"
     assert "static_resources" not in document
+
+
+def test_connection_that_asks_for_nothing_has_a_time_limit(certificate: TlsCertificate) -> None:
+    files = rendered(routed(tls=True, certificates={"a.example": certificate}))
+    plain, secure, peers = resources(files, "lds.json")
+    assert {listener.get("listener_filters_timeout") for listener in (plain, secure)} == {"10s"}
+    assert [len(listener["listener_filters"]) for listener in (plain, secure)] == [1, 1]
+    chains = [*secure["filter_chains"], *peers["filter_chains"]]
+    assert {chain["transport_socket_connect_timeout"] for chain in chains} == {"10s"}
+
+
+def test_idle_connections_are_closed_before_the_last_one_is_refused() -> None:
+    manager = json.loads(bootstrap("/f", node="n1"))["overload_manager"]
+    limit, heap = (monitor["typed_config"] for monitor in manager["resource_monitors"])
+    (action,) = manager["actions"]
+    (trigger,) = action["triggers"]
+    idle_tls_bytes = 14 << 10
+    full = trigger["scaled"]["saturation_threshold"] * heap["max_heap_size_bytes"]
+    assert full < limit["max_active_downstream_connections"] * idle_tls_bytes
+    assert trigger["name"] == manager["resource_monitors"][1]["name"]

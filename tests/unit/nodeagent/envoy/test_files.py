@@ -25,6 +25,7 @@ CONFIG = RoutingConfig(
     challenges={"b.example": (("token", "answer"),)},
     peers=(RouterPeer("n2", "x.node.devopsellence.internal", "10.9.0.2", 7444),),
     drain_seconds=12.5,
+    forwarders=("y.node.devopsellence.internal",),
 )
 
 

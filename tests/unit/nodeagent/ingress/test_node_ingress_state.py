@@ -144,6 +144,17 @@ def test_key_request_for_another_host_is_a_problem() -> None:
     assert state.problem == f"the key request for {HOST} cannot be fulfilled: it is about 'other.example.com'"
 
 
+def test_forwarders_are_unknown_in_a_part_of_an_older_controller() -> None:
+    stored = stored_pb2.NodeIngress(part=PEERS)
+    stored.peers.add(node="n2", uid="u2", address="10.0.0.2:7444")
+    assert ingress_inputs({PEERS: PartState(stored, stored)}).forwarders is None
+    assert ingress_inputs({}).forwarders == ()
+    stored.forwarders.extend(["u3", "u2"])
+    assert ingress_inputs({PEERS: PartState(stored, stored)}).forwarders == tuple(
+        sorted([server_name("u2"), server_name("u3")])
+    )
+
+
 def test_peers_are_parsed_and_sorted() -> None:
     stored = stored_pb2.NodeIngress(part=PEERS)
     stored.peers.add(node="n3", uid="u3", address="[fd00::3]:7444")

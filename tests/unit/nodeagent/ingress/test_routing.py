@@ -309,6 +309,30 @@ def test_host_conflict_is_won_by_first_environment() -> None:
     }
 
 
+def test_host_conflict_is_won_by_the_environment_that_holds_the_host() -> None:
+    later = replace(SHARED, ref=STAGING, hosts=("b.example",), held_hosts=("b.example",))
+    routing, problems = resolve_host_conflicts([later, SHARED])
+    assert [(config.ref, config.hosts) for config in routing.configs] == [
+        (PRODUCTION, ("a.example",)),
+        (STAGING, ("b.example",)),
+    ]
+    assert problems == {
+        PRODUCTION: "host b.example belongs to acme/shop/staging on this node: remove the host from either environment "
+        "and deploy the change"
+    }
+
+
+def test_host_that_another_environment_holds_is_not_served_and_the_others_are() -> None:
+    routed = ingress(hosts=("app.example.com", "b.example.com"))
+    inputs = IngressInputs(taken_hosts={"app.example.com": "acme/blog/production"}, held_hosts=("b.example.com",))
+    planned = plan(desired(web(), routed=routed), ONE, inputs=inputs)
+    assert planned.config is not None
+    assert (planned.config.hosts, planned.config.held_hosts) == (("b.example.com",), ("b.example.com",))
+    assert {route.host for route in planned.config.routes} <= {"b.example.com"}
+    (problem,) = planned.problems
+    assert problem.startswith("host app.example.com belongs to acme/blog/production on this node: remove the host")
+
+
 def test_environments_without_host_conflict_are_unchanged() -> None:
     other = replace(SHARED, ref=STAGING, hosts=("c.example",))
     assert resolve_host_conflicts([other, SHARED]) == (NodeRouting((SHARED, other)), {})
