@@ -6,13 +6,17 @@ The files are checked at every connection, so a renewed certificate needs no res
 from __future__ import annotations
 
 import ssl
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
 
 import grpc
 import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _ROUNDS: Final = 6
 _log = structlog.get_logger()
@@ -44,25 +48,31 @@ class ReloadingCertificate:
 
     def __init__(self, files: CertificateFiles) -> None:
         self._files = files
-        self._stamps, self._current = self._read()
+        self._lock = threading.Lock()
+        self._stamps, self._first = self._read()
 
     def credentials(self) -> grpc.ServerCredentials:
         """Return credentials that require a client certificate of the authority."""
-        return grpc.dynamic_ssl_server_credentials(self._current, self._newest, require_client_authentication=True)
+        # None is documented, and missing from the type stubs.
+        newest = cast("Callable[[], grpc.ServerCertificateConfiguration]", self._newest)
+        return grpc.dynamic_ssl_server_credentials(self._first, newest, require_client_authentication=True)
 
-    def _newest(self) -> grpc.ServerCertificateConfiguration:
-        """Return the newest certificate; called by a thread of gRPC for each connection.
+    def _newest(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return the newest certificate, None if it is in use already; called by threads of gRPC for each connection.
 
-        Half-written files are left for the next connection.
+        Half-written files are left for the next connection. gRPC takes whatever is returned in place of what it has,
+        without a lock: with a certificate for every connection, some hundred connections at once crash the process.
         """
-        with suppress(OSError):
-            if self._files.stamps() == self._stamps:
-                return self._current
-        try:
-            self._stamps, self._current = self._read()
-        except CertificateProblem as problem:
-            _log.warning("the certificate cannot be reloaded; the one before stays in use", problem=str(problem))
-        return self._current
+        with self._lock:
+            with suppress(OSError):
+                if self._files.stamps() == self._stamps:
+                    return None
+            try:
+                self._stamps, current = self._read()
+            except CertificateProblem as problem:
+                _log.warning("the certificate cannot be reloaded; the one before stays in use", problem=str(problem))
+                return None
+            return current
 
     def _read(self) -> tuple[tuple[int, ...], grpc.ServerCertificateConfiguration]:
         files = self._files

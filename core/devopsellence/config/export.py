@@ -68,6 +68,7 @@ def service_document(service: pb.Service) -> dict[str, Any]:
         },
         "resources": _resources(service.resources),
         "replicas": service.replicas or None,
+        "security": _security(service.security),
     }
     return {**_filled(fields), "stop_grace_period": _time(service.stop_grace_period)}
 
@@ -138,6 +139,13 @@ def _resources(resources: pb.Resources) -> dict[str, Any]:
     cores, rest = divmod(resources.cpu_millis, 1000)
     cpus = cores + rest / 1000 if rest else cores
     return _filled({"cpus": cpus or None, "memory": f"{resources.memory_mib}m" if resources.memory_mib else ""})
+
+
+def _security(security: pb.Security) -> dict[str, Any]:
+    fields = {"pids_limit": security.pids_limit or None, "cap_add": list(security.cap_add)}
+    # False is a value: the setting counts at once, unlike a default.
+    allowed = {"new_privileges": security.new_privileges} if security.HasField("new_privileges") else {}
+    return {**allowed, **_filled(fields)}
 
 
 def _word(words: dict[str, Any], number: int) -> str:

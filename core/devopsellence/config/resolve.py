@@ -68,6 +68,7 @@ def _service(name: str, service: schema.ServiceSection) -> pb.Service:
         resources=_resources(service.resources),
         stop_grace_period=_duration(service.stop_grace_period),
         replicas=service.replicas or 0,
+        security=_security(service.security),
     )
 
 
@@ -107,6 +108,16 @@ def _resources(resources: schema.ResourcesSection) -> pb.Resources | None:
     if not (resources.cpus or resources.memory):
         return None
     return pb.Resources(cpu_millis=resources.cpus, memory_mib=resources.memory)
+
+
+def _security(security: schema.SecuritySection) -> pb.Security | None:
+    if security == schema.SecuritySection():
+        return None
+    return pb.Security(
+        new_privileges=security.new_privileges,
+        pids_limit=security.pids_limit or 0,
+        cap_add=sorted(set(security.cap_add)),
+    )
 
 
 def _task(name: str, task: schema.TaskSection) -> pb.Task:

@@ -266,6 +266,15 @@ def url(value: object) -> str:
     return result
 
 
+def capability(value: object) -> str:
+    """Parse a capability that a container may have on request."""
+    result = filled(value)
+    if result != "NET_RAW":
+        form = "write it without CAP_" if result == "CAP_NET_RAW" else "NET_RAW is the only one that can be added"
+        raise Unfit(f"{quoted(result)} is not a capability for containers: {form}")
+    return result
+
+
 def volume_source(value: object) -> str:
     """Parse the name of a volume; host paths are not accepted, because a service may run on any node."""
     result = filled(value)

@@ -23,6 +23,8 @@ MAX_SERVICES: Final = 200
 MAX_ENVIRONMENTS: Final = 100
 MAX_REPLICAS: Final = 10_000
 MAX_HOSTS: Final = 500
+#: Limit of the kernel on 64-bit machines (PID_MAX_LIMIT).
+MAX_PIDS: Final = 4 << 20
 MAX_REGISTRIES: Final = 50
 #: Conditions of ``depends_on``, modes of ``ingress.tls`` and choices of ``deploy.on_failure``: word and message value.
 CONDITIONS: Final = {
@@ -146,6 +148,13 @@ class ResourcesSection(Section):
     memory: Annotated[int, PlainValidator(quantities.memory_mib)] = 0
 
 
+class SecuritySection(Section):
+    # Not set: the default of the agent that creates the container.
+    new_privileges: Annotated[bool | None, PlainValidator(scalars.truth)] = None
+    pids_limit: Annotated[int | None, PlainValidator(quantities.whole(1, MAX_PIDS))] = None
+    cap_add: Annotated[list[Annotated[str, PlainValidator(scalars.capability)]], _list_field(" such as [NET_RAW]")] = []
+
+
 # Tags of the two forms of depends_on, part of pydantic's error paths; no valid key has this form.
 AS_LIST: Final = "(list)"
 AS_MAP: Final = "(map)"
@@ -173,6 +182,7 @@ class ServiceSection(Section):
     stop_grace_period: DurationField = timedelta(seconds=10)
     # Not set: a copy on every node that may run the service.
     replicas: Annotated[int | None, PlainValidator(quantities.whole(1, MAX_REPLICAS))] = None
+    security: SubSection[SecuritySection] = SecuritySection()
 
 
 class TaskSection(Section):

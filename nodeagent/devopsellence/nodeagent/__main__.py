@@ -13,6 +13,7 @@ import click
 
 from devopsellence.nodeagent.envoy.model import BUILT_IN, DEFAULT_IMAGE, HTTP_PORT, HTTPS_PORT, PEER_PORT
 from devopsellence.nodeagent.util.memory import limit_memory
+from devopsellence.nodeagent.util.process import protect_memory, raise_file_limit
 from devopsellence.program import etcd_options, read_settings, stop_event
 from devopsellence.store.keys import InvalidName, check_name
 
@@ -149,6 +150,8 @@ def main(debug: bool, **values: object) -> None:
     Example: devopsellence-agent --node n1 --node-uid 5f3a9c21 --state-dir /var/lib/devopsellence
     """
     limit_memory()
+    protect_memory()
+    raise_file_limit()
     settings = read_settings(values)
     options = _Options(**{name: values[name] for name in _Options.__dataclass_fields__})  # type: ignore[arg-type]
     options.check(settings)

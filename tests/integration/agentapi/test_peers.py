@@ -124,7 +124,8 @@ async def test_concurrent_transfers_are_limited_and_leaving_callers_free_slots(h
     large = await asyncio.to_thread(lambda: build_image(24 << 20))
     here.assign(service(large))
     async with AsyncExitStack() as stack:
-        channels = [await stack.enter_async_context(channel(here, "node:another")) for _ in range(SAVES + MAX_WAITING)]
+        callers = [f"node:{number}" for number in range(SAVES + MAX_WAITING)]
+        channels = [await stack.enter_async_context(channel(here, caller)) for caller in callers]
         sending = [call(connection, large) for connection in channels[:SAVES]]
         for transfer in sending:
             assert isinstance(await transfer.read(), ImagePart)

@@ -26,6 +26,7 @@ from devopsellence.api.v1.agent_pb2 import (
 from devopsellence.cli.agent.client import AgentEndpoint, connect
 from devopsellence.cli.images.distribute import distribute
 from devopsellence.cli.output import CliError
+from devopsellence.nodeagent.api import images
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
 from tests.integration.images.image_node import BUILDER, ImageNode, RecordingOutput, release
@@ -84,6 +85,47 @@ async def test_hostile_requests_are_refused(operators: Settings, node: ImageNode
         assert await code_of(stub.LoadImage(lying)) is invalid
         assert await code_of(stub.LoadImage(LoadImageRequest(image=image, config=CONFIG, tag=TAG))) is missing
     assert node.staged() == []
+
+
+async def test_layer_that_is_not_as_announced_leaves_nothing(operators: Settings, node: ImageNode) -> None:
+    async with connect(operators, AgentEndpoint("n1", node.uid, node.address)) as stub:
+        for pieces in ([b"ab", b"cd"], [b"a", b"bcd"]):
+            assert await code_of(stub.SendLayer(requests(*pieces))) is grpc.StatusCode.INVALID_ARGUMENT
+            assert node.staged() == []
+        assert await code_of(stub.SendLayer(requests(b"a", b"", b"bc"))) is grpc.StatusCode.INVALID_ARGUMENT
+        # What came before stays, and the layer continues there.
+        assert (await stub.SendLayer(requests(b"bc", offset=1))).staged_bytes == 3
+
+
+async def test_silent_upload_ends_and_continues(
+    operators: Settings, node: ImageNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "SILENCE_SECONDS", 0.2)
+
+    async def silent() -> AsyncIterator[Any]:
+        async for request in requests(b"a"):
+            yield request
+        await asyncio.Event().wait()
+
+    async with connect(operators, AgentEndpoint("n1", node.uid, node.address)) as stub:
+        assert await code_of(stub.SendLayer(silent())) is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert (await stub.SendLayer(requests(b"bc", offset=1))).staged_bytes == 3
+
+
+async def test_number_of_staged_layers_is_limited(
+    operators: Settings, node: ImageNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "MAX_STAGED", 2)
+    others = [f"sha256:{number:064}" for number in range(3)]
+    async with connect(operators, AgentEndpoint("n1", node.uid, node.address)) as stub:
+        for digest in others[:2]:
+            assert (await stub.SendLayer(requests(b"ab", digest=digest))).staged_bytes == 2
+        full = grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await code_of(stub.SendLayer(requests(b"ab", digest=others[2]))) is full
+        # Those that nobody continues make room.
+        for path in node.staging.iterdir():
+            os.utime(path, (time.time() - 90000,) * 2)
+        assert (await stub.SendLayer(requests(b"ab", digest=others[2]))).staged_bytes == 2
 
 
 async def test_layer_that_is_no_tar_makes_no_image(operators: Settings, host: Host, node: ImageNode) -> None:
@@ -158,8 +200,8 @@ async def test_unused_staged_layers_are_removed_after_a_day(operators: Settings,
     async with connect(operators, AgentEndpoint("n1", node.uid, node.address)) as stub:
         await stub.SendLayer(requests(b"abc"))
         assert node.staged() == [f"{DIGEST[7:]}.layer"]
-        images = await stub.FindImages(FindImagesRequest(images=[ImageDescription(id=ID, diff_ids=[DIGEST])]))
-        assert [layer.staged for layer in images.images[0].layers] == [True]
+        found = await stub.FindImages(FindImagesRequest(images=[ImageDescription(id=ID, diff_ids=[DIGEST])]))
+        assert [layer.staged for layer in found.images[0].layers] == [True]
         os.utime(node.staging / f"{DIGEST[7:]}.layer", (time.time() - 90000,) * 2)
         await stub.FindImages(FindImagesRequest())
     assert node.staged() == []

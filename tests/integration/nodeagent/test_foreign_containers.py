@@ -144,7 +144,9 @@ async def test_container_of_version_0_1_is_adopted(node: AgentNode) -> None:
     assignment = stored_pb2.Assignment(node=node.name, node_uid=node.uid, release=1, services=[worker("cache")])
     desired = resolve_assignment(assignment, ENV, node.uid)
     labels = [
-        f"--label={label}={value}" for label, value in container_labels(desired.services["cache"], desired).items()
+        f"--label={label}={value}"
+        for label, value in container_labels(desired.services["cache"], desired).items()
+        if label != names.LABEL_DEFAULTS
     ]
     name = desired.services["cache"].name
     await asyncio.to_thread(docker, "network", "create", *environment_labels(node), desired.network)

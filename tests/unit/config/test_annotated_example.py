@@ -60,8 +60,8 @@ def test_every_field_of_the_format_occurs_in_the_example() -> None:
     assert sorted(set(ALL) - set(used(plain(node)))) == []
 
 
-def test_format_has_78_fields() -> None:
-    assert len(ALL) == 78
+def test_format_has_82_fields() -> None:
+    assert len(ALL) == 82
     assert ("ServiceSection", "depends_on") in ALL
     assert ("TlsSection", "ca_directory_url") in ALL
 

@@ -87,7 +87,8 @@ def test_duplicate_key_is_reported_at_the_second(places: Problems) -> None:
     assert places(HEAD + "services:\n  a: {}\n  a: {}\n  b: {x: y}\nproject: other\n") == [
         "6:3: services.a is a duplicate key, first on line 5; remove one",
         "7:7: services.b.x is not a known key; known keys: image, command, args, env, secret_refs, ports, healthcheck, "
-        "volumes, readiness, depends_on, resources, stop_grace_period, replicas",
+        "volumes, readiness, depends_on, resources, stop_grace_period, replicas, "
+        "security",
         "8:1: project is a duplicate key, first on line 3; remove one",
     ]
 

@@ -73,6 +73,7 @@ services:
     resources: {cpus: 0.5, memory: 1g}
     stop_grace_period: 1m30s
     replicas: 3
+    security: {new_privileges: false, pids_limit: 100, cap_add: [NET_RAW, NET_RAW]}
 """
     )
     api, db = resolved(read, text).services
@@ -102,6 +103,7 @@ services:
         resources=pb.Resources(cpu_millis=500, memory_mib=1024),
         stop_grace_period=seconds(90),
         replicas=3,
+        security=pb.Security(new_privileges=False, pids_limit=100, cap_add=["NET_RAW"]),
     )
 
 

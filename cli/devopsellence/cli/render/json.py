@@ -45,6 +45,7 @@ def row(row: ServiceRow) -> dict[str, Any]:
         seconds = document.pop(name)
         document[f"{name}_seconds"] = None if seconds is None else round(seconds, 1)
     document["log_lines"] = list(row.log_lines)
+    document["pending"] = list(row.pending)
     return document
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import AssignmentStatus, NodeProgress, ServiceStatus
 from devopsellence.api.v1.workload_pb2 import Service
@@ -14,6 +15,9 @@ from devopsellence.cli.untrusted import safe
 from devopsellence.cli.util.text import anonymous, seconds_between, word
 from devopsellence.exits import is_last_failure_an_exit, last_output
 from devopsellence.placement import may_run, why_not
+
+#: Pending defaults shown: more than any agent has, because a node can report anything.
+_MAX_PENDING: Final = 20
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class ServiceRow:
     unless the container exited by itself. ``current``: the status of the node is about the rollout target. ``waiting``:
     the node stays at another release for now, so not being settled is expected. ``reported`` is False for a service
     that is expected, and that the agent has not reported yet. ``stopping``: id of a container that has had SIGTERM, or
-    "".
+    "". ``pending``: defaults that count from the container's next replacement on.
     """
 
     node: str
@@ -50,6 +54,7 @@ class ServiceRow:
     log_lines: tuple[str, ...] = ()
     stopping: str = ""
     last_unhealthy: str = ""
+    pending: tuple[str, ...] = ()
 
 
 def rows(snapshot: Snapshot, now: datetime) -> list[ServiceRow]:
@@ -136,7 +141,8 @@ def _reported(
         exit_code=last_exit.code if last_exit is not None and last_exit.HasField("code") else None,
         oom_killed=last_exit is not None and last_exit.oom_killed,
         log_lines=tuple(safe(line) for line in last_output(service)),
-        stopping=service.stopping,
+        stopping=safe(service.stopping),
+        pending=tuple(safe(setting) for setting in service.pending[:_MAX_PENDING]),
         last_unhealthy="" if is_last_failure_an_exit(service) else safe(service.last_unhealthy.reason) or "not healthy",
     )
 

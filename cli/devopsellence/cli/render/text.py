@@ -215,12 +215,25 @@ def notes(snapshot: Snapshot, now: datetime) -> list[str]:
     """Return notes below the table: ingress problems, unreadable keys, cluster warnings, a lost connection, and every
     reason in a record that nothing else shows."""
     lines = ingress.problem_lines(ingress.ingress_problems(snapshot, now))
+    lines += pending_lines(rows(snapshot, now))
     lines += [f"Cannot read {problem.key}: {safe(problem.reason)}" for problem in snapshot.problems]
     lines += [safe(warning) for warning in snapshot.warnings]
     if snapshot.stale:
         lines.append(f"This may be out of date: {safe(snapshot.stale)}")
     lines += unexplained(snapshot, "\n".join([*_body(snapshot, now), *lines]))
     return ["", *lines] if lines else []
+
+
+def pending_lines(table: Sequence[ServiceRow]) -> list[str]:
+    """Return a line for each service and set of defaults that count from the next replacement of its containers on."""
+    nodes: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for row in table:
+        if row.pending:
+            nodes.setdefault((row.service, row.pending), []).append(row.node)
+    return [
+        f"{collapse_ranges(names)}: {service} gets {', '.join(pending)} when its container is replaced"
+        for (service, pending), names in nodes.items()
+    ]
 
 
 def row_line(row: ServiceRow) -> str:

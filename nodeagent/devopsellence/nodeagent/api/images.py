@@ -28,7 +28,14 @@ from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.images import layers
 from devopsellence.nodeagent.images.gc import ImageCollector
 from devopsellence.nodeagent.images.layers import LayerFile
-from devopsellence.nodeagent.images.staging import DigestMismatch, IncomingLayer, LayerStaging, free_bytes, is_digest
+from devopsellence.nodeagent.images.staging import (
+    DigestMismatch,
+    IncomingLayer,
+    LayerStaging,
+    free_bytes,
+    is_digest,
+    total_bytes,
+)
 from devopsellence.nodeagent.util.threads import ThreadPool
 
 T = TypeVar("T")
@@ -38,6 +45,15 @@ _MAX_IMAGES: Final = 256
 _MIB: Final = 1 << 20
 #: Disk space needed per byte of a layer: the engine unpacks the whole archive before reading it.
 _LOAD_FACTOR: Final = 2
+#: Longest wait for the next piece of a layer; the layer continues with another call.
+SILENCE_SECONDS: Final = 60.0
+#: Limit of staged layers, complete or not.
+MAX_STAGED: Final = 2048
+#: Disk space that uploads leave free, as a share of the disk and at most: the agent needs some for itself.
+_RESERVE_SHARE: Final = 0.02
+_RESERVE_BYTES: Final = 256 * _MIB
+#: Bytes of a layer from one check of the free space to the next.
+_CHECK_BYTES: Final = 64 * _MIB
 _log = structlog.get_logger()
 
 
@@ -83,7 +99,7 @@ class ImageService:
                 staged = await self._on_disk(lambda: self._staging.lookup(digest))
                 if staged.complete:
                     return agent_pb2.SendLayerAnswer(staged_bytes=staged.size)
-                await self._make_room(size - staged.size, f"layer {digest}")
+                await self._make_room(max(0, size - staged.size), f"layer {digest}", another=not staged.size)
                 incoming = await self._on_disk(lambda: self._staging.write(digest, size))
                 try:
                     await self._receive(requests, incoming, start.start)
@@ -155,13 +171,18 @@ class ImageService:
             raise CallRefused(grpc.StatusCode.FAILED_PRECONDITION, message)
         # Skip bytes already received from another call while this call waited.
         duplicate = incoming.received - start.offset
-        async for request in requests:
-            data = memoryview(request.data)
-            duplicate, data = max(0, duplicate - len(data)), data[duplicate:]
-            if len(data) > incoming.missing:
+        checked = incoming.received
+        async for data in _pieces(requests, start.diff_id):
+            duplicate, piece = max(0, duplicate - len(data)), data[duplicate:]
+            if len(piece) > incoming.missing:
+                await self._on_disk(incoming.discard)
                 raise _invalid(f"layer {start.diff_id} is longer than the {start.size} bytes announced")
-            if data:
-                await self._on_disk(partial(incoming.add, data))
+            if piece:
+                await self._on_disk(partial(incoming.add, piece))
+            if incoming.received >= checked + _CHECK_BYTES:
+                # Others write to the same disk meanwhile.
+                checked = incoming.received
+                await self._make_room(0, f"layer {start.diff_id}")
         if incoming.missing:
             return
         try:
@@ -196,11 +217,19 @@ class ImageService:
         folder = await self._engine.call(lambda docker: docker.images.folder())
         return await self._on_disk(lambda: min(self._staging.free(), _free_of_engine(folder)))
 
-    async def _make_room(self, needed: int, subject: str) -> None:
-        free = await self._free()
-        if needed > free:
+    async def _make_room(self, needed: int, subject: str, *, another: bool = False) -> None:
+        """Raise CallRefused without the space for ``needed`` bytes and the reserve, or for ``another`` staged layer."""
+        free, reserve = await self._free(), await self._on_disk(self._reserve)
+        if needed + reserve > free:
             await self._clean()
             raise _no_room(f"{subject} needs {needed // _MIB} MiB on this node, and {free // _MIB} MiB are free")
+        if another and await self._on_disk(self._staging.count) >= MAX_STAGED:
+            await self._clean()
+            if await self._on_disk(self._staging.count) >= MAX_STAGED:
+                raise _no_room(f"{MAX_STAGED} layers are staged on this node already; they are removed after a day")
+
+    def _reserve(self) -> int:
+        return min(_RESERVE_BYTES, int(total_bytes(self._staging.folder) * _RESERVE_SHARE))
 
     async def _clean(self) -> None:
         """Remove abandoned layers, except layers being uploaded."""
@@ -217,6 +246,23 @@ class ImageService:
         except asyncio.CancelledError:
             await asyncio.wait({task})
             raise
+
+
+async def _pieces(requests: AsyncIterator[agent_pb2.SendLayerRequest], digest: str) -> AsyncIterator[memoryview]:
+    """Yield the pieces of a layer. CallRefused for anything else, and if the caller falls silent."""
+    source = aiter(requests)
+    while True:
+        try:
+            async with asyncio.timeout(SILENCE_SECONDS):
+                request = await anext(source, None)
+        except TimeoutError as error:
+            message = f"nothing of layer {digest} has arrived for {SILENCE_SECONDS:.0f} s"
+            raise CallRefused(grpc.StatusCode.DEADLINE_EXCEEDED, message) from error
+        if request is None:
+            return
+        if not request.data:
+            raise _invalid(f"a piece of layer {digest} is empty")
+        yield memoryview(request.data)
 
 
 def _free_of_engine(folder: Path) -> int:

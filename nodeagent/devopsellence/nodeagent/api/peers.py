@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 import grpc
 import grpc.aio
@@ -25,8 +26,10 @@ from devopsellence.nodeagent.images.layers import is_project_tag
 from devopsellence.nodeagent.images.staging import is_digest
 from devopsellence.nodeagent.util.threads import ThreadPool
 
-#: Limit of waiting callers; further callers try another peer.
+#: Limit of waiting calls; further callers try another peer. One caller has only some of them (``admission``).
 MAX_WAITING: Final = 16
+#: Longest time for a caller to take a piece of an image before others get its slot.
+TAKE_SECONDS: Final = 10.0
 _Code = grpc.StatusCode
 _Context = grpc.aio.ServicerContext[Any, Any]
 _log = structlog.get_logger()
@@ -34,6 +37,44 @@ _log = structlog.get_logger()
 
 class _CallerDisconnected(Exception):
     """The caller has disconnected."""
+
+
+class _Slot:
+    """Slot for a transfer. While the caller takes nothing, others may have it."""
+
+    def __init__(self, slots: asyncio.Semaphore) -> None:
+        self._slots = slots
+        self._is_held = False
+
+    async def take(self) -> None:
+        await self._slots.acquire()
+        self._is_held = True
+
+    def give_back(self) -> None:
+        if self._is_held:
+            self._is_held = False
+            self._slots.release()
+
+    async def lend_during(self, writing: Awaitable[None]) -> None:
+        """Wait for a write; if it takes long, give the slot back until it has ended.
+
+        A write under way cannot be broken off: gRPC could not even say why the call ends.
+
+        Raises:
+            _CallerDisconnected: the write has failed.
+        """
+        write = asyncio.ensure_future(writing)
+        try:
+            done, _ = await asyncio.wait({write}, timeout=TAKE_SECONDS)
+            if not done:
+                self.give_back()
+            await write
+        except grpc.aio.InternalError as error:
+            raise _CallerDisconnected from error
+        finally:
+            write.cancel()
+        if not self._is_held:
+            await self.take()
 
 
 class PeerService:
@@ -46,6 +87,8 @@ class PeerService:
         self._slots = asyncio.Semaphore(SAVES)
         self._reading = ThreadPool(SAVES, "save")
         self._calls = 0
+        #: By caller: who takes an image slowly, or not at all, delays only itself.
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def FetchImage(self, request: FetchImageRequest, context: _Context) -> None:  # noqa: N802 - the call's name
         try:
@@ -54,7 +97,7 @@ class PeerService:
             self._check(request.image)
             size, name = await self._describe(request.image)
             await context.send_initial_metadata(((IMAGE_BYTES, str(size)),))
-            count = await self._in_turn(lambda: self._send(name, context))
+            count = await self._in_turn(caller, lambda slot: self._send(name, context, slot))
             _log.info("image sent", image=request.image, caller=caller, bytes=count)
         except _CallerDisconnected:
             _log.info("the caller has disconnected", call="FetchImage", image=request.image)
@@ -80,29 +123,29 @@ class PeerService:
             raise CallRefused(_Code.NOT_FOUND, f"node {self._node} does not have image {image}") from error
         return size, next((tag for tag in sorted(tags) if is_project_tag(tag, image)), image)
 
-    async def _in_turn(self, send: Callable[[], Awaitable[int]]) -> int:
-        """Wait for a free slot, then return the result of ``send``."""
+    async def _in_turn(self, caller: str, send: Callable[[_Slot], Awaitable[int]]) -> int:
+        """Wait for the caller's turn and a free slot, then return the result of ``send``."""
         if self._calls >= SAVES + MAX_WAITING:
             message = f"node {self._node} is sending images to too many peers"
             raise CallRefused(_Code.RESOURCE_EXHAUSTED, message)
         self._calls += 1
+        slot = _Slot(self._slots)
         try:
-            async with self._slots:
-                return await send()
+            async with self._turns.setdefault(caller, asyncio.Lock()):
+                await slot.take()
+                return await send(slot)
         finally:
+            slot.give_back()
             self._calls -= 1
 
-    async def _send(self, name: str, context: _Context) -> int:
+    async def _send(self, name: str, context: _Context, slot: _Slot) -> int:
         """Send an image and return the number of bytes."""
         stream = await self._engine.save(lambda docker: streams.open_archive(docker, name))
         count = 0
         try:
             # Read a piece only after sending the previous: a slow peer slows the engine instead of filling memory.
             while data := await self._reading.run(lambda: stream.read(CHUNK_BYTES)):
-                try:
-                    await context.write(ImagePart(data=data))
-                except grpc.aio.InternalError as error:
-                    raise _CallerDisconnected from error
+                await slot.lend_during(context.write(ImagePart(data=data)))
                 count += len(data)
         finally:
             stream.close()

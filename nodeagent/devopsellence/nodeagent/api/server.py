@@ -18,6 +18,7 @@ from devopsellence.api.v1.agent_pb2_grpc import (
     add_PeersServicer_to_server,
 )
 from devopsellence.api.v1.stored_pb2 import Heartbeat
+from devopsellence.nodeagent.api.admission import CallAdmission
 from devopsellence.nodeagent.api.diagnose import Diagnosis
 from devopsellence.nodeagent.api.images import ImageService
 from devopsellence.nodeagent.api.peers import PeerService
@@ -36,8 +37,16 @@ from devopsellence.server_certificate import (
     certificate_expiry,
 )
 
-#: Limit of concurrent calls, because a call may use some hundred KiB.
-MAX_CALLS: Final = 64
+#: Limit of concurrent calls of all callers, against lack of memory: what counts is the limit of each caller
+#: (``admission``), beyond which calls end at once.
+MAX_CALLS: Final = 1024
+#: Limit of connections, against lack of memory and file descriptors.
+MAX_CONNECTIONS: Final = 4096
+#: Longest time until a connection has done its TLS handshake, and until one without calls is closed.
+HANDSHAKE_SECONDS: Final = 5
+IDLE_SECONDS: Final = 60
+#: Limit of concurrent calls on a connection: gRPC's clients let further calls wait.
+_STREAMS: Final = 100
 #: Limit for ending abandoned commands at shutdown.
 SHUTDOWN_SECONDS: Final = 3.0
 _OPTIONS: Final = (
@@ -52,6 +61,10 @@ _OPTIONS: Final = (
     # Callers may ping as often.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_SECONDS * 500),
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_SECONDS * 500),
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
+    ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),
+    ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+    ("grpc.max_concurrent_streams", _STREAMS),
     # Otherwise a second agent could listen on the same address, and callers would reach either.
     ("grpc.so_reuseport", 0),
 )
@@ -99,7 +112,9 @@ class ApiServer:
         self._service = AgentService(beat.node, engine, assignments, decrypter, images, diagnosis, archive)
         self._peers = PeerService(beat.node, engine, assignments)
         self._cleanup: asyncio.Task[None] | None = None
-        self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
+        self._server = grpc.aio.server(
+            interceptors=(CallAdmission(beat.node),), options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS
+        )
         try:
             credentials = ReloadingCertificate(listen.files).credentials()
             port = self._server.add_secure_port(listen.address, credentials)

@@ -11,7 +11,6 @@ import grpc
 import grpc.aio
 import structlog
 
-from devopsellence.agent_identity import ACCEPTED_BY
 from devopsellence.api.v1.agent_pb2 import (
     DiagnoseAnswer,
     DiagnoseRequest,
@@ -117,8 +116,6 @@ class AgentService:
         try:
             caller = auth.operator_name(context.auth_context())
             _log.info("API call", call=call, caller=caller, peer=context.peer())
-            # At once, as an acknowledgement to the caller, because the answer may take long.
-            await context.send_initial_metadata(((ACCEPTED_BY, self._node),))
             return await work()
         except Exception as error:  # noqa: BLE001 - reported to the caller; bugs are logged
             refused = auth.refusal_of(error)

@@ -35,6 +35,8 @@ from devopsellence.nodeagent.docker.model import (
 #: Remembered ids of destroyed containers: more than can be destroyed during a single call.
 _MAX_REMOVED: Final = 1000
 _ZERO_TIME: Final = "0001-"
+#: Spellings that Docker accepts.
+_NO_NEW_PRIVILEGES: Final = frozenset({"no-new-privileges", "no-new-privileges=true", "no-new-privileges:true"})
 
 
 def parse_listed(entry: Mapping[str, Any]) -> Container:
@@ -74,7 +76,9 @@ def parse_inspected(document: Mapping[str, Any], running_since: float) -> Contai
         started_at="" if started.startswith(_ZERO_TIME) else started,
         finished_at="" if container.up or finished.startswith(_ZERO_TIME) else finished,
         exit_code=int(state.get("ExitCode", 0)) if container.state is ContainerState.EXITED else None,
-        settings=_settings(document.get("HostConfig") or {}, is_restarting=bool(state.get("Restarting"))),
+        settings=_settings(
+            document.get("HostConfig") or {}, config.get("Labels") or {}, is_restarting=bool(state.get("Restarting"))
+        ),
     )
 
 
@@ -328,10 +332,19 @@ def _state(state: str) -> ContainerState:
     return ContainerState(state) if state in set(ContainerState) else ContainerState.REMOVING
 
 
-def _settings(host: Mapping[str, Any], *, is_restarting: bool) -> ContainerSettings:
+def _settings(host: Mapping[str, Any], labels: Mapping[str, str], *, is_restarting: bool) -> ContainerSettings:
     policy = str((host.get("RestartPolicy") or {}).get("Name") or "no")
+    dropped = {str(capability).upper().removeprefix("CAP_") for capability in host.get("CapDrop") or ()}
+    defaults = labels.get(names.LABEL_DEFAULTS, "")
     return ContainerSettings(
-        policy != "no" or is_restarting, int(host.get("Memory") or 0), int(host.get("NanoCpus") or 0)
+        engine_restarts=policy != "no" or is_restarting,
+        memory=int(host.get("Memory") or 0),
+        nano_cpus=int(host.get("NanoCpus") or 0),
+        # Docker writes no limit as null, 0 or -1.
+        pids=max(0, int(host.get("PidsLimit") or 0)),
+        new_privileges=not _NO_NEW_PRIVILEGES.intersection(host.get("SecurityOpt") or ()),
+        net_raw=dropped.isdisjoint({"NET_RAW", "ALL"}),
+        defaults=int(defaults) if defaults.isascii() and defaults.isdigit() else 0,
     )
 
 

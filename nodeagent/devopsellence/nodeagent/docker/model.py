@@ -32,14 +32,19 @@ class NetworkAttachment:
 
 @dataclass(frozen=True, slots=True)
 class ContainerSettings:
-    """Settings of a container that ``docker update`` changes.
+    """Settings of a container that ``docker update`` changes, and those for which the agent has defaults.
 
-    ``engine_restarts``: the engine restarts the container by itself. ``memory`` (bytes), ``nano_cpus``: 0 for no limit.
+    ``engine_restarts``: the engine restarts the container by itself. ``memory`` (bytes), ``nano_cpus``, ``pids``: 0 for
+    no limit. ``defaults``: generation of the agent's defaults at the creation.
     """
 
     engine_restarts: bool = False
     memory: int = 0
     nano_cpus: int = 0
+    pids: int = 0
+    new_privileges: bool = True
+    net_raw: bool = True
+    defaults: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,8 @@ LABEL_ROUTER: Final = "devopsellence.router"
 LABEL_NONCE: Final = "devopsellence.nonce"
 #: Paths of the volumes that the container has because its image declares them (``VOLUME``), as a JSON list.
 LABEL_IMAGE_VOLUMES: Final = "devopsellence.image_volumes"
+#: Generation of the agent's defaults (``plan.security``) with which the container was created; absent: 0.
+LABEL_DEFAULTS: Final = "devopsellence.defaults"
 #: Names tried for one container, if others have taken the first ones.
 _ALTERNATIVES: Final = 3
 _ONE_OFF_END: Final = re.compile(r"[0-9a-f]{10}(-\d)?\Z", re.ASCII)

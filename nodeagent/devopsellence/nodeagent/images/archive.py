@@ -1,9 +1,9 @@
 """Filter for image archives from peers: only the requested image reaches the engine.
 
 An archive in the format of ``docker save`` could contain any images under any names. An image id is the digest of the
-image's configuration, and the configuration lists the digests of the layers, checked by the engine. So two checks
-suffice: the configuration has the digest, and the archive's manifest names this image alone. Pure, apart from consuming
-an iterator.
+image's configuration, and the configuration lists the digests of the layers. So three checks suffice: the configuration
+has the digest, the archive's manifest names this image alone, and its layers have their digests
+(``images.archive_content``). Pure, apart from consuming an iterator.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, Final, cast
 
+from devopsellence.nodeagent.images.archive_content import ArchiveContent, BoundedTarInfo, InvalidImageArchive
 from devopsellence.nodeagent.images.layers import is_project_tag
 
 #: Limit for files read as a whole (configuration and manifest).
@@ -22,10 +23,6 @@ _CHUNK_BYTES: Final = 1 << 20
 _MANIFEST: Final = "manifest.json"
 #: Alternative manifests, dropped so that the engine cannot use them.
 _LISTS: Final = frozenset({"repositories", "index.json", "oci-layout"})
-
-
-class InvalidImageArchive(Exception):
-    """The archive does not contain the image, or is incomplete; the message has the reason."""
 
 
 def filter_archive(image: str, pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -37,32 +34,30 @@ def filter_archive(image: str, pieces: Iterable[bytes]) -> Iterator[bytes]:
     digest = image.removeprefix("sha256:")
     # Name of the configuration in archives of Docker 1.10 and later, and of Docker 25 and later.
     config_names = {f"{digest}.json", f"blobs/sha256/{digest}"}
-    has_config, has_manifest = False, False
+    content, config, manifest = ArchiveContent(), b"", b""
     try:
-        with tarfile.open(fileobj=cast("IO[bytes]", _Reader(pieces)), mode="r|") as archive:
+        with tarfile.open(fileobj=cast("IO[bytes]", _Reader(pieces)), mode="r|", tarinfo=BoundedTarInfo) as archive:
             for entry in archive:
                 # Otherwise tarfile keeps all entries in memory.
                 archive.members = []  # type: ignore[attr-defined]
-                if not (entry.isreg() or entry.isdir() or entry.issym() or entry.islnk()):
-                    raise InvalidImageArchive(f"it contains {entry.name}, which is not a regular file, folder or link")
+                content.enter(entry)
                 if entry.name in _LISTS:
                     continue
                 if entry.name in config_names:
-                    content = _read(archive, entry)
-                    if hashlib.sha256(content).hexdigest() != digest:
+                    config = _read(archive, entry)
+                    if hashlib.sha256(config).hexdigest() != digest:
                         raise InvalidImageArchive("its configuration has a different digest")
-                    has_config = True
-                    yield from _file(entry.name, content)
+                    yield from _file(entry.name, config)
                 elif entry.name == _MANIFEST:
-                    content = _filtered_manifest(_read(archive, entry), image, config_names)
-                    has_manifest = True
-                    yield from _file(entry.name, content)
+                    manifest = _filtered_manifest(_read(archive, entry), image, config_names)
+                    yield from _file(entry.name, manifest)
                 else:
-                    yield from _copy(archive, entry)
+                    yield from _copy(archive, entry, content)
     except (tarfile.TarError, EOFError) as error:
         raise InvalidImageArchive(f"it cannot be read: {error}") from error
-    if not (has_config and has_manifest):
+    if not (config and manifest):
         raise InvalidImageArchive("it does not contain the image")
+    content.check_layers(json.loads(manifest)[0]["Layers"], config)
     yield bytes(tarfile.BLOCKSIZE * 2)
 
 
@@ -113,15 +108,21 @@ def _filtered_manifest(content: bytes, image: str, config_names: set[str]) -> by
         config_name, layers = entry["Config"], entry["Layers"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidImageArchive("it does not contain exactly one image") from error
+    if not isinstance(layers, list):
+        raise InvalidImageArchive("its manifest lists no layers")
     if config_name not in config_names:
         raise InvalidImageArchive("it contains a different image")
     return json.dumps([{"Config": config_name, "RepoTags": tags or None, "Layers": layers}]).encode()
 
 
-def _copy(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> Iterator[bytes]:
+def _copy(archive: tarfile.TarFile, entry: tarfile.TarInfo, content: ArchiveContent) -> Iterator[bytes]:
     yield entry.tobuf(tarfile.GNU_FORMAT)
     if entry.isreg():
-        yield from _content(archive, entry)
+        digest = hashlib.sha256()
+        for piece in _content(archive, entry):
+            digest.update(piece)
+            yield piece
+        content.add(entry.name, digest.hexdigest())
         yield bytes(-entry.size % tarfile.BLOCKSIZE)
 
 

@@ -22,7 +22,9 @@ from devopsellence.api.v1.agent_pb2_grpc import PeersStub
 from devopsellence.api.v1.stored_pb2 import Peer
 from devopsellence.nodeagent.docker import errors
 from devopsellence.nodeagent.docker.engine import DockerEngine
-from devopsellence.nodeagent.images.archive import InvalidImageArchive, filter_archive
+from devopsellence.nodeagent.images.archive import filter_archive
+from devopsellence.nodeagent.images.archive_content import InvalidImageArchive
+from devopsellence.nodeagent.images.incoming import IncomingArchive, PeerMisbehaves
 from devopsellence.nodeagent.images.staging import free_bytes
 from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.server_certificate import CertificateFiles
@@ -32,6 +34,8 @@ CONNECT_SECONDS: Final = 6.0
 #: Interval of progress reports.
 PROGRESS_SECONDS: Final = 1.0
 _MIB: Final = 1 << 20
+#: Disk space that a pull leaves free.
+RESERVE_BYTES: Final = 256 * _MIB
 #: Disk space needed per byte of an image: the engine unpacks the whole archive before reading it.
 _LOAD_FACTOR: Final = 2
 _OPTIONS: Final = (
@@ -138,28 +142,32 @@ class PeerPuller:
     async def _load(self, image: str, node: str, call: Any, size: int, progress: Callable[[str], None]) -> int:
         """Load the image into the engine while it arrives, and return the number of bytes."""
         loop = asyncio.get_running_loop()
-        count, reported = 0, loop.time()
+        reported = loop.time()
 
-        async def next_piece() -> bytes:
-            """Return the next bytes, once the engine has consumed the previous ones; empty at the end."""
-            nonlocal count, reported
-            part = await call.read()
-            if part is grpc.aio.EOF:
-                return b""
-            count += len(part.data)
+        def report(count: int) -> None:
+            nonlocal reported
             if loop.time() >= reported + PROGRESS_SECONDS:
                 reported = loop.time()
                 progress(f"{_progress(count, size)} from {node}")
-            return bytes(part.data)
+
+        arriving = IncomingArchive(call, size, report, lambda: self._check_room(image))
 
         def pieces() -> Iterator[bytes]:
             """Iterate over the pieces on the engine's thread."""
             try:
-                while data := asyncio.run_coroutine_threadsafe(next_piece(), loop).result():
+                yield first
+                while data := asyncio.run_coroutine_threadsafe(arriving.next_piece(), loop).result():
                     yield data
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
                 raise _PeerFailed(_reason(error)) from error
+            except PeerMisbehaves as error:
+                raise _PeerFailed(str(error)) from error
 
+        try:
+            # The peer may serve others first. No thread of the engine waits for that.
+            first = await arriving.first_piece()
+        except PeerMisbehaves as error:
+            raise _PeerFailed(str(error)) from error
         try:
             await self._engine.pull(lambda docker: docker.images.load(filter_archive(image, pieces())))
         except InvalidImageArchive as error:
@@ -168,7 +176,7 @@ class PeerPuller:
             raise
         except errors.EngineError as error:
             raise _PeerFailed(f"Docker rejected the archive: {error}") from error
-        return count
+        return arriving.count
 
     async def _present(self, image: str) -> bool:
         try:
@@ -179,14 +187,22 @@ class PeerPuller:
 
     async def _make_room(self, size: int, image: str) -> None:
         """Raise DiskFull without enough space; skip the check where free space is unknown."""
-        folder = await self._engine.call(lambda docker: docker.images.folder())
-        # The data root of an engine in a container is not visible here.
-        free = await self._disk.run(lambda: free_bytes(folder) if folder.exists() else 2**63)
-        need = _LOAD_FACTOR * size
+        free, need = await self._free(), _LOAD_FACTOR * size
         if need > free:
             raise errors.DiskFull(
                 f"image {image} needs {need // _MIB} MiB on this node, and {free // _MIB} MiB are free"
             )
+
+    async def _check_room(self, image: str) -> None:
+        """Raise DiskFull if an image that is arriving leaves too little space, whatever its size is said to be."""
+        free = await self._free()
+        if free < RESERVE_BYTES:
+            raise errors.DiskFull(f"image {image} leaves only {free // _MIB} MiB on this node")
+
+    async def _free(self) -> int:
+        folder = await self._engine.call(lambda docker: docker.images.folder())
+        # The data root of an engine in a container is not visible here.
+        return await self._disk.run(lambda: free_bytes(folder) if folder.exists() else 2**63)
 
 
 async def _connected(channel: grpc.aio.Channel) -> None:

@@ -100,6 +100,10 @@ class LayerStaging:
                     removed.append(digest)
         return removed
 
+    def count(self) -> int:
+        """Return the number of files."""
+        return sum(1 for _ in self.folder.iterdir()) if self.folder.exists() else 0
+
     def free(self) -> int:
         """Return the free bytes for staged layers."""
         return free_bytes(self.folder)
@@ -141,6 +145,10 @@ class IncomingLayer:
         if self._staging.lookup(self._digest).size and self.received < self._size:
             self._staging.remember(self._digest, self.received, self._digest_so_far)
 
+    def discard(self) -> None:
+        """Remove what was written: the layer is not the one announced."""
+        self._staging.finish(self._digest, correct=False)
+
     @property
     def missing(self) -> int:
         """Bytes still to come."""
@@ -165,9 +173,18 @@ class IncomingLayer:
 
 def free_bytes(folder: Path) -> int:
     """Return the free bytes, for users other than root, on the file system of ``folder`` (which need not exist yet)."""
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def total_bytes(folder: Path) -> int:
+    """Return the size of the file system of ``folder`` (which need not exist yet)."""
+    return shutil.disk_usage(_existing(folder)).total
+
+
+def _existing(folder: Path) -> Path:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return folder
 
 
 def _hash_of(file: IO[bytes]) -> _Hash:

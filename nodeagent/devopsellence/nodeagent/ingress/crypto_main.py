@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from devopsellence.age import EncryptionError, encrypt
 from devopsellence.names import InvalidName, check_host
+from devopsellence.nodeagent.util.process import protect_memory
 
 _ID: Final = re.compile(r"[0-9a-f]{1,64}\Z")
 _MIN_RSA_BITS: Final = 2048
@@ -108,4 +109,5 @@ def _outcome(task: Callable[[], object]) -> dict[str, object]:
 
 
 if __name__ == "__main__":
+    protect_memory()
     json.dump(run_tasks(json.load(sys.stdin)), sys.stdout)

@@ -12,6 +12,7 @@ from devopsellence.api.v1 import workload_pb2
 from devopsellence.nodeagent.docker import names
 from devopsellence.nodeagent.docker.model import ContainerSettings, ImageVolume
 from devopsellence.nodeagent.docker.ownership import MountedVolumes, image_volume
+from devopsellence.nodeagent.plan import security
 from devopsellence.nodeagent.plan.spec import Desired, DesiredService, stop_grace, task_hash
 
 _MIB: Final = 1024 * 1024
@@ -32,6 +33,7 @@ def container_labels(assigned: DesiredService, desired: Desired) -> dict[str, st
         names.LABEL_PORTS: names.ports_label({port.name: port.port for port in assigned.spec.ports}),
         names.LABEL_SECRETS: _secrets_label(assigned.spec),
         **({names.LABEL_DEPENDS_ON: dependencies} if dependencies else {}),
+        **security.labels(),
     }
 
 
@@ -105,6 +107,7 @@ def task_container_config(
         names.LABEL_SECRETS: _secrets_label(service),
         names.LABEL_REVISION: desired.revision,
         names.LABEL_RELEASE: str(desired.release),
+        **security.labels(),
     }
     if one_off:
         labels[names.LABEL_ONE_OFF] = "true"
@@ -170,6 +173,7 @@ def _base_config(
         "NetworkMode": desired.network,
         "RestartPolicy": {"Name": "no"},
         "LogConfig": _LOGS,
+        **security.host_config(service),
     }
     mounted = volumes.by_path if volumes is not None else configured_volumes(service, desired)
     if mounted:

@@ -230,7 +230,8 @@ def spec_hash(service: workload_pb2.Service) -> str:
 
     Not included: release and revision (a deploy does not restart an unchanged service), the image's reference (for
     people), ports, probes and dependencies (used by the agent, not by the container). Empty fields are left out, so
-    that a field added by a later version changes no hash where it is not used.
+    that a field added by a later version changes no hash where it is not used. Defaults of the agent are not included
+    either: a changed one never replaces a container (docs/decisions/0029).
     """
     fields: dict[str, Any] = {
         "image": service.image.pinned,
@@ -242,9 +243,18 @@ def spec_hash(service: workload_pb2.Service) -> str:
         "cpu_millis": service.resources.cpu_millis,
         "memory_mib": service.resources.memory_mib,
         "stop_grace_ms": round(stop_grace(service) * 1000),
+        "security": security_fields(service),
     }
     canonical = {"v": HASH_VERSION, "name": service.name} | {key: value for key, value in fields.items() if value}
     return hashlib.sha256(json.dumps(canonical, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def security_fields(service: workload_pb2.Service) -> dict[str, Any]:
+    """Return the security settings that the service sets, by the names of the configuration."""
+    security = service.security
+    fields = {"pids_limit": security.pids_limit, "cap_add": sorted(set(security.cap_add))}
+    allowed = {"new_privileges": security.new_privileges} if security.HasField("new_privileges") else {}
+    return {**allowed, **{name: value for name, value in fields.items() if value}}
 
 
 def task_hash(task: workload_pb2.Task, service: workload_pb2.Service) -> str:

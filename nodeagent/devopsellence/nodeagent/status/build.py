@@ -13,6 +13,7 @@ from devopsellence.nodeagent.plan.actions import (
     ServicePlan,
 )
 from devopsellence.nodeagent.plan.history import NO_HISTORY
+from devopsellence.nodeagent.plan.security import pending_defaults
 from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.nodeagent.plan.task_run import exit_of
 from devopsellence.store.keys import EnvironmentRef
@@ -228,6 +229,8 @@ def _service(
         service.reused = is_desired and current.release < desired.release
         service.address = current.address_on(desired.network)
         service.image = (assigned.spec.image.reference if is_desired and assigned else "") or current.image
+        if is_desired and assigned:
+            service.pending.extend(pending_defaults(assigned.spec, current.settings))
         if current.started_at:
             service.started_at.FromJsonString(current.started_at)
     if planned.unhealthy_since:

@@ -136,8 +136,12 @@ def _execute(work: _Call) -> None:
     except BaseException as error:  # noqa: BLE001 - passed on to the waiting task
         failure = error
     # RuntimeError: the event loop is closed, and no task waits any more.
-    with suppress(RuntimeError):
-        work.loop.call_soon_threadsafe(_deliver, work.future, result, failure)
+    try:
+        with suppress(RuntimeError):
+            work.loop.call_soon_threadsafe(_deliver, work.future, result, failure)
+    finally:
+        # An error refers to this frame: without a circle, it goes with what it refers to, such as a call with secrets.
+        del result, failure
 
 
 def _deliver(future: asyncio.Future[Any], result: Any, failure: BaseException | None) -> None:

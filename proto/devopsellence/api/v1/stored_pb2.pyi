@@ -1949,6 +1949,7 @@ class ServiceStatus(_message.Message):
     STOPPING_FIELD_NUMBER: _builtins.int
     WAITS_FOR_OLDER_FIELD_NUMBER: _builtins.int
     LAST_UNHEALTHY_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     phase: Global___ServiceStatus.Phase.ValueType
     health: Global___ServiceStatus.Health.ValueType
@@ -1996,6 +1997,12 @@ class ServiceStatus(_message.Message):
     def last_unhealthy(self) -> Global___UnhealthyContainer:
         """The last container found unhealthy; absent if none since the spec changed."""
 
+    @_builtins.property
+    def pending(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Defaults that the serving container does not have yet, because it was created before; each as setting and value:
+        "security.pids_limit: 4096". They count from its next replacement on.
+        """
+
     def __init__(
         self,
         *,
@@ -2020,10 +2027,11 @@ class ServiceStatus(_message.Message):
         stopping: _builtins.str = ...,
         waits_for_older: _builtins.bool = ...,
         last_unhealthy: Global___UnhealthyContainer | None = ...,
+        pending: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_lasted", b"_lasted", "last_exit", b"last_exit", "last_unhealthy", b"last_unhealthy", "lasted", b"lasted", "next_attempt_at", b"next_attempt_at", "started_at", b"started_at", "unhealthy_since", b"unhealthy_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lasted", b"_lasted", "address", b"address", "container", b"container", "failed", b"failed", "hash", b"hash", "health", b"health", "image", b"image", "image_missing", b"image_missing", "last_exit", b"last_exit", "last_unhealthy", b"last_unhealthy", "lasted", b"lasted", "name", b"name", "next_attempt_at", b"next_attempt_at", "phase", b"phase", "reason", b"reason", "release", b"release", "restarts", b"restarts", "reused", b"reused", "started_at", b"started_at", "stopping", b"stopping", "unhealthy_since", b"unhealthy_since", "waits_for_older", b"waits_for_older"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lasted", b"_lasted", "address", b"address", "container", b"container", "failed", b"failed", "hash", b"hash", "health", b"health", "image", b"image", "image_missing", b"image_missing", "last_exit", b"last_exit", "last_unhealthy", b"last_unhealthy", "lasted", b"lasted", "name", b"name", "next_attempt_at", b"next_attempt_at", "pending", b"pending", "phase", b"phase", "reason", b"reason", "release", b"release", "restarts", b"restarts", "reused", b"reused", "started_at", b"started_at", "stopping", b"stopping", "unhealthy_since", b"unhealthy_since", "waits_for_older", b"waits_for_older"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lasted: _TypeAlias = _typing.Literal["lasted"]  # noqa: Y015
     _WhichOneofArgType__lasted: _TypeAlias = _typing.Literal["_lasted", b"_lasted"]  # noqa: Y015

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#devopsellence/api/v1/workload.proto\x12\x14\x64\x65vopsellence.api.v1\x1a\x1egoogle/protobuf/duration.proto\"\xee\x05\n\x07Service\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x04kind\x18\x02 \x01(\x0e\x32\".devopsellence.api.v1.Service.Kind\x12*\n\x05image\x18\x03 \x01(\x0b\x32\x1b.devopsellence.api.v1.Image\x12\x0f\n\x07\x63ommand\x18\x04 \x03(\t\x12\x0c\n\x04\x61rgs\x18\x05 \x03(\t\x12\x33\n\x03\x65nv\x18\x06 \x03(\x0b\x32&.devopsellence.api.v1.Service.EnvEntry\x12\x34\n\x0bsecret_refs\x18\x07 \x03(\x0b\x32\x1f.devopsellence.api.v1.SecretRef\x12)\n\x05ports\x18\x08 \x03(\x0b\x32\x1a.devopsellence.api.v1.Port\x12\x36\n\x0bhealthcheck\x18\t \x01(\x0b\x32!.devopsellence.api.v1.HealthCheck\x12\x32\n\x07volumes\x18\n \x03(\x0b\x32!.devopsellence.api.v1.VolumeMount\x12\x32\n\treadiness\x18\x0b \x01(\x0b\x32\x1f.devopsellence.api.v1.Readiness\x12\x34\n\ndepends_on\x18\x0c \x03(\x0b\x32 .devopsellence.api.v1.Dependency\x12\x32\n\tresources\x18\r \x01(\x0b\x32\x1f.devopsellence.api.v1.Resources\x12\x34\n\x11stop_grace_period\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tcompletes\x18\x0f \x01(\x08\x12\x10\n\x08replicas\x18\x10 \x01(\r\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"1\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x07\n\x03WEB\x10\x01\x12\n\n\x06WORKER\x10\x02\"7\n\x05Image\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06pinned\x18\x02 \x01(\t\x12\x0b\n\x03\x61pp\x18\x03 \x01(\x08\":\n\tSecretRef\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\"\"\n\x04Port\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\"\xc4\x01\n\x0bHealthCheck\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12+\n\x08interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07retries\x18\x05 \x01(\r\x12/\n\x0cstart_period\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xf6\x01\n\tReadiness\x12\x0f\n\x07\x63ommand\x18\x01 \x03(\t\x12\x10\n\x08tcp_port\x18\x02 \x01(\r\x12+\n\x04http\x18\x03 \x01(\x0b\x32\x1d.devopsellence.api.v1.HttpGet\x12+\n\x08interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07retries\x18\x06 \x01(\r\x12/\n\x0cstart_period\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"%\n\x07HttpGet\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\"\xd2\x01\n\nDependency\x12\x0f\n\x07service\x18\x01 \x01(\t\x12=\n\tcondition\x18\x02 \x01(\x0e\x32*.devopsellence.api.v1.Dependency.Condition\"t\n\tCondition\x12\x19\n\x15\x43ONDITION_UNSPECIFIED\x10\x00\x12\x13\n\x0fSERVICE_STARTED\x10\x01\x12\x13\n\x0fSERVICE_HEALTHY\x10\x02\x12\"\n\x1eSERVICE_COMPLETED_SUCCESSFULLY\x10\x03\"A\n\x0bVolumeMount\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x12\n\nfrom_image\x18\x03 \x01(\x08\"3\n\tResources\x12\x12\n\ncpu_millis\x18\x01 \x01(\r\x12\x12\n\nmemory_mib\x18\x02 \x01(\r\"\xa2\x01\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x03 \x03(\t\x12\x0c\n\x04\x61rgs\x18\x04 \x03(\t\x12\x30\n\x03\x65nv\x18\x05 \x03(\x0b\x32#.devopsellence.api.v1.Task.EnvEntry\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc1\x02\n\x07Ingress\x12\r\n\x05hosts\x18\x01 \x03(\t\x12\x30\n\x05rules\x18\x02 \x03(\x0b\x32!.devopsellence.api.v1.IngressRule\x12\x37\n\x08tls_mode\x18\x03 \x01(\x0e\x32%.devopsellence.api.v1.Ingress.TlsMode\x12\x11\n\ttls_email\x18\x04 \x01(\t\x12\x1c\n\x14tls_ca_directory_url\x18\x05 \x01(\t\x12\x15\n\rredirect_http\x18\x06 \x01(\x08\x12\x30\n\rdrain_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"B\n\x07TlsMode\x12\x18\n\x14TLS_MODE_UNSPECIFIED\x10\x00\x12\x08\n\x04\x41UTO\x10\x01\x12\x07\n\x03OFF\x10\x02\x12\n\n\x06MANUAL\x10\x03\"O\n\x0bIngressRule\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x13\n\x0bpath_prefix\x18\x02 \x01(\t\x12\x0f\n\x07service\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\t\"\x94\x02\n\rRolloutPolicy\x12\x14\n\x0cmax_parallel\x18\x01 \x01(\t\x12\x41\n\non_failure\x18\x02 \x01(\x0e\x32-.devopsellence.api.v1.RolloutPolicy.OnFailure\x12\x34\n\x11progress_deadline\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10reschedule_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"?\n\tOnFailure\x12\x1a\n\x16ON_FAILURE_UNSPECIFIED\x10\x00\x12\x0c\n\x08ROLLBACK\x10\x01\x12\x08\n\x04HALT\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#devopsellence/api/v1/workload.proto\x12\x14\x64\x65vopsellence.api.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa0\x06\n\x07Service\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x04kind\x18\x02 \x01(\x0e\x32\".devopsellence.api.v1.Service.Kind\x12*\n\x05image\x18\x03 \x01(\x0b\x32\x1b.devopsellence.api.v1.Image\x12\x0f\n\x07\x63ommand\x18\x04 \x03(\t\x12\x0c\n\x04\x61rgs\x18\x05 \x03(\t\x12\x33\n\x03\x65nv\x18\x06 \x03(\x0b\x32&.devopsellence.api.v1.Service.EnvEntry\x12\x34\n\x0bsecret_refs\x18\x07 \x03(\x0b\x32\x1f.devopsellence.api.v1.SecretRef\x12)\n\x05ports\x18\x08 \x03(\x0b\x32\x1a.devopsellence.api.v1.Port\x12\x36\n\x0bhealthcheck\x18\t \x01(\x0b\x32!.devopsellence.api.v1.HealthCheck\x12\x32\n\x07volumes\x18\n \x03(\x0b\x32!.devopsellence.api.v1.VolumeMount\x12\x32\n\treadiness\x18\x0b \x01(\x0b\x32\x1f.devopsellence.api.v1.Readiness\x12\x34\n\ndepends_on\x18\x0c \x03(\x0b\x32 .devopsellence.api.v1.Dependency\x12\x32\n\tresources\x18\r \x01(\x0b\x32\x1f.devopsellence.api.v1.Resources\x12\x34\n\x11stop_grace_period\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tcompletes\x18\x0f \x01(\x08\x12\x10\n\x08replicas\x18\x10 \x01(\r\x12\x30\n\x08security\x18\x11 \x01(\x0b\x32\x1e.devopsellence.api.v1.Security\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"1\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x07\n\x03WEB\x10\x01\x12\n\n\x06WORKER\x10\x02\"7\n\x05Image\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06pinned\x18\x02 \x01(\t\x12\x0b\n\x03\x61pp\x18\x03 \x01(\x08\":\n\tSecretRef\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\"\"\n\x04Port\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\"\xc4\x01\n\x0bHealthCheck\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12+\n\x08interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07retries\x18\x05 \x01(\r\x12/\n\x0cstart_period\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xf6\x01\n\tReadiness\x12\x0f\n\x07\x63ommand\x18\x01 \x03(\t\x12\x10\n\x08tcp_port\x18\x02 \x01(\r\x12+\n\x04http\x18\x03 \x01(\x0b\x32\x1d.devopsellence.api.v1.HttpGet\x12+\n\x08interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07retries\x18\x06 \x01(\r\x12/\n\x0cstart_period\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"%\n\x07HttpGet\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\"\xd2\x01\n\nDependency\x12\x0f\n\x07service\x18\x01 \x01(\t\x12=\n\tcondition\x18\x02 \x01(\x0e\x32*.devopsellence.api.v1.Dependency.Condition\"t\n\tCondition\x12\x19\n\x15\x43ONDITION_UNSPECIFIED\x10\x00\x12\x13\n\x0fSERVICE_STARTED\x10\x01\x12\x13\n\x0fSERVICE_HEALTHY\x10\x02\x12\"\n\x1eSERVICE_COMPLETED_SUCCESSFULLY\x10\x03\"A\n\x0bVolumeMount\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x12\n\nfrom_image\x18\x03 \x01(\x08\"3\n\tResources\x12\x12\n\ncpu_millis\x18\x01 \x01(\r\x12\x12\n\nmemory_mib\x18\x02 \x01(\r\"_\n\x08Security\x12\x1b\n\x0enew_privileges\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x12\n\npids_limit\x18\x02 \x01(\r\x12\x0f\n\x07\x63\x61p_add\x18\x03 \x03(\tB\x11\n\x0f_new_privileges\"\xa2\x01\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x03 \x03(\t\x12\x0c\n\x04\x61rgs\x18\x04 \x03(\t\x12\x30\n\x03\x65nv\x18\x05 \x03(\x0b\x32#.devopsellence.api.v1.Task.EnvEntry\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc1\x02\n\x07Ingress\x12\r\n\x05hosts\x18\x01 \x03(\t\x12\x30\n\x05rules\x18\x02 \x03(\x0b\x32!.devopsellence.api.v1.IngressRule\x12\x37\n\x08tls_mode\x18\x03 \x01(\x0e\x32%.devopsellence.api.v1.Ingress.TlsMode\x12\x11\n\ttls_email\x18\x04 \x01(\t\x12\x1c\n\x14tls_ca_directory_url\x18\x05 \x01(\t\x12\x15\n\rredirect_http\x18\x06 \x01(\x08\x12\x30\n\rdrain_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"B\n\x07TlsMode\x12\x18\n\x14TLS_MODE_UNSPECIFIED\x10\x00\x12\x08\n\x04\x41UTO\x10\x01\x12\x07\n\x03OFF\x10\x02\x12\n\n\x06MANUAL\x10\x03\"O\n\x0bIngressRule\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x13\n\x0bpath_prefix\x18\x02 \x01(\t\x12\x0f\n\x07service\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\t\"\x94\x02\n\rRolloutPolicy\x12\x14\n\x0cmax_parallel\x18\x01 \x01(\t\x12\x41\n\non_failure\x18\x02 \x01(\x0e\x32-.devopsellence.api.v1.RolloutPolicy.OnFailure\x12\x34\n\x11progress_deadline\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10reschedule_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"?\n\tOnFailure\x12\x1a\n\x16ON_FAILURE_UNSPECIFIED\x10\x00\x12\x0c\n\x08ROLLBACK\x10\x01\x12\x08\n\x04HALT\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,43 +37,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TASK_ENVENTRY']._loaded_options = None
   _globals['_TASK_ENVENTRY']._serialized_options = b'8\001'
   _globals['_SERVICE']._serialized_start=94
-  _globals['_SERVICE']._serialized_end=844
-  _globals['_SERVICE_ENVENTRY']._serialized_start=751
-  _globals['_SERVICE_ENVENTRY']._serialized_end=793
-  _globals['_SERVICE_KIND']._serialized_start=795
-  _globals['_SERVICE_KIND']._serialized_end=844
-  _globals['_IMAGE']._serialized_start=846
-  _globals['_IMAGE']._serialized_end=901
-  _globals['_SECRETREF']._serialized_start=903
-  _globals['_SECRETREF']._serialized_end=961
-  _globals['_PORT']._serialized_start=963
-  _globals['_PORT']._serialized_end=997
-  _globals['_HEALTHCHECK']._serialized_start=1000
-  _globals['_HEALTHCHECK']._serialized_end=1196
-  _globals['_READINESS']._serialized_start=1199
-  _globals['_READINESS']._serialized_end=1445
-  _globals['_HTTPGET']._serialized_start=1447
-  _globals['_HTTPGET']._serialized_end=1484
-  _globals['_DEPENDENCY']._serialized_start=1487
-  _globals['_DEPENDENCY']._serialized_end=1697
-  _globals['_DEPENDENCY_CONDITION']._serialized_start=1581
-  _globals['_DEPENDENCY_CONDITION']._serialized_end=1697
-  _globals['_VOLUMEMOUNT']._serialized_start=1699
-  _globals['_VOLUMEMOUNT']._serialized_end=1764
-  _globals['_RESOURCES']._serialized_start=1766
-  _globals['_RESOURCES']._serialized_end=1817
-  _globals['_TASK']._serialized_start=1820
-  _globals['_TASK']._serialized_end=1982
-  _globals['_TASK_ENVENTRY']._serialized_start=751
-  _globals['_TASK_ENVENTRY']._serialized_end=793
-  _globals['_INGRESS']._serialized_start=1985
-  _globals['_INGRESS']._serialized_end=2306
-  _globals['_INGRESS_TLSMODE']._serialized_start=2240
-  _globals['_INGRESS_TLSMODE']._serialized_end=2306
-  _globals['_INGRESSRULE']._serialized_start=2308
-  _globals['_INGRESSRULE']._serialized_end=2387
-  _globals['_ROLLOUTPOLICY']._serialized_start=2390
-  _globals['_ROLLOUTPOLICY']._serialized_end=2666
-  _globals['_ROLLOUTPOLICY_ONFAILURE']._serialized_start=2603
-  _globals['_ROLLOUTPOLICY_ONFAILURE']._serialized_end=2666
+  _globals['_SERVICE']._serialized_end=894
+  _globals['_SERVICE_ENVENTRY']._serialized_start=801
+  _globals['_SERVICE_ENVENTRY']._serialized_end=843
+  _globals['_SERVICE_KIND']._serialized_start=845
+  _globals['_SERVICE_KIND']._serialized_end=894
+  _globals['_IMAGE']._serialized_start=896
+  _globals['_IMAGE']._serialized_end=951
+  _globals['_SECRETREF']._serialized_start=953
+  _globals['_SECRETREF']._serialized_end=1011
+  _globals['_PORT']._serialized_start=1013
+  _globals['_PORT']._serialized_end=1047
+  _globals['_HEALTHCHECK']._serialized_start=1050
+  _globals['_HEALTHCHECK']._serialized_end=1246
+  _globals['_READINESS']._serialized_start=1249
+  _globals['_READINESS']._serialized_end=1495
+  _globals['_HTTPGET']._serialized_start=1497
+  _globals['_HTTPGET']._serialized_end=1534
+  _globals['_DEPENDENCY']._serialized_start=1537
+  _globals['_DEPENDENCY']._serialized_end=1747
+  _globals['_DEPENDENCY_CONDITION']._serialized_start=1631
+  _globals['_DEPENDENCY_CONDITION']._serialized_end=1747
+  _globals['_VOLUMEMOUNT']._serialized_start=1749
+  _globals['_VOLUMEMOUNT']._serialized_end=1814
+  _globals['_RESOURCES']._serialized_start=1816
+  _globals['_RESOURCES']._serialized_end=1867
+  _globals['_SECURITY']._serialized_start=1869
+  _globals['_SECURITY']._serialized_end=1964
+  _globals['_TASK']._serialized_start=1967
+  _globals['_TASK']._serialized_end=2129
+  _globals['_TASK_ENVENTRY']._serialized_start=801
+  _globals['_TASK_ENVENTRY']._serialized_end=843
+  _globals['_INGRESS']._serialized_start=2132
+  _globals['_INGRESS']._serialized_end=2453
+  _globals['_INGRESS_TLSMODE']._serialized_start=2387
+  _globals['_INGRESS_TLSMODE']._serialized_end=2453
+  _globals['_INGRESSRULE']._serialized_start=2455
+  _globals['_INGRESSRULE']._serialized_end=2534
+  _globals['_ROLLOUTPOLICY']._serialized_start=2537
+  _globals['_ROLLOUTPOLICY']._serialized_end=2813
+  _globals['_ROLLOUTPOLICY_ONFAILURE']._serialized_start=2750
+  _globals['_ROLLOUTPOLICY_ONFAILURE']._serialized_end=2813
 # @@protoc_insertion_point(module_scope)

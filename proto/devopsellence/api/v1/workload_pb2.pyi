@@ -85,6 +85,7 @@ class Service(_message.Message):
     STOP_GRACE_PERIOD_FIELD_NUMBER: _builtins.int
     COMPLETES_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
+    SECURITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     kind: Global___Service.Kind.ValueType
     """Determines the node label that a node needs to run the service."""
@@ -128,6 +129,10 @@ class Service(_message.Message):
     def stop_grace_period(self) -> _duration_pb2.Duration:
         """Time between SIGTERM and SIGKILL when a container is stopped."""
 
+    @_builtins.property
+    def security(self) -> Global___Security:
+        """Absent: the defaults of the agent, which count when a container is created."""
+
     def __init__(
         self,
         *,
@@ -147,10 +152,11 @@ class Service(_message.Message):
         stop_grace_period: _duration_pb2.Duration | None = ...,
         completes: _builtins.bool = ...,
         replicas: _builtins.int = ...,
+        security: Global___Security | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["healthcheck", b"healthcheck", "image", b"image", "readiness", b"readiness", "resources", b"resources", "stop_grace_period", b"stop_grace_period"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["healthcheck", b"healthcheck", "image", b"image", "readiness", b"readiness", "resources", b"resources", "security", b"security", "stop_grace_period", b"stop_grace_period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "command", b"command", "completes", b"completes", "depends_on", b"depends_on", "env", b"env", "healthcheck", b"healthcheck", "image", b"image", "kind", b"kind", "name", b"name", "ports", b"ports", "readiness", b"readiness", "replicas", b"replicas", "resources", b"resources", "secret_refs", b"secret_refs", "stop_grace_period", b"stop_grace_period", "volumes", b"volumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "command", b"command", "completes", b"completes", "depends_on", b"depends_on", "env", b"env", "healthcheck", b"healthcheck", "image", b"image", "kind", b"kind", "name", b"name", "ports", b"ports", "readiness", b"readiness", "replicas", b"replicas", "resources", b"resources", "secret_refs", b"secret_refs", "security", b"security", "stop_grace_period", b"stop_grace_period", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -438,6 +444,40 @@ class Resources(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Resources: _TypeAlias = Resources  # noqa: Y015
+
+@_typing.final
+class Security(_message.Message):
+    """Deviations from the agent's defaults for the security of containers; each field that is set changes the spec."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEW_PRIVILEGES_FIELD_NUMBER: _builtins.int
+    PIDS_LIMIT_FIELD_NUMBER: _builtins.int
+    CAP_ADD_FIELD_NUMBER: _builtins.int
+    new_privileges: _builtins.bool
+    """Allow programs to gain privileges, such as by a setuid bit."""
+    pids_limit: _builtins.int
+    """Largest number of processes and threads; 0: the default."""
+    @_builtins.property
+    def cap_add(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Capabilities that containers have only on request, such as "NET_RAW"."""
+
+    def __init__(
+        self,
+        *,
+        new_privileges: _builtins.bool | None = ...,
+        pids_limit: _builtins.int = ...,
+        cap_add: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_new_privileges", b"_new_privileges", "new_privileges", b"new_privileges"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_new_privileges", b"_new_privileges", "cap_add", b"cap_add", "new_privileges", b"new_privileges", "pids_limit", b"pids_limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__new_privileges: _TypeAlias = _typing.Literal["new_privileges"]  # noqa: Y015
+    _WhichOneofArgType__new_privileges: _TypeAlias = _typing.Literal["_new_privileges", b"_new_privileges"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__new_privileges) -> _WhichOneofReturnType__new_privileges | None: ...
+
+Global___Security: _TypeAlias = Security  # noqa: Y015
 
 @_typing.final
 class Task(_message.Message):

@@ -16,7 +16,9 @@ from tests.unit.cli.render.snapshots import (
     NOW,
     ago,
     rollout,
+    running,
     snapshot,
+    status,
 )
 
 
@@ -74,7 +76,14 @@ def test_status_as_json() -> None:
     }
     web = shown["services"][1]
     assert (web["service"], web["settled"], web["age_seconds"]) == ("web", True, 30.0)
+    assert web["pending"] == []
     assert (shown["problems"], shown["stale"]) == ([], "")
+
+
+def test_pending_defaults_as_json() -> None:
+    state = snapshot(statuses={"n1": status(running("redis"), running("web", pending=["security.cap_add: []"]))})
+    pending = {row["service"]: row["pending"] for row in document.status(state, NOW)["services"]}
+    assert pending == {"redis": [], "web": ["security.cap_add: []"]}
 
 
 def test_times_of_older_rollout_are_not_shown() -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import (
+    Environment,
     Exit,
+    Node,
     NodeProgress,
     Release,
     Rollout,
@@ -69,6 +71,25 @@ def test_status_text_has_heading_and_table() -> None:
         "n1    redis    running  none     30s  0         172.18.0.2\n"
         "n1    web      running  healthy  30s  0         http://172.18.0.3:3000"
     )
+
+
+def test_pending_defaults_are_listed_below_the_table() -> None:
+    pending = ["security.new_privileges: false", "security.cap_add: []\x1b"]
+    nodes = {name: Node(name=name, uid=name, labels=["web", "worker"]) for name in ("n1", "n2")}
+    state = snapshot(
+        nodes=nodes,
+        environment=Environment(organization="acme", nodes=["n1", "n2"], latest_release=2),
+        statuses={
+            "n1": status(running("redis"), running("web", pending=pending)),
+            "n2": status(running("redis", pending=["x"] * 1000), running("web", pending=pending), node="n2"),
+        },
+    )
+    assert text.pending_lines(rows(state, NOW)) == [
+        "n1, n2: web gets security.new_privileges: false, security.cap_add: []\N{REPLACEMENT CHARACTER} "
+        "when its container is replaced",
+        f"n2: redis gets {', '.join(['x'] * 20)} when its container is replaced",
+    ]
+    assert text.pending_lines(rows(state, NOW))[0] in text.status(state, NOW).splitlines()
 
 
 def test_status_text_before_first_release() -> None:

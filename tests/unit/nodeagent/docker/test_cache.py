@@ -198,6 +198,14 @@ def test_exit_code_is_set_only_after_an_exit(status: str, code: int | None) -> N
         ({"RestartPolicy": {"Name": "unless-stopped"}}, {}, ContainerSettings(engine_restarts=True)),
         ({"RestartPolicy": {"Name": "no"}}, {"Restarting": True}, ContainerSettings(engine_restarts=True)),
         ({"Memory": 64, "NanoCpus": 5}, {}, ContainerSettings(memory=64, nano_cpus=5)),
+        ({"PidsLimit": 7}, {}, ContainerSettings(pids=7)),
+        ({"PidsLimit": -1}, {}, ContainerSettings()),
+        ({"PidsLimit": None, "SecurityOpt": None, "CapDrop": None}, {}, ContainerSettings()),
+        ({"SecurityOpt": ["no-new-privileges"]}, {}, ContainerSettings(new_privileges=False)),
+        ({"SecurityOpt": ["no-new-privileges=false"]}, {}, ContainerSettings()),
+        ({"CapDrop": ["CAP_NET_RAW"]}, {}, ContainerSettings(net_raw=False)),
+        ({"CapDrop": ["net_raw"]}, {}, ContainerSettings(net_raw=False)),
+        ({"CapDrop": ["ALL"]}, {}, ContainerSettings(net_raw=False)),
     ],
 )
 def test_settings_that_can_be_updated_are_parsed(

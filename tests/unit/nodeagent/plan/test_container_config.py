@@ -30,6 +30,7 @@ def test_container_config_of_a_service() -> None:
         "devopsellence.release": "4",
         "devopsellence.ports": "http=3000",
         "devopsellence.secrets": "",
+        "devopsellence.defaults": "1",
         "devopsellence.node": "n1",
         "devopsellence.node_uid": UID,
     }

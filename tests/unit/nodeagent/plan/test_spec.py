@@ -38,6 +38,10 @@ MATTERS: dict[str, Change] = {
     "cpu": lambda s: setattr(s.resources, "cpu_millis", 1),
     "memory": lambda s: setattr(s.resources, "memory_mib", 1),
     "grace": lambda s: s.stop_grace_period.FromSeconds(0),
+    "new privileges": lambda s: setattr(s.security, "new_privileges", True),
+    "new privileges as by default": lambda s: setattr(s.security, "new_privileges", False),
+    "pids limit": lambda s: setattr(s.security, "pids_limit", 1),
+    "capability": lambda s: s.security.cap_add.append("NET_RAW"),
     "name": lambda s: setattr(s, "name", "other"),
 }
 DOES_NOT: dict[str, Change] = {
@@ -46,6 +50,7 @@ DOES_NOT: dict[str, Change] = {
     "check": lambda s: setattr(s.healthcheck, "path", "/other"),
     "readiness": lambda s: setattr(s.readiness, "tcp_port", 1),
     "dependencies": lambda s: s.depends_on.add(service="db"),
+    "security without settings": lambda s: s.security.SetInParent(),
     "kind": lambda s: setattr(s, "kind", workload_pb2.Service.WORKER),
 }
 

@@ -11,6 +11,7 @@ from devopsellence.clock import Now
 from devopsellence.nodeagent.docker.model import (
     Container,
     ContainerExit,
+    ContainerSettings,
     ContainerState,
     ForeignContainer,
     Health,
@@ -64,6 +65,15 @@ def test_settled_status() -> None:
     assert web.release == 1
     assert web.started_at.ToJsonString() == "2026-01-01T00:00:00Z"
     assert web.hash == desired_service(OLD).hash
+
+
+def test_defaults_of_a_reused_container_are_pending() -> None:
+    before = replace(container(OLD), settings=ContainerSettings(pids=4096))
+    (web,) = status(desired_of(OLD, release=3), before).services
+    assert list(web.pending) == ["security.new_privileges: false", "security.cap_add: []"]
+    # The container of another spec is replaced anyway.
+    (web,) = status(desired_of(NEW, release=3), before, healthy=False).services
+    assert list(web.pending) == []
 
 
 def test_container_of_this_release_is_not_reused() -> None:
