@@ -50,6 +50,7 @@ def records(keys: Keys, author: str) -> dict[str, tuple[str, bytes]]:
         "recipient": (keys.operator("ann"), pb.Operator(name="ann")),
         "access ann": (keys.operator_access("ann"), pb.OperatorAccess(name="ann", environments=[str(OWN)])),
         "access bob": (keys.operator_access("bob"), pb.OperatorAccess(name="bob", environments=["*"], nodes=True)),
+        "claim": (keys.host_claim("n1", HOST), pb.HostClaim()),
         "election": (keys.candidate(1), pb.Candidate()),
         "unknown kind": (f"{keys.prefix}junk/x", pb.Event()),
         "elsewhere": (f"/elsewhere{keys.prefix}nodes/n1", pb.Node(name="n1")),

@@ -95,7 +95,7 @@ def node_grants(keys: Keys, node: str) -> Grants:
 def operator_grants(keys: Keys, operator: str, access: OperatorAccess) -> Grants:
     """Return the rights of an operator: the records of some environments, and what all environments share."""
     environments = [_environment_parts(pattern) for pattern in access.environments]
-    shared = [KeyPattern((kind,)) for kind in ("nodes", "heartbeats", "operators", "election")]
+    shared = [KeyPattern((kind,)) for kind in ("nodes", "heartbeats", "operators", "election", "hosts")]
     shared.append(KeyPattern(("access", "operators", check_name("operator", operator)), tree=False))
     written = [KeyPattern((kind, *parts)) for kind in _WRITTEN_BY_OPERATORS for parts in environments]
     rollouts = [KeyPattern(("rollouts", *parts)) for parts in environments]
