@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from devopsellence.agent_identity import server_name
 from tests.integration.router.router_node import REF, Connect, RouterNode, routed, service
 from tests.support.until import eventually
 
@@ -41,3 +43,12 @@ async def test_node_without_container_forwards_to_its_peer(
 
         far.router.set_routing(REF, None)
         await far.until("it is not reached any more", lambda: other.reachable == "")
+
+
+async def test_envoy_accepts_the_certificates_of_a_thousand_nodes(node: RouterNode) -> None:
+    peer = node.identify()
+    names = tuple(server_name(f"{number:032x}") for number in range(1_000))
+    async with service("one") as web, node.router() as running:
+        running.router.set_routing(REF, routed(web, forwarders=names, peers=(replace(peer, server_name=names[0]),)))
+        await running.serves()
+        assert not running.router.status(REF).failed

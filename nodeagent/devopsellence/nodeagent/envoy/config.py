@@ -39,6 +39,9 @@ _PRESSURE_BEGINS: Final = 0.25
 _PRESSURE_IS_FULL: Final = 0.5
 #: Idle time that a connection has even then.
 _IDLE_UNDER_PRESSURE: Final = "30s"
+#: By default Envoy refuses a regular expression with the names of three nodes (routes of peers): 100 instructions. A
+#: name takes about 32.
+_RUNTIME: Final[Message] = {"re2.max_program_size.error_level": 100_000}
 
 
 def bootstrap(folder: str, *, node: str, heap_bytes: int = HEAP_BYTES) -> bytes:
@@ -48,6 +51,7 @@ def bootstrap(folder: str, *, node: str, heap_bytes: int = HEAP_BYTES) -> bytes:
         "admin": {"address": {"pipe": {"path": f"{folder}/{ADMIN_SOCKET}", "mode": _ONLY_OWNER}}},
         "dynamic_resources": {"lds_config": source(folder, LISTENERS), "cds_config": source(folder, CLUSTERS)},
         "overload_manager": _overload_manager(heap_bytes),
+        "layered_runtime": {"layers": [{"name": "devopsellence", "static_layer": _RUNTIME}]},
         "deferred_stat_options": {"enable_deferred_creation_stats": True},
     }
     return to_json(message)

@@ -99,7 +99,11 @@ def _has_certificate_of(forwarders: Collection[str] | None) -> Message | None:
     """
     if not forwarders:
         return None
-    names = "|".join(name.replace(".", "[.]") for name in sorted(forwarders))
+    # The names differ in their first label alone. Spelled out, the domain would be most of the expression.
+    domains: dict[str, list[str]] = {}
+    for label, _, domain in sorted(name.partition(".") for name in forwarders):
+        domains.setdefault(domain.replace(".", "[.]"), []).append(label)
+    names = "|".join(f"({'|'.join(labels)})[.]{domain}" for domain, labels in domains.items())
     return {"name": _CERTIFICATE_HEADER, "string_match": {"safe_regex": {"regex": f"(.*;)?DNS=({names})(;.*)?"}}}
 
 
