@@ -40,6 +40,7 @@ from devopsellence.api.v1.agent_pb2 import (
 )
 from devopsellence.api.v1.agent_pb2_grpc import AgentServicer, add_AgentServicer_to_server
 from devopsellence.server_certificate import CertificateFiles, ReloadingCertificate
+from tests.support.ports import free_port
 
 _THREADS = 32
 _CHUNK = 32 << 10
@@ -259,7 +260,7 @@ class FakeAgentServer:
     def __init__(self, agent: FakeAgent, files: CertificateFiles) -> None:
         self.agent = agent
         self._credentials = ReloadingCertificate(files).credentials()
-        self._port = 0
+        self._port = free_port()
         self._server: grpc.Server | None = None
 
     @property
@@ -276,10 +277,10 @@ class FakeAgentServer:
         self.stop()
 
     def start(self) -> None:
-        """Start the server, on the same port as before if there was one."""
+        """Start the server, on the same port as before."""
         self._server = grpc.server(ThreadPoolExecutor(_THREADS), options=[("grpc.so_reuseport", 0)])
         add_AgentServicer_to_server(self.agent, self._server)
-        self._port = self._server.add_secure_port(f"127.0.0.1:{self._port}", self._credentials)
+        self._server.add_secure_port(f"127.0.0.1:{self._port}", self._credentials)
         self._server.start()
 
     def stop(self) -> None:
