@@ -52,7 +52,7 @@ class ReloadingCertificate:
         self._stamps, self._first = self._read()
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Return credentials that require a client certificate of the authority."""
+        """Return credentials, for one server, that require a client certificate of the authority."""
         # None is documented, and missing from the type stubs.
         newest = cast("Callable[[], grpc.ServerCertificateConfiguration]", self._newest)
         return grpc.dynamic_ssl_server_credentials(self._first, newest, require_client_authentication=True)

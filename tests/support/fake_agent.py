@@ -259,7 +259,7 @@ class FakeAgentServer:
 
     def __init__(self, agent: FakeAgent, files: CertificateFiles) -> None:
         self.agent = agent
-        self._credentials = ReloadingCertificate(files).credentials()
+        self._files = files
         self._port = free_port()
         self._server: grpc.Server | None = None
 
@@ -280,7 +280,9 @@ class FakeAgentServer:
         """Start the server, on the same port as before."""
         self._server = grpc.server(ThreadPoolExecutor(_THREADS), options=[("grpc.so_reuseport", 0)])
         add_AgentServicer_to_server(self.agent, self._server)
-        self._server.add_secure_port(f"127.0.0.1:{self._port}", self._credentials)
+        # Credentials are for one server.
+        credentials = ReloadingCertificate(self._files).credentials()
+        self._server.add_secure_port(f"127.0.0.1:{self._port}", credentials)
         self._server.start()
 
     def stop(self) -> None:
