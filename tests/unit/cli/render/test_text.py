@@ -85,8 +85,7 @@ def test_pending_defaults_are_listed_below_the_table() -> None:
         },
     )
     assert text.pending_lines(rows(state, NOW)) == [
-        "n1, n2: web gets security.new_privileges: false, security.cap_add: []\N{REPLACEMENT CHARACTER} "
-        "when its container is replaced",
+        "n1, n2: web gets security.new_privileges: false, security.cap_add: []\\x1b when its container is replaced",
         f"n2: redis gets {', '.join(['x'] * 20)} when its container is replaced",
     ]
     assert text.pending_lines(rows(state, NOW))[0] in text.status(state, NOW).splitlines()

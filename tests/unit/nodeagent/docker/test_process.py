@@ -38,6 +38,8 @@ async def test_process_outside_the_container_is_not_reachable() -> None:
 
 
 MARK = "DEVOPSELLENCE_PROBE=of-this-test"
+#: Of both children, and of no other process of the test run.
+BOTH = f"DEVOPSELLENCE_TEST=children-of-{os.getpid()}"
 #: In the cgroup of every process.
 ANY = "/"
 
@@ -45,17 +47,17 @@ ANY = "/"
 @pytest.fixture
 def children() -> Iterator[list[subprocess.Popen[bytes]]]:
     """Return a marked and another child, each with a child that has left its session."""
-    name, value = MARK.split("=")
+    both, marked = ({name: value} for name, _, value in (BOTH.partition("="), MARK.partition("=")))
     script = "setsid sleep 1000 & echo; wait"
     started = [
         subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, env={**os.environ, **more})
-        for more in ({name: value}, {})
+        for more in ({**both, **marked}, both)
     ]
     for child in started:
         assert child.stdout is not None
         child.stdout.readline()
     yield started
-    process.end_marked(os.getpid(), ANY, b"PATH=" + os.environ["PATH"].encode(), set())
+    process.end_marked(os.getpid(), ANY, BOTH.encode(), set())
     for child in started:
         child.communicate()
 
