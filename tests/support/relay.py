@@ -7,8 +7,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
-#: Turns of the event loop from an accepted connection to its task, and one more.
-_ACCEPT_TURNS: Final = 5
+#: Turns of the event loop from an accepted connection to its task, with room for others that run meanwhile.
+_ACCEPT_TURNS: Final = 50
 
 
 class Relay:

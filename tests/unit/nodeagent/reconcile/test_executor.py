@@ -394,11 +394,12 @@ TASK_ID = "5b0cf1a09f5d2c7e4f4a7f7e3b1d0e8c5b0cf1a09f5d2c7e4f4a7f7e3b1d0e8c"
     [
         f"failed to create shim: task {TASK_ID} already exists: unknown",
         f"failed to create task for container: task {TASK_ID}: already exists",
+        f"failed to start shim: mkdir /run/docker/io.containerd.runtime.v2.task/moby/{TASK_ID}: file exists: unknown",
     ],
-    ids=["20.10", "newer"],
+    ids=["20.10", "newer", "before the shim"],
 )
 def test_broken_start_differs_from_other_refusals(sentence: str, status: int) -> None:
-    with pytest.raises(errors.HalfStarted, match="already exists"), errors.translated(errors.EngineRefused):
+    with pytest.raises(errors.HalfStarted, match="exists"), errors.translated(errors.EngineRefused):
         raise refusal(sentence, status)
 
 
