@@ -26,9 +26,8 @@ from devopsellence.nodeagent.envoy.clusters import endpoints_path
 from devopsellence.nodeagent.envoy.config import bootstrap, cluster_name
 from devopsellence.nodeagent.envoy.container import FOLDER
 from devopsellence.nodeagent.envoy.endpoints import EndpointKey, TrackedEndpoint
-from devopsellence.nodeagent.envoy.files import EnvoyFolder, snapshot_to_bytes
+from devopsellence.nodeagent.envoy.files import EnvoyFolder
 from devopsellence.nodeagent.envoy.model import (
-    DEFAULT_DRAIN_SECONDS,
     IngressOptions,
     ListenerConfig,
     NodeRouting,
@@ -38,7 +37,7 @@ from devopsellence.nodeagent.envoy.model import (
 from devopsellence.nodeagent.envoy.render import ConfigRenderer, RenderedConfig
 from devopsellence.nodeagent.envoy.supervisor import DesiredEnvoy, EnvoySupervisor
 from devopsellence.nodeagent.ingress.ports import ListenerPorts
-from devopsellence.nodeagent.ingress.routing import resolve_host_conflicts
+from devopsellence.nodeagent.ingress.routing_state import RoutingState
 from devopsellence.nodeagent.ingress.status import RouterStatusTracker
 from devopsellence.nodeagent.ingress.unknown_routes import UnknownRoutes
 from devopsellence.nodeagent.state_files import StateFiles
@@ -90,16 +89,7 @@ class Router:
         workers = max(1, (os.cpu_count() or 1) // 2)
         self._desired_envoy = DesiredEnvoy(node, node_uid, options.image, bootstrap(FOLDER, node=node), workers)
         self._ports = ListenerPorts(options, self._folder, disk, certificate)
-        self._configs: dict[EnvironmentRef, RoutingConfig | None] = {}
-        self._endpoints: dict[EndpointKey, TrackedEndpoint] = {}
-        #: Endpoints that no file of Envoy's has had so far.
-        self._unwritten: set[EndpointKey] = set()
-        #: Environments to be written.
-        self._dirty: set[EnvironmentRef] = set()
-        #: Environments being written.
-        self._writing: set[EnvironmentRef] = set()
-        #: Number of changes of the routing so far.
-        self._changes = 0
+        self._state = RoutingState()
         self._unknown = UnknownRoutes()
         self._listen: ListenerConfig | None = None
         self._renderer = ConfigRenderer(FOLDER)
@@ -130,42 +120,27 @@ class Router:
         if has_unknown := self._has_unknown_routes():
             self._unknown.routing_set(ref, config, time.monotonic())
             self._wake_soon()
-        if ref in self._configs and self._configs[ref] == config:
-            return
-        before = self._configs.get(ref)
-        if config is None and before is None and not any(key.ref == ref for key in self._endpoints):
-            self._configs.pop(ref, None)
-            return
-        limits = config or before
-        drain_seconds = limits.drain_seconds if limits is not None else DEFAULT_DRAIN_SECONDS
-        self._configs[ref] = config
-        after = endpoints.update(self._endpoints, ref, config, drain_seconds, time.monotonic())
-        if not has_unknown:
-            self._unwritten |= after.keys() - self._endpoints.keys()
-        self._endpoints = endpoints.without_unwritten(after, self._unwritten)
-        self._unwritten &= self._endpoints.keys()
-        self._dirty.add(ref)
-        self._changes += 1
-        self._wake_soon()
+        if self._state.set_config(ref, config, time.monotonic(), may_be_known=has_unknown):
+            self._wake_soon()
 
     def routing(self, ref: EnvironmentRef) -> RoutingConfig | None:
         """See :meth:`RouterInterface.routing`."""
-        return self._configs.get(ref)
+        return self._state.configs.get(ref)
 
     def held(self, ref: EnvironmentRef) -> Mapping[str, str]:
         """See :meth:`RouterInterface.held`. While no Envoy runs, no container is held once the files for the next
         Envoy are written."""
-        if self._supervisor.running or not self._supervisor.observed or ref in self._dirty | self._writing:
-            return endpoints.held(self._endpoints, ref)
+        if self._supervisor.running or not self._supervisor.observed or self._state.is_pending(ref):
+            return endpoints.held(self._state.endpoints, ref)
         return {}
 
     def status(self, ref: EnvironmentRef) -> RouterStatus:
         """See :meth:`RouterInterface.status`."""
-        return self._tracker.status(self._configs.get(ref))
+        return self._tracker.status(self._state.configs.get(ref))
 
     def assignments_listed(self, refs: Collection[EnvironmentRef]) -> None:
         """Handle the first list of the assignments of this node: no other environment is to be routed."""
-        self._unknown.listed(refs, self._configs)
+        self._unknown.listed(refs, self._state.configs)
         self._wake_soon()
 
     # Events of Docker.
@@ -178,7 +153,7 @@ class Router:
         """Handle an event of Envoy's container."""
         self._supervisor.check()
         # A restarted Envoy has not read any file yet.
-        self._endpoints = endpoints.reset_confirmations(self._endpoints)
+        self._state.endpoints = endpoints.reset_confirmations(self._state.endpoints)
         self._tracker.envoy_restarted()
         self._listening = ""
         self._wake_soon()
@@ -195,9 +170,7 @@ class Router:
         now = clock.now()
         snapshots, unreadable = await self._disk.run(partial(self._folder.load, now))
         self._unknown.loaded([ref for ref, _, _ in snapshots], unreadable)
-        for ref, config, tracked in snapshots:
-            self._configs[ref] = config
-            self._endpoints.update(tracked)
+        self._state.load(snapshots)
 
     async def run(self) -> None:
         """Route until cancelled. Envoy goes on by itself afterwards."""
@@ -230,12 +203,12 @@ class Router:
         if not self._supervisor.observed:
             return
         await self._note_running_envoy()
-        self._endpoints = endpoints.without_expired(self._endpoints, time.monotonic())
+        self._state.endpoints = endpoints.without_expired(self._state.endpoints, time.monotonic())
         await self._write_if_needed()
         if self._supervisor.running:
             await self._poll()
-        elif not self._dirty:
-            self._release(endpoints.without_draining(self._endpoints))
+        elif not self._state.is_dirty:
+            self._release(endpoints.without_draining(self._state.endpoints))
         self._report_changes()
 
     async def _note_running_envoy(self) -> None:
@@ -269,30 +242,23 @@ class Router:
     async def _write_if_needed(self) -> None:
         """Write files if anything changed, and have Envoy run if there is anything to route."""
         while True:
-            changes = self._changes
-            routing, conflicts = self._routing()
+            changes = self._state.changes
+            routing, conflicts = self._state.routing()
             listen = await self._ports.configure(routing)
             # What was set meanwhile is not in this routing, but would count as written with it.
-            if changes == self._changes:
+            if changes == self._state.changes:
                 break
         self._tracker.conflicts, self._tracker.ports = conflicts, self._ports.problems
         rerender = self._rerender_at is not None and time.monotonic() >= self._rerender_at
         waits = self._has_unknown_routes()
-        self._tracker.waits = str(self._unknown) if waits and self._dirty else ""
+        self._tracker.waits = str(self._unknown) if waits and self._state.is_dirty else ""
         if waits:
             return
-        if self._dirty or listen != self._listen or rerender:
+        if self._state.is_dirty or listen != self._listen or rerender:
             await self._write(routing, listen)
         # A running Envoy is kept while its only ports are unusable for the moment.
         usable = listen.http_port or listen.https_port or (self._ports.any_configured and self._supervisor.running)
         self._supervisor.set_desired(self._desired_envoy if routing.configs and usable else None)
-
-    def _routing(self) -> tuple[NodeRouting, Mapping[EnvironmentRef, str]]:
-        """Return the routing of all environments, and the conflicts in it."""
-        configs = [
-            endpoints.with_draining(self._configs.get(ref), ref, self._endpoints) for ref in self._environments()
-        ]
-        return resolve_host_conflicts(config for config in configs if config is not None)
 
     def _has_unknown_routes(self) -> bool:
         """Return whether Envoy goes on with the routes that it has, because this agent does not know them all."""
@@ -300,40 +266,26 @@ class Router:
         return self._unknown.exist(envoy_runs=runs, now=time.monotonic())
 
     async def _write(self, routing: NodeRouting, listen: ListenerConfig) -> None:
-        dirty, self._dirty = self._dirty, set()
-        self._writing = dirty
-        now = clock.now()
-        tracked, configs = dict(self._endpoints), dict(self._configs)
-        # From now on a file may have them.
-        attempted, written = self._unwritten & tracked.keys(), set[EndpointKey]()
-        self._unwritten -= attempted
-        removed = {ref for ref in dirty if configs.get(ref) is None and not any(key.ref == ref for key in tracked)}
+        pending, written, now = self._state.begin_write(), set[EndpointKey](), clock.now()
 
         def write() -> RenderedConfig:
-            snapshots = {
-                ref: None if ref in removed else snapshot_to_bytes(ref, configs.get(ref), tracked, now) for ref in dirty
-            }
+            snapshots = pending.snapshots(now)
             rendered = self._renderer.render(routing, listen)
             ports = {listen.http_port, listen.https_port, listen.peer_port} - {0}
             try:
                 self._folder.write(snapshots, rendered.files, ports)
             finally:
-                written.update(key for key in attempted if self._has_endpoint(key, rendered.files))
+                written.update(key for key in pending.attempted if self._has_endpoint(key, rendered.files))
             return rendered
 
         try:
             rendered = await self._disk.run(write)
         except BaseException:
-            self._dirty |= dirty
-            self._unwritten |= (attempted - written) & self._endpoints.keys()
-            self._endpoints = endpoints.without_unwritten(self._endpoints, self._unwritten)
+            self._state.abandon_write(pending, written)
             raise
-        finally:
-            self._writing = set()
+        self._state.end_write(pending)
         self._listen = listen
         self._unknown.written()
-        for ref in removed & self._configs.keys() - self._dirty:
-            del self._configs[ref]
         self._expected = rendered.expected
         self._tracker.files_written(rendered.routing, rendered.problems)
         self._rerender_at = time.monotonic() + RETRY_CAP if rendered.problems else None
@@ -345,13 +297,10 @@ class Router:
         path = endpoints_path(key.ref, key.service, key.port)
         return path not in files or self._folder.holds(path, files[path])
 
-    def _environments(self) -> set[EnvironmentRef]:
-        return {*self._configs, *(key.ref for key in self._endpoints)}
-
     # From Envoy's state to held containers and statuses.
 
     async def _poll(self) -> None:
-        if not (endpoints.any_unsettled(self._endpoints) or self._tracker.is_unsettled(self._expected)):
+        if not (endpoints.any_unsettled(self._state.endpoints) or self._tracker.is_unsettled(self._expected)):
             return
         # By the time of the response another Envoy may run.
         running = self._supervisor.running
@@ -362,13 +311,15 @@ class Router:
             return
         self._unavailable_since = None
         unused = self._tracker.observe(state, self._expected)
-        routes_known = self._all_read and not self._dirty and not any(path.startswith("rds/") for path in unused)
+        routes_known = (
+            self._all_read and not self._state.is_dirty and not any(path.startswith("rds/") for path in unused)
+        )
 
         def hosts(ref: EnvironmentRef, service: str, port: str) -> Mapping[str, UpstreamHost] | None:
             return state.clusters.get(cluster_name(ref, service, port))
 
-        self._release(endpoints.observe(self._endpoints, hosts, time.monotonic(), routes_known=routes_known))
-        self._tracker.endpoints_observed(self._unconfirmed())
+        self._release(endpoints.observe(self._state.endpoints, hosts, time.monotonic(), routes_known=routes_known))
+        self._tracker.endpoints_observed(self._state.unconfirmed())
         if not unused:
             self._supervisor.confirm(running)
         elif time.monotonic() >= self._rewrite_at:
@@ -410,31 +361,20 @@ class Router:
         self._rewrites += 1
         self._rewrite_at = time.monotonic() + min(RETRY_CAP, PATIENCE_SECONDS * 2.0**self._rewrites)
 
-    def _unconfirmed(self) -> frozenset[EnvironmentRef]:
-        """Return the environments with an endpoint that Envoy does not use yet."""
-        return frozenset(
-            key.ref
-            for key, endpoint in self._endpoints.items()
-            if not endpoint.endpoint.draining and not endpoint.confirmed
-        )
-
     def _release(self, after: dict[EndpointKey, TrackedEndpoint]) -> None:
-        drained = self._endpoints.keys() - after.keys()
-        self._dirty |= {key.ref for key in drained}
-        if drained:
+        if drained := self._state.release(after):
             _log.info("endpoints drained", containers=sorted({key.container for key in drained}))
             self._wake_soon()
-        self._endpoints = after
 
     def _report_changes(self) -> None:
         supervisor = self._supervisor
         self._tracker.set_envoy(running=bool(supervisor.running), problem=supervisor.problem, failed=supervisor.failed)
-        for ref in {*self._environments(), *self._reported}:
+        for ref in {*self._state.environments, *self._reported}:
             report = self.status(ref), dict(self.held(ref))
             if self._reported.get(ref) != report:
                 self._reported[ref] = report
                 self._changed(ref)
-            if ref not in self._configs:
+            if ref not in self._state.configs:
                 self._reported.pop(ref, None)
         address = self._options.peer_address if self._tracker.listens_on(self._options.peer_port) else ""
         if address != self._address:
@@ -449,17 +389,14 @@ class Router:
         """Return the time of the next pass without an event (monotonic, the loop's clock); None: wait for events."""
         if not self._supervisor.observed:
             return None
-        routing = NodeRouting(tuple(filter(None, self._configs.values())))
-        times = [
-            self._ports.next_check(routing),
-            endpoints.next_deadline(self._endpoints),
-            self._rerender_at,
-            self._unknown.next_deadline(),
-        ]
-        now = time.monotonic()
-        unsettled = endpoints.any_unsettled(self._endpoints) or self._tracker.is_unsettled(self._expected)
+        routing = NodeRouting(tuple(filter(None, self._state.configs.values())))
+        now, drain_deadline = time.monotonic(), endpoints.next_deadline(self._state.endpoints)
+        times = [self._ports.next_check(routing), drain_deadline, self._rerender_at, self._unknown.next_deadline(now)]
+        unsettled = endpoints.any_unsettled(self._state.endpoints) or self._tracker.is_unsettled(self._expected)
         if self._supervisor.running and unsettled:
             times.append(now + self._interval)
-            patient = now - self._written_at > PATIENCE_SECONDS and endpoints.next_deadline(self._endpoints) is None
+            patient = (
+                now - self._written_at > PATIENCE_SECONDS and endpoints.next_deadline(self._state.endpoints) is None
+            )
             self._interval = min(POLL_PATIENT if patient else POLL_CAP, self._interval * POLL_FACTOR)
         return min((moment for moment in times if moment is not None), default=None)

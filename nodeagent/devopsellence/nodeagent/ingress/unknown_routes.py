@@ -25,7 +25,7 @@ class UnknownRoutes:
         self._refs: set[EnvironmentRef] = set()
         self._lost = False
         self._listed = False
-        #: Environments without an endpoint so far: time until which probes are waited for.
+        #: Environments without an endpoint so far: time until which probes are waited for, once for a lost folder.
         self._probed: dict[EnvironmentRef, float] = {}
 
     def loaded(self, readable: Collection[EnvironmentRef], unreadable: Collection[EnvironmentRef]) -> None:
@@ -40,10 +40,11 @@ class UnknownRoutes:
 
     def routing_set(self, ref: EnvironmentRef, config: RoutingConfig | None, now: float) -> None:
         """Note the routing of an environment; after a lost folder, one without endpoints may be too early."""
+        self._refs.discard(ref)
         if self._lost and config is not None and not all(backend.endpoints for backend in config.backends):
             self._probed.setdefault(ref, now + PROBE_SECONDS)
-            return
-        self._known(ref)
+        else:
+            self._probed.pop(ref, None)
 
     def written(self) -> None:
         """Note that Envoy's files were written: from now on a snapshot of everything is on disk."""
@@ -52,22 +53,18 @@ class UnknownRoutes:
             self._refs.clear()
             self._probed.clear()
 
-    def next_deadline(self) -> float | None:
-        """Return when the wait for probes ends; None if nothing is waited for."""
-        return min(self._probed.values(), default=None)
+    def next_deadline(self, now: float) -> float | None:
+        """Return when the next wait for probes ends; None if nothing is waited for."""
+        return min((until for until in self._probed.values() if until > now), default=None)
 
     def exist(self, *, envoy_runs: bool, now: float) -> bool:
         """Return whether Envoy may have routes that are unknown."""
-        for ref in [ref for ref, until in self._probed.items() if until <= now]:
-            self._known(ref)
         if not self._lost:
             return bool(self._refs)
-        return envoy_runs and (bool(self._refs) or bool(self._probed) or not self._listed)
+        return envoy_runs and (bool(self._refs) or self.next_deadline(now) is not None or not self._listed)
 
     def __str__(self) -> str:
+        if self._lost and not self._listed:
+            return "the router's files are missing: changes wait for the assignments in etcd"
         names = ", ".join(sorted(map(str, {*self._refs, *self._probed})))
         return f"the router's file of {names} is damaged or missing: changes wait for its assignment" if names else ""
-
-    def _known(self, ref: EnvironmentRef) -> None:
-        self._refs.discard(ref)
-        self._probed.pop(ref, None)

@@ -68,10 +68,21 @@ def test_lost_folder_waits_for_the_first_probes_of_an_environment() -> None:
     routes.listed([SHOP], [])
     routes.routing_set(SHOP, routed(SHOP), 5.0)
     routes.routing_set(SHOP, routed(SHOP), 7.0)
-    assert routes.next_deadline() == 5.0 + PROBE_SECONDS
+    assert routes.next_deadline(7.0) == 5.0 + PROBE_SECONDS
     assert exist(routes, 5.0 + PROBE_SECONDS - 0.1)
     assert not exist(routes, 5.0 + PROBE_SECONDS), "it has no container that can take requests"
-    assert routes.next_deadline() is None
+    assert routes.next_deadline(5.0 + PROBE_SECONDS) is None
+
+
+def test_environments_without_containers_do_not_renew_each_others_wait() -> None:
+    routes = loaded()
+    routes.listed([SHOP, BLOG], [])
+    now = 0.0
+    while now < PROBE_SECONDS + 5.0:
+        routes.routing_set(SHOP, routed(SHOP), now)
+        routes.routing_set(BLOG, routed(BLOG), now + 1.0)
+        assert exist(routes, now + 1.0) is (now < PROBE_SECONDS)
+        now += 2.5
 
 
 def test_lost_folder_is_known_once_a_container_can_take_requests() -> None:
