@@ -18,12 +18,18 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from grpc.aio import Server
+
 _ROUNDS: Final = 6
 _log = structlog.get_logger()
 
 
 class CertificateProblem(Exception):
     """The certificate cannot be used; the message says which file and why."""
+
+
+class ListenProblem(Exception):
+    """A server cannot listen; the message has the reason and the fix."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,21 @@ class ReloadingCertificate:
         except OSError as error:
             raise CertificateProblem(f"{error.filename} cannot be read: {error.strerror}") from error
         return stamps, grpc.ssl_server_certificate_configuration([(key, certificate)], authority)
+
+
+def open_port(server: Server, name: str, address: str, files: CertificateFiles) -> str:
+    """Open the port of a server, called ``name`` in messages; return the address with the port that was opened.
+
+    Raises:
+        ListenProblem: the address is in use, or the certificate cannot be used.
+    """
+    try:
+        port = server.add_secure_port(address, ReloadingCertificate(files).credentials())
+    except CertificateProblem as problem:
+        raise ListenProblem(f"{name}'s certificate cannot be used: {problem}") from problem
+    except RuntimeError as error:
+        raise ListenProblem(f"{name} cannot listen on {address}: is the port in use?") from error
+    return f"{address.rpartition(':')[0]}:{port}"
 
 
 def certificate_expiry(files: CertificateFiles, server_name: str) -> float:

@@ -15,9 +15,9 @@ import structlog
 
 from devopsellence import log
 from devopsellence.controller.controller import CertificateOptions, run
-from devopsellence.controller.gateway.server import GatewayOptions, GatewayProblem
+from devopsellence.controller.gateway.server import GatewayOptions
 from devopsellence.program import PEM_FILE, etcd_options, read_settings, stop_event
-from devopsellence.server_certificate import CertificateFiles
+from devopsellence.server_certificate import CertificateFiles, ListenProblem
 from devopsellence.store.settings import Settings
 
 _ACME_CA_CERT = "DEVOPSELLENCE_ACME_CA_CERT"
@@ -109,7 +109,7 @@ async def _serve(
     )
     try:
         await run(settings, identity, stop_event(), certificates, gateway)
-    except GatewayProblem as problem:
+    except ListenProblem as problem:
         raise click.UsageError(str(problem)) from problem
     structlog.get_logger().info("stopped")
 

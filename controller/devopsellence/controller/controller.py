@@ -65,7 +65,7 @@ async def run(
     """Lead or stand by until ``stop`` is set, then give up the leadership and return; meanwhile serve ``gateway``.
 
     Raises:
-        GatewayProblem: the gateway cannot be served.
+        ListenProblem: the gateway cannot be served.
     """
     async with Etcd(settings) as etcd, LeaseKeeper(etcd) as keeper:
         # First, because a wrong option ends the program.

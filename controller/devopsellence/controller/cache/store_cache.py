@@ -276,7 +276,7 @@ class StoreCache:
         if ref is not None:
             self._claimants[key] = ref
             self._claimed.setdefault((node, ref), set()).add(key)
-        for concerned in {former, ref} - {None}:
+        for concerned in {former, ref}:
             if concerned is not None:
                 present = bool(self._claimed.get((node, concerned)))
                 self._index.set(concerned, node, NodeTie.CLAIM, present=present)

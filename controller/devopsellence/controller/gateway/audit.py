@@ -39,7 +39,7 @@ class AuditLog:
         _log.debug("read", caller=identity, method=method)
 
     def refused(self, identity: str, method: str, refused: Refused, now: float) -> None:
-        """Log a refusal; of a caller that is refused all the time only some."""
+        """Log a refusal, or count it if too many of this caller's were logged."""
         bucket = self._buckets.setdefault(identity, TokenBucket(_REFUSALS, now))
         if not bucket.has(1, now):
             self._dropped[identity] = self._dropped.get(identity, 0) + 1

@@ -43,7 +43,7 @@ class Caller:
 
     @property
     def is_trusted(self) -> bool:
-        """Return True if values, leases and limits are the caller's own affair."""
+        """Return True if values and leases are the caller's own affair."""
         return self.role is Role.CONTROLLER
 
 
@@ -99,21 +99,16 @@ def operator_grants(keys: Keys, operator: str, access: OperatorAccess) -> Grants
     shared.append(KeyPattern(("access", "operators", check_name("operator", operator)), tree=False))
     written = [KeyPattern((kind, *parts)) for kind in _WRITTEN_BY_OPERATORS for parts in environments]
     rollouts = [KeyPattern(("rollouts", *parts)) for parts in environments]
-    of_nodes = [KeyPattern((kind, ANY, *parts)) for kind in _OF_NODES for parts in environments]
+    of_nodes = [KeyPattern((kind, ANY, *parts) if parts else (kind,)) for kind in _OF_NODES for parts in environments]
     recipients = [KeyPattern(("operators",))]
     nodes = [KeyPattern(("nodes",))] if access.nodes else []
     heartbeats = [KeyPattern(("heartbeats",))] if access.nodes else []
     return Grants(
         keys.prefix.encode(),
-        read=(*shared, *written, *rollouts, *_whole(of_nodes)),
+        read=(*shared, *written, *rollouts, *of_nodes),
         write=(*written, *recipients, *nodes),
         delete=(*written, *rollouts, *recipients, *nodes, *heartbeats),
     )
-
-
-def _whole(patterns: Sequence[KeyPattern]) -> list[KeyPattern]:
-    """Return ``patterns`` with the whole kind in place of each that ends with any node."""
-    return [KeyPattern(pattern.parts[:1]) if pattern.parts[1:] == (ANY,) else pattern for pattern in patterns]
 
 
 def _environment_parts(pattern: str) -> tuple[str, ...]:

@@ -110,14 +110,14 @@ async def look_up(upstream: Upstream, keys: Keys, caller: Caller, needed: Needed
     """Read the needed facts in one linearizable read.
 
     Raises:
-        Refused: the request writes too many keys.
+        Refused: the decision needs too many records.
         UpstreamFailed: etcd could not be read.
     """
     if not needed:
         return Facts()
     wanted = sorted(needed.stored)
     if len(wanted) > MAX_OPERATIONS:
-        raise invalid(f"a request that writes more than {MAX_OPERATIONS} records")
+        raise invalid(f"a request whose decision needs more than {MAX_OPERATIONS} records")
     ranges = [rpc.RangeRequest(key=key.encode()) for key in wanted]
     if needed.count_statuses:
         prefix = keys.statuses_prefix(caller.name).encode()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from devopsellence.controller.gateway.caller import Role
-from devopsellence.controller.gateway.refusal import RefusalKind, Refused
+from devopsellence.controller.gateway.refusal import RefusalKind, Refused, invalid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,7 +156,7 @@ class CallerLimits:
         """
         least, longest = self.profile.ttl
         if not least <= ttl <= longest:
-            raise Refused(RefusalKind.INVALID, f"a lease of {ttl} s: the TTL must be {least} s to {longest} s")
+            raise invalid(f"a lease of {ttl} s: the TTL must be {least} s to {longest} s")
         self._leases = {lease: end for lease, end in self._leases.items() if end > now}
         if len(self._leases) >= self.profile.live_leases or not self._grants.has(1, now):
             raise _exhausted("the limit of leases is used up")

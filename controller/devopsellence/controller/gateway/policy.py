@@ -24,7 +24,7 @@ from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store.keys import EnvironmentRef, Keys
 
 #: Limit of compares, and of operations of one branch: etcd's own.
-MAX_OPERATIONS: Final = 128
+MOST_TXN_OPERATIONS: Final = 128
 #: Longest key in bytes; the longest of a record has about 600.
 LONGEST_KEY: Final = 1024
 #: Statuses of a node for environments without an assignment on it, such as after etcd was restored.
@@ -92,7 +92,7 @@ def check_range(caller: Caller, request: rpc.RangeRequest) -> ReadMode:
     """Decide on a read.
 
     Raises:
-        Refused: the caller is a node, and the range is not granted as a whole; or the range has no granted key.
+        Refused: the caller is a node, and the range is not granted as a whole; or the range is outside of the prefix.
     """
     for name in _REVISION_FILTERS:
         if getattr(request, name) and not caller.is_trusted:
@@ -119,7 +119,7 @@ def _read_mode(caller: Caller, keys: KeyRange) -> ReadMode:
 
 
 def needed_facts(caller: Caller, keys: Keys, puts: Sequence[rpc.PutRequest], known: set[str]) -> NeededFacts:
-    """Return what has to be looked up before :func:`check_put`; ``known``: environments that need no look."""
+    """Return what has to be looked up before :func:`check_put`; ``known``: environments that need not be looked up."""
     if caller.is_trusted:
         return NeededFacts()
     wanted: set[str] = set()
@@ -217,8 +217,8 @@ def check_txn(caller: Caller, keys: Keys, request: rpc.TxnRequest, facts: Facts,
     Raises:
         Refused: any of them is refused, or reads keys that are not granted.
     """
-    if any(len(part) > MAX_OPERATIONS for part in (request.compare, request.success, request.failure)):
-        raise invalid(f"a transaction has {MAX_OPERATIONS} compares and operations at most")
+    if any(len(part) > MOST_TXN_OPERATIONS for part in (request.compare, request.success, request.failure)):
+        raise invalid(f"a transaction has {MOST_TXN_OPERATIONS} compares and operations at most")
     for compare in request.compare:
         _check_compare(caller, compare)
     absent = {bytes(compare.key) for compare in request.compare if _requires_absence(compare)}

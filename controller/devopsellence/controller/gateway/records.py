@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.gateway.caller import Caller, Role
-from devopsellence.controller.gateway.refusal import RefusalKind, Refused, denied, invalid
+from devopsellence.controller.gateway.refusal import denied, invalid
 from devopsellence.store.codec import parse
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.keys import EnvironmentRef, Keys
@@ -125,7 +125,7 @@ def _parsed(kind: RecordKind, keys: Keys, key: str, value: bytes) -> Message:
         raise invalid(f"{key}: {error}") from error
     for field, wanted in expected.items():
         if (found := getattr(message, field)) != wanted:
-            raise Refused(RefusalKind.DENIED, f"{key}: {field} is {found!r}, which is not the key's {wanted!r}")
+            raise denied(f"{key}: {field} is {found!r}, which is not the key's {wanted!r}")
     return message
 
 

@@ -31,8 +31,8 @@ from devopsellence.etcd.v3.etcd_pb2_grpc import (
 from devopsellence.server_certificate import (
     CertificateFiles,
     CertificateProblem,
-    ReloadingCertificate,
     certificate_expiry,
+    open_port,
 )
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import ETCD_SERVER_NAME, Settings
@@ -60,10 +60,6 @@ _OPTIONS: Final = (
 _log = structlog.get_logger("gateway")
 
 
-class GatewayProblem(Exception):
-    """The gateway cannot be served; the message has the reason and the fix."""
-
-
 @dataclass(frozen=True)
 class GatewayOptions:
     """``listen``: ``host:port``. ``files``: server certificate of the gateway, and the authority of its callers."""
@@ -76,7 +72,7 @@ class Gateway:
     """The gateway. The port is opened at once, so that ``address`` is known; calls are answered by :meth:`run`.
 
     Raises:
-        GatewayProblem: the address is in use, or the certificate cannot be used.
+        ListenProblem: the address is in use, or the certificate cannot be used.
     """
 
     def __init__(self, options: GatewayOptions, settings: Settings, etcd: Etcd) -> None:
@@ -88,15 +84,8 @@ class Gateway:
         self._watch = WatchService(self._admission, self._upstream, self._hub)
         self._server = grpc.aio.server(options=_OPTIONS)
         self._files = options.files
-        try:
-            credentials = ReloadingCertificate(options.files).credentials()
-            port = self._server.add_secure_port(options.listen, credentials)
-        except CertificateProblem as problem:
-            raise GatewayProblem(f"the gateway's certificate cannot be used: {problem}") from problem
-        except RuntimeError as error:
-            raise GatewayProblem(f"the gateway cannot listen on {options.listen}: is the port in use?") from error
         #: Address that was opened.
-        self.address = f"{options.listen.rpartition(':')[0]}:{port}"
+        self.address = open_port(self._server, "the gateway", options.listen, options.files)
 
     async def run(self) -> None:
         """Answer calls until cancelled."""

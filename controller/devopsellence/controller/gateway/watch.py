@@ -97,7 +97,7 @@ class WatchSession:
                 self._ended.exception()
 
     def check_access(self) -> None:
-        """End the stream if the caller's rights are other ones than when it was opened."""
+        """End the stream if the caller's rights have changed since it was opened."""
         try:
             if self._admission.identities.caller([self._call.caller.identity]) == self._call.caller:
                 return

@@ -111,6 +111,11 @@ class WatchBuffer:
         self.first, self.last = revision + 1, revision
         return self.end_all(reason)
 
+    def forget(self, reason: str) -> list[WatcherQueue]:
+        """Forget the revisions of the changes, some of which were missed; cut off all watchers and return them."""
+        self.first = self.last = 0
+        return self.end_all(reason)
+
     def end_all(self, reason: str) -> list[WatcherQueue]:
         """Cut off all watchers and return them."""
         ended = list(self._all())

@@ -45,10 +45,9 @@ class HubWatch:
 class WatchHub:
     """Fan-out of one watch. ``run`` until cancelled; without a watch of etcd, no watcher is added."""
 
-    def __init__(self, upstream: Upstream, prefix: bytes, *, grace: float = GRACE_SECONDS) -> None:
+    def __init__(self, upstream: Upstream, prefix: bytes) -> None:
         self._upstream = upstream
         self._prefix = prefix
-        self._grace = grace
         self._buffer = WatchBuffer()
         self._wakes: dict[WatcherQueue, asyncio.Event] = {}
         self._header = rpc.ResponseHeader()
@@ -60,7 +59,7 @@ class WatchHub:
         return self._buffer.watchers
 
     async def connected(self) -> None:
-        """Return while the hub watches etcd."""
+        """Return once the hub watches etcd."""
         await self._connected.wait()
 
     def header(self, revision: int = 0) -> rpc.ResponseHeader:
@@ -95,12 +94,11 @@ class WatchHub:
         self._connected.clear()
         if isinstance(error, Compacted):
             # Changes were missed: watchers list again.
-            self._buffer.first = self._buffer.last = 0
-            self._end_watchers(self._buffer.end_all("changes were missed"))
+            self._end_watchers(self._buffer.forget("changes were missed"))
         _log.info("watch of the gateway interrupted", reason=str(error))
         if self._ending is None:
             loop = asyncio.get_running_loop()
-            self._ending = loop.call_later(self._grace, self._end_all, f"the gateway cannot watch etcd: {error}")
+            self._ending = loop.call_later(GRACE_SECONDS, self._end_all, f"the gateway cannot watch etcd: {error}")
 
     def _end_all(self, reason: str) -> None:
         self._end_watchers(self._buffer.end_all(reason))
