@@ -157,15 +157,15 @@ def main(debug: bool, **values: object) -> None:
     options.check(settings)
     # Imported late, so that a wrong option is reported at once.
     from devopsellence import log
-    from devopsellence.nodeagent.api.server import ApiError
     from devopsellence.nodeagent.state import StateError, StateFolder
+    from devopsellence.server_certificate import ListenProblem
 
     log.configure("devopsellence-agent", debug=debug)
     try:
         with StateFolder(options.state_dir) as folder:
             # Threads waiting for a container's grace period end with the process: the engine finishes stops by itself.
             asyncio.run(_run(options, settings, folder))
-    except (StateError, ApiError) as error:
+    except (StateError, ListenProblem) as error:
         click.echo(f"devopsellence-agent: {error}", err=True)
         raise SystemExit(1) from None
 

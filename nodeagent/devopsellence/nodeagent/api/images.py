@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Final, TypeVar
 from weakref import WeakValueDictionary
 
@@ -32,7 +31,7 @@ from devopsellence.nodeagent.images.staging import (
     DigestMismatch,
     IncomingLayer,
     LayerStaging,
-    free_bytes,
+    engine_free_bytes,
     is_digest,
     total_bytes,
 )
@@ -215,14 +214,15 @@ class ImageService:
     async def _free(self) -> int:
         """Return the free bytes, for both the engine's data and staged layers."""
         folder = await self._engine.call(lambda docker: docker.images.folder())
-        return await self._on_disk(lambda: min(self._staging.free(), _free_of_engine(folder)))
+        return await self._on_disk(lambda: min(self._staging.free(), engine_free_bytes(folder)))
 
     async def _make_room(self, needed: int, subject: str, *, another: bool = False) -> None:
         """Raise CallRefused without the space for ``needed`` bytes and the reserve, or for ``another`` staged layer."""
         free, reserve = await self._free(), await self._on_disk(self._reserve)
         if needed + reserve > free:
             await self._clean()
-            raise _no_room(f"{subject} needs {needed // _MIB} MiB on this node, and {free // _MIB} MiB are free")
+            more = f"needs {needed // _MIB} MiB on this node and leaves" if needed else "leaves"
+            raise _no_room(f"{subject} {more} too little of the {free // _MIB} MiB that are free")
         if another and await self._on_disk(self._staging.count) >= MAX_STAGED:
             await self._clean()
             if await self._on_disk(self._staging.count) >= MAX_STAGED:
@@ -263,11 +263,6 @@ async def _pieces(requests: AsyncIterator[agent_pb2.SendLayerRequest], digest: s
         if not request.data:
             raise _invalid(f"a piece of layer {digest} is empty")
         yield memoryview(request.data)
-
-
-def _free_of_engine(folder: Path) -> int:
-    # The data root of an engine in a container is not visible here.
-    return free_bytes(folder) if folder.exists() else 2**63
 
 
 def _check(image: agent_pb2.ImageDescription) -> None:

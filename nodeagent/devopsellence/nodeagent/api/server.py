@@ -33,8 +33,8 @@ from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.server_certificate import (
     CertificateFiles,
     CertificateProblem,
-    ReloadingCertificate,
     certificate_expiry,
+    open_port,
 )
 
 #: Limit of concurrent calls of all callers, against lack of memory: what counts is the limit of each caller
@@ -71,10 +71,6 @@ _OPTIONS: Final = (
 _log = structlog.get_logger()
 
 
-class ApiError(Exception):
-    """The API cannot be served; the message has the reason."""
-
-
 @dataclass(frozen=True)
 class ListenOptions:
     """``address``: ``host:port`` to listen on. ``advertise``: address for callers (empty: the same)."""
@@ -90,7 +86,7 @@ class ApiServer:
     ``beat``: the agent's heartbeat with node, uid, version and start time.
 
     Raises:
-        ApiError: the address is in use, or the certificate cannot be used.
+        ListenProblem: the address is in use, or the certificate cannot be used.
     """
 
     def __init__(
@@ -115,15 +111,9 @@ class ApiServer:
         self._server = grpc.aio.server(
             interceptors=(CallAdmission(beat.node),), options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS
         )
-        try:
-            credentials = ReloadingCertificate(listen.files).credentials()
-            port = self._server.add_secure_port(listen.address, credentials)
-        except CertificateProblem as problem:
-            raise ApiError(f"the API's certificate cannot be used: {problem}") from problem
-        except RuntimeError as error:
-            raise ApiError(f"the API cannot listen on {listen.address}: is the port in use?") from error
+        opened = open_port(self._server, "the API", listen.address, listen.files)
         #: Advertised address.
-        self.address = listen.advertise or f"{listen.address.rpartition(':')[0]}:{port}"
+        self.address = listen.advertise or opened
 
     async def start(self) -> None:
         """Start answering calls."""

@@ -20,7 +20,8 @@ CALL_SECONDS: Final = 60
 _NO_ADDRESS_POOL: Final = re.compile(
     r"non-overlapping IPv4 address pool|predefined address pools have been fully|an available predefined network"
 )
-#: Error of a container whose start was cut off by an engine restart: containerd still has a task of the same id.
+#: Error of a container whose start was cut off by an engine restart: containerd still has a task, or a shim's
+#: folder, of the same id.
 _HALF_STARTED: Final = re.compile(
     r"\btask [0-9a-f]{64}:? already exists|\bfailed to start shim: mkdir \S+/[0-9a-f]{64}: file exists"
 )

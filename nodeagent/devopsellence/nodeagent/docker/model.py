@@ -32,7 +32,7 @@ class NetworkAttachment:
 
 @dataclass(frozen=True, slots=True)
 class ContainerSettings:
-    """Settings of a container that ``docker update`` changes, and those for which the agent has defaults.
+    """Settings of a container that ``docker update`` can change, or that have a default of the agent.
 
     ``engine_restarts``: the engine restarts the container by itself. ``memory`` (bytes), ``nano_cpus``, ``pids``: 0 for
     no limit. ``defaults``: generation of the agent's defaults at the creation.

@@ -1,6 +1,6 @@
 """Streams of the engine, through the SDK: logs, image archives, and bidirectional connections to processes.
 
-Besides ``docker.client`` the only module with SDK imports. Functions block and belong on a thread
+Only ``docker.client``, ``docker.errors`` and this module import the SDK. Functions block and belong on a thread
 (``DockerEngine.ask``); they raise only the errors of ``docker.errors``. A bidirectional connection is returned as a
 plain socket for the event loop; logs and images are read on a thread, because of their HTTP framing.
 """

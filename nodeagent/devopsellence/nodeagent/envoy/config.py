@@ -39,8 +39,8 @@ _PRESSURE_BEGINS: Final = 0.25
 _PRESSURE_IS_FULL: Final = 0.5
 #: Idle time that a connection has even then.
 _IDLE_UNDER_PRESSURE: Final = "30s"
-#: By default Envoy refuses a regular expression with the names of three nodes (routes of peers): 100 instructions. A
-#: name takes about 32.
+#: Envoy's default limit of 100 instructions refuses a regular expression with the names of three nodes (routes of
+#: peers): a name takes about 32.
 _RUNTIME: Final[Message] = {"re2.max_program_size.error_level": 100_000}
 
 

@@ -30,7 +30,7 @@ _BACKLOG: Final = 4096
 #: Time for a connection to show what it wants: the first bytes of a request, or a complete TLS handshake.
 _FIRST_BYTES: Final = "10s"
 _INSPECTORS: Final = "envoy.extensions.filters.listener"
-#: Envoy has no time limit for the first byte of a plain request; waiting for it is left to this filter.
+#: Envoy has no time limit for the first byte of a plain request; this filter waits for it.
 _HTTP_INSPECTOR: Final = extension(
     "envoy.filters.listener.http_inspector", f"{_INSPECTORS}.http_inspector.v3.HttpInspector"
 )
@@ -74,8 +74,10 @@ def listeners(routing: NodeRouting, listen: ListenerConfig, folder: str) -> list
     return messages
 
 
-def _listener(name: str, port: int, listen: ListenerConfig, chains: list[Message], *inspectors: Message) -> Message:
-    """Return a listener. A connection that gives its ``inspectors`` nothing to look at in time is closed.
+def _listener(
+    name: str, port: int, listen: ListenerConfig, chains: list[Message], inspector: Message | None = None
+) -> Message:
+    """Return a listener. A connection that gives its ``inspector`` nothing to look at in time is closed.
 
     The peer listener needs none: its connections begin with TLS, whose handshake has a time limit of its own.
     """
@@ -87,8 +89,8 @@ def _listener(name: str, port: int, listen: ListenerConfig, chains: list[Message
         "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
         "tcp_backlog_size": _BACKLOG,
     }
-    if inspectors:
-        message["listener_filters"] = list(inspectors)
+    if inspector is not None:
+        message["listener_filters"] = [inspector]
         message["listener_filters_timeout"] = _FIRST_BYTES
     return message
 
@@ -137,7 +139,7 @@ def _peer_socket(folder: str) -> Message:
 def _requests(name: str, folder: str) -> Message:
     """Return the HTTP connection manager of a listener.
 
-    Forwarding headers of outside clients are replaced; whether a peer's are is up to the routes.
+    Forwarding headers of outside clients are replaced; the routes decide about those of peers.
     """
     outside = name != PEERS
     kind = "envoy.extensions.filters.http.router.v3.Router"

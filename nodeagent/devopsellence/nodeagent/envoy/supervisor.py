@@ -218,7 +218,8 @@ class EnvoySupervisor:
     async def _retire(self, replaced: EnvoyContainer) -> None:
         """Drain a replaced Envoy, then remove the container.
 
-        Without requests, an open connection may get the next one at any time: clients close theirs after a response.
+        It waits for the end of connections, not of requests alone: a connection without a request can get one at any
+        moment. A draining Envoy makes clients close theirs after a response.
         """
         admin = AdminClient(replaced.admin_folder(self._folder.path))
         await self._disk.run(let_connections_migrate)

@@ -34,7 +34,8 @@ def filter_archive(image: str, pieces: Iterable[bytes]) -> Iterator[bytes]:
     digest = image.removeprefix("sha256:")
     # Name of the configuration in archives of Docker 1.10 and later, and of Docker 25 and later.
     config_names = {f"{digest}.json", f"blobs/sha256/{digest}"}
-    content, config, manifest = ArchiveContent(), b"", b""
+    content, config = ArchiveContent(), b""
+    manifest: dict[str, Any] = {}
     try:
         with tarfile.open(fileobj=cast("IO[bytes]", _Reader(pieces)), mode="r|", tarinfo=BoundedTarInfo) as archive:
             for entry in archive:
@@ -50,14 +51,14 @@ def filter_archive(image: str, pieces: Iterable[bytes]) -> Iterator[bytes]:
                     yield from _file(entry.name, config)
                 elif entry.name == _MANIFEST:
                     manifest = _filtered_manifest(_read(archive, entry), image, config_names)
-                    yield from _file(entry.name, manifest)
+                    yield from _file(entry.name, json.dumps([manifest]).encode())
                 else:
                     yield from _copy(archive, entry, content)
     except (tarfile.TarError, EOFError) as error:
         raise InvalidImageArchive(f"it cannot be read: {error}") from error
     if not (config and manifest):
         raise InvalidImageArchive("it does not contain the image")
-    content.check_layers(json.loads(manifest)[0]["Layers"], config)
+    content.check_layers(manifest["Layers"], config)
     yield bytes(tarfile.BLOCKSIZE * 2)
 
 
@@ -99,7 +100,7 @@ def _content(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> Iterator[bytes
         yield chunk
 
 
-def _filtered_manifest(content: bytes, image: str, config_names: set[str]) -> bytes:
+def _filtered_manifest(content: bytes, image: str, config_names: set[str]) -> dict[str, Any]:
     """Return the manifest of ``image`` alone, with no tags but the project's own."""
     try:
         document: Any = json.loads(content)
@@ -112,7 +113,7 @@ def _filtered_manifest(content: bytes, image: str, config_names: set[str]) -> by
         raise InvalidImageArchive("its manifest lists no layers")
     if config_name not in config_names:
         raise InvalidImageArchive("it contains a different image")
-    return json.dumps([{"Config": config_name, "RepoTags": tags or None, "Layers": layers}]).encode()
+    return {"Config": config_name, "RepoTags": tags or None, "Layers": layers}
 
 
 def _copy(archive: tarfile.TarFile, entry: tarfile.TarInfo, content: ArchiveContent) -> Iterator[bytes]:

@@ -21,7 +21,7 @@ _HEADER_TYPES: Final = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
 )
-#: Links are saved for layers that are the same as others.
+#: Only name that a link may have: engines save a layer that equals another one as a link.
 _LAYER: Final = "layer.tar"
 
 

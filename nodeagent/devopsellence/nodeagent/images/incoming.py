@@ -15,18 +15,18 @@ import grpc.aio
 TURN_SECONDS: Final = 600.0
 #: Longest wait for another piece.
 SILENCE_SECONDS: Final = 60.0
-#: Least pace of a peer, in bytes for each second of waiting for it, besides ``SILENCE_SECONDS``.
+#: Least pace of a peer, in bytes per second of waiting, after the first ``SILENCE_SECONDS``.
 LEAST_PACE: Final = 32 * 1024
 #: Limit of an archive, as a multiple of the announced size and in addition to it: the size is that of the content, and
-#: an archive has up to 2.5 KiB besides for each file.
+#: an archive adds up to 2.5 KiB per file.
 SIZE_FACTOR: Final = 4
 SIZE_ADDITION: Final = 1 << 30
 #: Bytes from one check of the free space to the next.
 _CHECK_BYTES: Final = 64 << 20
 
 
-class PeerMisbehaves(Exception):
-    """The peer does not send an image as agents do; the message has the reason."""
+class PeerFailed(Exception):
+    """The peer does not provide the image; the message has the reason."""
 
 
 class IncomingArchive:
@@ -56,31 +56,31 @@ class IncomingArchive:
         """Return the next piece; empty at the end.
 
         Raises:
-            PeerMisbehaves: the peer sends too much, too little or too slowly.
+            PeerFailed: the peer sends too much, too little or too slowly.
             grpc.aio.AioRpcError: the transfer broke off.
         """
-        loop = asyncio.get_running_loop()
-        began = loop.time()
         piece = await self._piece(SILENCE_SECONDS)
-        # Time in which the engine does not read is not the peer's.
-        self._waited += loop.time() - began
         if self._waited > SILENCE_SECONDS + self.count / LEAST_PACE:
-            raise PeerMisbehaves(f"it is too slow: {self.count} bytes in {self._waited:.0f} s")
+            raise PeerFailed(f"it is too slow: {self.count} bytes in {self._waited:.0f} s")
         return piece
 
     async def _piece(self, seconds: float) -> bytes:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             async with asyncio.timeout(seconds):
                 part = await self._call.read()
         except TimeoutError as error:
-            raise PeerMisbehaves(f"it has sent nothing for {seconds:.0f} s") from error
+            raise PeerFailed(f"it has sent nothing for {seconds:.0f} s") from error
+        # Time in which this node does not read is not the peer's, nor is the wait for its turn.
+        self._waited += loop.time() - began if self.count else 0.0
         if part is grpc.aio.EOF:
             return b""
         if not part.data:
-            raise PeerMisbehaves("it sent an empty piece")
+            raise PeerFailed("it sent an empty piece")
         self.count += len(part.data)
         if self.count > self._limit:
-            raise PeerMisbehaves(f"it sent {self.count} bytes for an image of {self._size} bytes")
+            raise PeerFailed(f"it sent {self.count} bytes for an image of {self._size} bytes")
         if self.count >= self._checked + _CHECK_BYTES:
             self._checked = self.count
             await self._check_room()

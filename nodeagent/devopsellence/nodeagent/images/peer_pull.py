@@ -24,8 +24,8 @@ from devopsellence.nodeagent.docker import errors
 from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.images.archive import filter_archive
 from devopsellence.nodeagent.images.archive_content import InvalidImageArchive
-from devopsellence.nodeagent.images.incoming import IncomingArchive, PeerMisbehaves
-from devopsellence.nodeagent.images.staging import free_bytes
+from devopsellence.nodeagent.images.incoming import IncomingArchive, PeerFailed
+from devopsellence.nodeagent.images.staging import engine_free_bytes
 from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.server_certificate import CertificateFiles
 
@@ -47,10 +47,6 @@ _OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 _log = structlog.get_logger()
-
-
-class _PeerFailed(Exception):
-    """The peer does not provide the image; the message has the reason."""
 
 
 class PeerPuller:
@@ -83,7 +79,7 @@ class PeerPuller:
                     continue
                 try:
                     await self._pull_from(peer, image, progress)
-                except _PeerFailed as failure:
+                except PeerFailed as failure:
                     self._failed.add(peer.uid)
                     problems.append(f"{peer.node}: {failure}")
                     _log.warning("cannot pull an image from a peer", image=image, peer=peer.node, reason=str(failure))
@@ -106,11 +102,11 @@ class PeerPuller:
                 await self._make_room(size, image)
                 count = await self._load(image, peer.node, call, size, progress)
         except grpc.aio.AioRpcError as error:
-            raise _PeerFailed(_reason(error)) from error
+            raise PeerFailed(_reason(error)) from error
         except ValueError as error:
-            raise _PeerFailed(f"cannot connect: {error}") from error
+            raise PeerFailed(f"cannot connect: {error}") from error
         if not await self._present(image):
-            raise _PeerFailed("it sent a different image")
+            raise PeerFailed("it sent a different image")
         seconds = round(time.monotonic() - began, 3)
         _log.info("image pulled from a peer", image=image, peer=peer.node, bytes=count, seconds=seconds)
 
@@ -123,7 +119,7 @@ class PeerPuller:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     await _connected(channel)
             except TimeoutError as error:
-                raise _PeerFailed(f"no connection to {peer.api_address} within {CONNECT_SECONDS:.0f} s") from error
+                raise PeerFailed(f"no connection to {peer.api_address} within {CONNECT_SECONDS:.0f} s") from error
             call: Any = PeersStub(channel).FetchImage(FetchImageRequest(image=image))
             try:
                 yield call
@@ -136,7 +132,7 @@ class PeerPuller:
         try:
             authority, key, chain = (path.read_bytes() for path in (files.authority, files.key, files.certificate))
         except OSError as error:
-            raise _PeerFailed(f"{error.filename} cannot be read: {error.strerror}") from error
+            raise PeerFailed(f"{error.filename} cannot be read: {error.strerror}") from error
         return grpc.ssl_channel_credentials(authority, key, chain)
 
     async def _load(self, image: str, node: str, call: Any, size: int, progress: Callable[[str], None]) -> int:
@@ -159,23 +155,18 @@ class PeerPuller:
                 while data := asyncio.run_coroutine_threadsafe(arriving.next_piece(), loop).result():
                     yield data
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-                raise _PeerFailed(_reason(error)) from error
-            except PeerMisbehaves as error:
-                raise _PeerFailed(str(error)) from error
+                raise PeerFailed(_reason(error)) from error
 
-        try:
-            # The peer may serve others first. No thread of the engine waits for that.
-            first = await arriving.first_piece()
-        except PeerMisbehaves as error:
-            raise _PeerFailed(str(error)) from error
+        # The peer may serve others first. No thread of the engine waits for that.
+        first = await arriving.first_piece()
         try:
             await self._engine.pull(lambda docker: docker.images.load(filter_archive(image, pieces())))
         except InvalidImageArchive as error:
-            raise _PeerFailed(f"it sent an invalid archive: {error}") from error
+            raise PeerFailed(f"it sent an invalid archive: {error}") from error
         except (errors.DiskFull, errors.EngineUnavailable):
             raise
         except errors.EngineError as error:
-            raise _PeerFailed(f"Docker rejected the archive: {error}") from error
+            raise PeerFailed(f"Docker rejected the archive: {error}") from error
         return arriving.count
 
     async def _present(self, image: str) -> bool:
@@ -201,8 +192,7 @@ class PeerPuller:
 
     async def _free(self) -> int:
         folder = await self._engine.call(lambda docker: docker.images.folder())
-        # The data root of an engine in a container is not visible here.
-        return await self._disk.run(lambda: free_bytes(folder) if folder.exists() else 2**63)
+        return await self._disk.run(lambda: engine_free_bytes(folder))
 
 
 async def _connected(channel: grpc.aio.Channel) -> None:

@@ -176,6 +176,14 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(_existing(folder)).free
 
 
+def engine_free_bytes(folder: Path) -> int:
+    """Return the free bytes for the engine's data in ``folder``; a huge number if the folder cannot be seen from here.
+
+    The data of an engine in a container cannot.
+    """
+    return free_bytes(folder) if folder.exists() else 2**63
+
+
 def total_bytes(folder: Path) -> int:
     """Return the size of the file system of ``folder`` (which need not exist yet)."""
     return shutil.disk_usage(_existing(folder)).total

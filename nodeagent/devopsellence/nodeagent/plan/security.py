@@ -19,11 +19,6 @@ PIDS_LIMIT: Final = 4096
 _NET_RAW: Final = "NET_RAW"
 
 
-def pids_limit(service: workload_pb2.Service) -> int:
-    """Return the largest number of processes and threads."""
-    return service.security.pids_limit or PIDS_LIMIT
-
-
 def host_config(service: workload_pb2.Service) -> dict[str, Any]:
     """Return the part of ``HostConfig`` (Docker API 1.41) about security."""
     security = service.security
@@ -31,7 +26,7 @@ def host_config(service: workload_pb2.Service) -> dict[str, Any]:
     no_new_privileges = "no-new-privileges=false" if security.new_privileges else "no-new-privileges"
     return {
         "SecurityOpt": [no_new_privileges],
-        "PidsLimit": pids_limit(service),
+        "PidsLimit": security.pids_limit or PIDS_LIMIT,
         **({} if _NET_RAW in security.cap_add else {"CapDrop": [_NET_RAW]}),
     }
 

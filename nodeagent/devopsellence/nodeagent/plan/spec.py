@@ -243,18 +243,21 @@ def spec_hash(service: workload_pb2.Service) -> str:
         "cpu_millis": service.resources.cpu_millis,
         "memory_mib": service.resources.memory_mib,
         "stop_grace_ms": round(stop_grace(service) * 1000),
-        "security": security_fields(service),
+        "security": _security_fields(service),
     }
     canonical = {"v": HASH_VERSION, "name": service.name} | {key: value for key, value in fields.items() if value}
     return hashlib.sha256(json.dumps(canonical, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def security_fields(service: workload_pb2.Service) -> dict[str, Any]:
+def _security_fields(service: workload_pb2.Service) -> dict[str, Any]:
     """Return the security settings that the service sets, by the names of the configuration."""
     security = service.security
-    fields = {"pids_limit": security.pids_limit, "cap_add": sorted(set(security.cap_add))}
-    allowed = {"new_privileges": security.new_privileges} if security.HasField("new_privileges") else {}
-    return {**allowed, **{name: value for name, value in fields.items() if value}}
+    fields = {
+        "new_privileges": security.new_privileges if security.HasField("new_privileges") else None,
+        "pids_limit": security.pids_limit or None,
+        "cap_add": sorted(set(security.cap_add)) or None,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def task_hash(task: workload_pb2.Task, service: workload_pb2.Service) -> str:
