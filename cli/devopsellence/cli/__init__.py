@@ -1,7 +1,7 @@
 """The command line: parse, call, render.
 
 ``commands`` holds the commands; ``context`` finds the environment and etcd; ``output`` prints text, JSON and errors,
-with text from nodes made visible by ``untrusted``.
+with control characters shown as escapes by ``untrusted``.
 ``store`` reads and writes etcd, ``render`` turns records into text and JSON, ``deploy``, ``images``, ``nodes``,
 ``agent``, ``secrets``, ``ingress``, ``doctor``, ``cluster`` and ``dev`` do the work of the commands.
 

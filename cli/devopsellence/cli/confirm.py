@@ -93,7 +93,7 @@ def confirm(ctx: click.Context, sentence: str, *, code: str = REQUIRED) -> None:
 
     Raises:
         CliError: ``code`` (exit code 2): there is no terminal to ask on; ``not_confirmed``: the answer is no.
-        Abort: Ctrl-C at the prompt.
+        Abort: Ctrl-C or the end of input at the prompt.
     """
     if confirmed(ctx):
         return
@@ -136,9 +136,9 @@ def _answer(question: str) -> bool:
 
 
 def _wait_for_line() -> None:
-    """Return once stdin has a line. A signal also ends the wait if it comes between the question and the wait.
+    """Wait until stdin has a line or a signal arrives, also one that arrives just before the wait.
 
-    A read would go on then: Python acts on a signal only after the call that the signal interrupts.
+    A plain read would miss such a signal: Python runs its handler only after the read has returned.
     """
     try:
         descriptor = sys.stdin.fileno()

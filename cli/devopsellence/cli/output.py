@@ -1,6 +1,6 @@
 """Output of commands: text for people, or JSON of the same structure for every command.
 
-Text from nodes is made visible here, whatever the commands print: see ``untrusted``.
+Control characters in text from nodes become escapes here, whatever a command prints: see ``untrusted``.
 
 In JSON, a bounded command prints a single document and a streaming command prints an object per line. All objects have
 ``schema_version``, ``operation``, ``event`` (started, progress, result, error) and ``ok``; results and errors also have
@@ -242,7 +242,7 @@ class Output:
 
 
 def check_sign(severity: str) -> str:
-    """Return the coloured sign of a check, for the begin of a line; ``severity`` is "ok", "warning" or "error"."""
+    """Return the coloured sign of a check, for the beginning of a line; ``severity`` is "ok", "warning" or "error"."""
     return click.style(_CHECK_SIGNS[severity], fg=_CHECK_COLOURS[severity])
 
 

@@ -1,4 +1,4 @@
-"""Untrusted text made visible: control characters and invisible formatting as escapes such as ``\\x1b``.
+"""Escapes such as ``\\x1b`` for control characters and invisible formatting in untrusted text.
 
 Statuses, events, heartbeats, addresses and keys come from nodes, and a node may be hostile: raw text could move the
 cursor, hide lines, or make a terminal run something. ``output`` passes all that it prints through this module; ``safe``

@@ -43,7 +43,7 @@ class TextRenderer:
         self._terminal = terminal
         self._color = color
         self._timestamps = timestamps
-        self._width = max((len(f"{node}/{service}") for node, service in sources), default=0)
+        self._width = max((len(safe("/".join(source))) for source in sources), default=0)
         self._prefixes: dict[tuple[str, str], bytes] = {}
         for source in sources:
             self._prefix_of(source)
@@ -58,9 +58,9 @@ class TextRenderer:
     def _prefix_of(self, source: tuple[str, str]) -> bytes:
         known = self._prefixes.get(source)
         if known is None:
-            node, service = source
-            self._width = max(self._width, len(f"{node}/{service}"))
-            text = safe(f"{node}/{service}").ljust(self._width) + " │ "
+            name = safe("/".join(source))
+            self._width = max(self._width, len(name))
+            text = name.ljust(self._width) + " │ "
             if self._color:
                 text = f"\x1b[{_PALETTE[len(self._prefixes) % len(_PALETTE)]}m{text}{_RESET}"
             known = self._prefixes[source] = text.encode()

@@ -16,7 +16,7 @@ from devopsellence.cli.util.text import anonymous, seconds_between, word
 from devopsellence.exits import is_last_failure_an_exit, last_output
 from devopsellence.placement import may_run, why_not
 
-#: Pending defaults shown: more than any agent has, because a node can report anything.
+#: Limit of the pending defaults shown for a container; no agent has as many, but a node can report anything.
 _MAX_PENDING: Final = 20
 
 
@@ -142,9 +142,14 @@ def _reported(
         oom_killed=last_exit is not None and last_exit.oom_killed,
         log_lines=tuple(safe(line) for line in last_output(service)),
         stopping=safe(service.stopping),
-        pending=tuple(safe(setting) for setting in service.pending[:_MAX_PENDING]),
+        pending=pending_of(service),
         last_unhealthy="" if is_last_failure_an_exit(service) else safe(service.last_unhealthy.reason) or "not healthy",
     )
+
+
+def pending_of(service: ServiceStatus) -> tuple[str, ...]:
+    """Return the defaults that count from the next replacement of the service's container on."""
+    return tuple(safe(setting) for setting in service.pending[:_MAX_PENDING])
 
 
 def _waiting_reason(summary: NodeSummary, release: int) -> str:

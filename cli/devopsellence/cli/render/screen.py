@@ -82,7 +82,8 @@ def _lines(console: Console, renderable: RenderableType, width: int) -> list[str
 def _foot(snapshot: Snapshot, now: datetime) -> list[RenderableType]:
     task = tasks.task_of(snapshot)
     foot: list[RenderableType] = [Text(line) for line in (tasks.last_lines(task) if task else [])]
-    return foot + [Text(line, style="yellow") for line in text.notes(snapshot, now)]
+    below = [*text.notes(snapshot, now), *text.pending_lines(snapshot)]
+    return foot + [Text(line, style="yellow") for line in below]
 
 
 def _head(snapshot: Snapshot, now: datetime) -> RenderableType:

@@ -12,7 +12,7 @@ from devopsellence.cli.render import task as tasks
 from devopsellence.cli.render.groups import NodeGroup, are_few, groups, line_limits
 from devopsellence.cli.render.node_state import node_names
 from devopsellence.cli.render.reasons import unexplained
-from devopsellence.cli.render.rows import ServiceRow, rows
+from devopsellence.cli.render.rows import ServiceRow, pending_of, rows
 from devopsellence.cli.store.snapshot import ReleaseVerdict, RolloutState, Snapshot, release_verdict
 from devopsellence.cli.untrusted import safe
 from devopsellence.cli.util.text import age, collapse_ranges, columns, plural, seconds_between, since, span
@@ -29,7 +29,10 @@ _ENDS: Final = 3
 
 def status(snapshot: Snapshot, now: datetime, *, everything: bool = False) -> str:
     """Return the whole snapshot as text; many nodes in groups unless ``everything`` is True."""
-    return "\n".join([*_body(snapshot, now, everything=everything), *notes(snapshot, now)])
+    pending = pending_lines(snapshot)
+    return "\n".join(
+        [*_body(snapshot, now, everything=everything), *notes(snapshot, now), *([""] if pending else []), *pending]
+    )
 
 
 def _body(snapshot: Snapshot, now: datetime, *, everything: bool = False) -> list[str]:
@@ -215,8 +218,7 @@ def notes(snapshot: Snapshot, now: datetime) -> list[str]:
     """Return notes below the table: ingress problems, unreadable keys, cluster warnings, a lost connection, and every
     reason in a record that nothing else shows."""
     lines = ingress.problem_lines(ingress.ingress_problems(snapshot, now))
-    lines += pending_lines(rows(snapshot, now))
-    lines += [f"Cannot read {problem.key}: {safe(problem.reason)}" for problem in snapshot.problems]
+    lines += [f"Cannot read {safe(problem.key)}: {safe(problem.reason)}" for problem in snapshot.problems]
     lines += [safe(warning) for warning in snapshot.warnings]
     if snapshot.stale:
         lines.append(f"This may be out of date: {safe(snapshot.stale)}")
@@ -224,12 +226,14 @@ def notes(snapshot: Snapshot, now: datetime) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def pending_lines(table: Sequence[ServiceRow]) -> list[str]:
+def pending_lines(snapshot: Snapshot) -> list[str]:
     """Return a line for each service and set of defaults that count from the next replacement of its containers on."""
     nodes: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for row in table:
-        if row.pending:
-            nodes.setdefault((row.service, row.pending), []).append(row.node)
+    for node in node_names(snapshot):
+        status = snapshot.statuses.get(node)
+        for service in status.services if status is not None else ():
+            if pending := pending_of(service):
+                nodes.setdefault((service.name, pending), []).append(node)
     return [
         f"{collapse_ranges(names)}: {service} gets {', '.join(pending)} when its container is replaced"
         for (service, pending), names in nodes.items()

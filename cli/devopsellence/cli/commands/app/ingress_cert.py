@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from devopsellence import input_file
 from devopsellence.cli import context
 from devopsellence.cli.commands.complete import complete_certificate_hosts, complete_hosts
 from devopsellence.cli.confirm import confirm, destroys
 from devopsellence.cli.groups import CommandGroup
 from devopsellence.cli.options import environment_option
 from devopsellence.cli.output import CliError, NextAction, Output, pass_output
-from devopsellence.input_file import read_up_to
 
 if TYPE_CHECKING:
     from devopsellence.api.v1.workload_pb2 import Ingress
@@ -165,14 +165,9 @@ def remove(ctx: click.Context, output: Output, host: str) -> None:
 
 def _content(path: Path) -> bytes:
     try:
-        content = read_up_to(path, _MOST_BYTES + 1)
+        return input_file.read(path, _MOST_BYTES)
     except OSError as error:
-        why = "is a pipe into which nothing was written" if isinstance(error, TimeoutError) else str(error.strerror)
-        raise CliError("invalid_certificate", f"{path} cannot be read: {why}", exit_code=2) from error
-    if len(content) > _MOST_BYTES:
-        message = f"{path} is larger than {_MOST_BYTES // 1024} KiB: not a certificate or key"
-        raise CliError("invalid_certificate", message, exit_code=2)
-    return content
+        raise CliError("invalid_certificate", f"{path} cannot be read: {error.strerror}", exit_code=2) from error
 
 
 async def _ingress(ctx: click.Context, etcd: Etcd, ref: EnvironmentRef) -> Ingress | None:
