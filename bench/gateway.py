@@ -20,6 +20,8 @@ import psutil
 
 from bench.report import Figure
 from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.controller.gateway.caller import Role
+from devopsellence.controller.gateway.limits import PROFILES
 from devopsellence.store.acl import user_of_node
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd, Put
@@ -89,7 +91,7 @@ async def median_ms(call: Callable[[], Awaitable[object]]) -> float:
     return statistics.median(times) * 1000
 
 
-async def processor_ms(process: psutil.Process, call: Callable[[], Awaitable[object]]) -> tuple[float, float]:
+async def rate_and_processor_ms(process: psutil.Process, call: Callable[[], Awaitable[object]]) -> tuple[float, float]:
     """Return calls a second with several at once, and the processor time of the gateway for each, in milliseconds."""
     before, started = process.cpu_times(), time.perf_counter()
     for _ in range(CALLS * 4 // AT_ONCE):
@@ -121,23 +123,24 @@ async def fan_out_seconds(writer: Etcd, connect: Callable[[int], Settings]) -> f
 
 async def all_figures(runs: int) -> list[Figure]:
     """Measure a gateway and etcd in turn."""
-    value = encode(pb.AssignmentStatus(node="n0", node_uid="uid-n0", organization="bench", project="gateway"))
-    value = value[:-1] + b', "environment": "production"}'
+    status = pb.AssignmentStatus(node="n0", node_uid="uid-n0")
+    status.organization, status.project, status.environment = REF.organization, REF.project, REF.environment
+    value = encode(status)
     found: dict[str, list[float]] = {
         name: [] for name in ("read", "read'", "write", "write'", "rate", "cost", "fan", "fan'")
     }
     async with setting() as made, Etcd(made.direct) as direct, Etcd(made.node("n0")) as through:
-        key, status = direct.keys.node("n0"), direct.keys.status("n0", REF)
+        key, status_key = direct.keys.node("n0"), direct.keys.status("n0", REF)
         for _ in range(runs):
             found["read"].append(await median_ms(lambda: through.get(key)))
             found["read'"].append(await median_ms(lambda: direct.get(key)))
-            rate, cost = await processor_ms(made.process, lambda: through.get(key))
+            rate, cost = await rate_and_processor_ms(made.process, lambda: through.get(key))
             found["rate"].append(rate)
             found["cost"].append(cost)
-            # Within the limit of a node's writes.
-            found["write"].append(await median_ms(lambda: through.put(status, value)))
-            found["write'"].append(await median_ms(lambda: direct.put(status, value)))
-            await asyncio.sleep(CALLS / 20)
+            found["write"].append(await median_ms(lambda: through.put(status_key, value)))
+            found["write'"].append(await median_ms(lambda: direct.put(status_key, value)))
+            # The node regains its limit of writes.
+            await asyncio.sleep(CALLS / PROFILES[Role.NODE].writes.per_second)
             found["fan"].append(await fan_out_seconds(direct, lambda number: made.node(f"n{number}")))
             found["fan'"].append(await fan_out_seconds(direct, lambda _: made.direct))
     return [

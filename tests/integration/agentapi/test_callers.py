@@ -18,9 +18,9 @@ from devopsellence.api.v1.agent_pb2 import DiagnoseRequest, LogsRequest
 from devopsellence.api.v1.agent_pb2_grpc import AgentStub
 from devopsellence.api.v1.stored_pb2 import Heartbeat
 from devopsellence.cli.agent.client import AgentEndpoint, connect
-from devopsellence.nodeagent.api.server import ApiError, ApiServer, ListenOptions
+from devopsellence.nodeagent.api.server import ApiServer, ListenOptions
 from devopsellence.nodeagent.secrets import SecretDecrypter
-from devopsellence.server_certificate import CertificateFiles, CertificateProblem, certificate_expiry
+from devopsellence.server_certificate import CertificateFiles, CertificateProblem, ListenProblem, certificate_expiry
 from tests.integration.agentapi.api_node import ENV, NODE, ApiNode, command, execute, settings
 from tests.support.authority import Authority
 
@@ -114,9 +114,9 @@ async def test_taken_port_and_missing_certificate_are_reported(here: ApiNode, tm
         return ApiServer(at, tmp_path, beat, here.engine, cast("Assignments", here.assignments), decrypter, images)
 
     files = here.authority.issue_agent(here.uid)
-    with pytest.raises(ApiError, match=f"cannot listen on {here.address}"):
+    with pytest.raises(ListenProblem, match=f"cannot listen on {here.address}"):
         listen(ListenOptions(here.address, "", files))
-    with pytest.raises(ApiError, match=r"nothing\.crt cannot be read: No such file"):
+    with pytest.raises(ListenProblem, match=r"nothing\.crt cannot be read: No such file"):
         listen(ListenOptions("127.0.0.1:0", "", CertificateFiles(files.authority, tmp_path / "nothing.crt", files.key)))
 
 

@@ -148,7 +148,7 @@ def test_hostile_repository_runs_no_program(trap: Trap, shop: Cli, marker: Path,
     trap(shop.folder, program)
     # What git does by itself, so that a trap that catches nobody is noticed.
     subprocess.run(["git", "-C", str(shop.folder), "status"], capture_output=True, check=False)
-    assert marker.exists(), "the trap works"
+    assert marker.exists(), "the trap catches nobody"
     marker.unlink()
     for path in (shop.folder / "file", shop.folder / "module" / "file"):
         if path.exists():

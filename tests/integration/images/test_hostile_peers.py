@@ -54,8 +54,10 @@ async def peer(authority: Authority, name: str, announced: int, behaviour: Behav
     add_PeersServicer_to_server(cast("PeersServicer", _Servicer(announced, behaviour)), server)
     port = server.add_secure_port("127.0.0.1:0", ReloadingCertificate(authority.issue_agent(name)).credentials())
     await server.start()
-    yield Peer(node=name, uid=name, api_address=f"127.0.0.1:{port}")
-    await server.stop(None)
+    try:
+        yield Peer(node=name, uid=name, api_address=f"127.0.0.1:{port}")
+    finally:
+        await server.stop(None)
 
 
 @asynccontextmanager
@@ -63,10 +65,12 @@ async def puller(host: Host, authority: Authority) -> AsyncIterator[PeerPuller]:
     connected = asyncio.Event()
     engine = DockerEngine(host.socket, "uid", EngineCallbacks(lambda _: None, lambda: None, connected.set))
     running = asyncio.create_task(engine.run())
-    await asyncio.wait_for(connected.wait(), 30)
-    yield PeerPuller(engine, "uid", authority.issue_agent("uid"))
-    running.cancel()
-    await asyncio.wait({running})
+    try:
+        await asyncio.wait_for(connected.wait(), 30)
+        yield PeerPuller(engine, "uid", authority.issue_agent("uid"))
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
 
 
 async def endless(send: Callable[[bytes], Awaitable[None]]) -> None:

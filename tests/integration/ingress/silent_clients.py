@@ -34,7 +34,8 @@ class SilentClients:
 
 @contextlib.contextmanager
 def silent_clients(port: int, count: int) -> Iterator[SilentClients]:
-    """Open ``count`` connections to ``port``; they end with the context."""
+    """Open ``count`` connections to ``port``, a multiple of :data:`SHARE`; they end with the context."""
+    assert count % SHARE == 0
     with ExitStack() as stack:
         processes = []
         for index in range(count // SHARE):

@@ -23,11 +23,7 @@ from tests.support.images import build_image
 pytestmark = pytest.mark.docker
 #: Every label that the agent knows, and one that it does not know.
 LABELS = {
-    **{
-        label: "hostile"
-        for name, label in vars(names).items()
-        if name.startswith("LABEL_") and label.endswith(name[6:].lower())
-    },
+    **{label: "hostile" for name, label in vars(names).items() if name.startswith("LABEL_") and name != "LABEL_PREFIX"},
     names.LABEL_MANAGED: "true",
     names.LABEL_ENVIRONMENT: "a/b/c",
     names.LABEL_SERVICE: "other",
@@ -69,9 +65,6 @@ def bodies(image: str, uid: str) -> Iterator[Any]:
 
 
 def test_image_with_every_label_labels_no_container(image: str) -> None:
-    assert len(LABELS) == 1 + len(
-        [name for name in vars(names) if name.startswith("LABEL_") and name != "LABEL_PREFIX"]
-    )
     uid = f"test-{uuid.uuid4().hex}"
     client = DockerClient(DEFAULT_HOST, uid)
     for body in bodies(image, uid):

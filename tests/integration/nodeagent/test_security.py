@@ -30,7 +30,7 @@ def pids_limit(node: AgentNode, container: str) -> int:
     return int(node.inspect(container)["HostConfig"]["PidsLimit"] or 0)
 
 
-async def container_of_landed_agent(node: AgentNode, service: workload_pb2.Service) -> str:
+async def container_of_earlier_agent(node: AgentNode, service: workload_pb2.Service) -> str:
     """Start the container that an agent without these defaults has created for a service; return the id."""
     assignment = stored_pb2.Assignment(node=node.name, node_uid=node.uid, release=1, services=[service])
     desired = resolve_assignment(assignment, ENV, node.uid)
@@ -44,8 +44,8 @@ async def container_of_landed_agent(node: AgentNode, service: workload_pb2.Servi
     return docker("run", "-d", *options, *given, small_image(), *service.command)[:12]
 
 
-async def test_container_of_landed_agent_stays_and_its_defaults_are_pending(node: AgentNode) -> None:
-    old = await container_of_landed_agent(node, worker("a"))
+async def test_container_of_earlier_agent_stays_and_its_defaults_are_pending(node: AgentNode) -> None:
+    old = await container_of_earlier_agent(node, worker("a"))
     before = node.inspect(old)
     node.start()
     await node.assign(worker("a"))
@@ -69,7 +69,7 @@ async def test_container_of_landed_agent_stays_and_its_defaults_are_pending(node
 
 
 async def test_settings_of_a_service_count_at_once(node: AgentNode) -> None:
-    old = await container_of_landed_agent(node, worker("a"))
+    old = await container_of_earlier_agent(node, worker("a"))
     node.start()
     service = worker("a")
     # As by default: by this, an operator has the default at once.
@@ -96,7 +96,9 @@ async def test_settings_of_a_service_count_at_once(node: AgentNode) -> None:
 async def test_release_task_has_the_settings_of_its_service(node: AgentNode) -> None:
     service = worker("a")
     service.security.pids_limit = 30
-    script = "grep -e NoNewPrivs -e CapBnd /proc/self/status; cat /sys/fs/cgroup/pids/pids.max; exit 3"
+    # Of the second or the first version of control groups.
+    limit = "cat /sys/fs/cgroup/pids.max /sys/fs/cgroup/pids/pids.max 2>/dev/null"
+    script = f"grep -e NoNewPrivs -e CapBnd /proc/self/status; {limit}; exit 3"
     task = workload_pb2.Task(name="release", service="a", command=["sh", "-c", script])
     node.start()
     await node.assign(service, task=task, task_service=service)

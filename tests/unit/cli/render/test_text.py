@@ -84,11 +84,11 @@ def test_pending_defaults_are_listed_below_the_table() -> None:
             "n2": status(running("redis", pending=["x"] * 1000), running("web", pending=pending), node="n2"),
         },
     )
-    assert text.pending_lines(rows(state, NOW)) == [
+    assert text.pending_lines(state) == [
         "n1, n2: web gets security.new_privileges: false, security.cap_add: []\\x1b when its container is replaced",
         f"n2: redis gets {', '.join(['x'] * 20)} when its container is replaced",
     ]
-    assert text.pending_lines(rows(state, NOW))[0] in text.status(state, NOW).splitlines()
+    assert text.pending_lines(state)[0] in text.status(state, NOW).splitlines()
 
 
 def test_status_text_before_first_release() -> None:

@@ -37,5 +37,5 @@ def test_process_has_no_core_dumps_and_reads_its_own_files() -> None:
     shown = json.loads(done.stdout)
     soft, hard = shown["files"]
     assert (shown["core"], shown["dumpable"]) == ([0, 0], 0)
-    assert soft == min(hard, 65536) if hard > 0 else 65536
+    assert soft == (min(hard, 65536) if hard > 0 else 65536)
     assert (shown["descriptor"], shown["statm"], shown["routes"]) == (True, 7, "Iface")
