@@ -73,8 +73,9 @@ def _gateway(options: Mapping[str, Any], settings: Settings) -> GatewayOptions |
     listen, cert, key = options["gateway_listen"], options["gateway_cert"], options["gateway_key"]
     ca_cert = options["gateway_ca_cert"] or settings.ca_cert
     if not listen:
-        if cert or key:
-            raise click.UsageError(f"--gateway-cert needs an address: set --gateway-listen ({_GATEWAY_LISTEN})")
+        lone = {"--gateway-cert": cert, "--gateway-key": key, "--gateway-ca-cert": options["gateway_ca_cert"]}
+        if given := [name for name, value in lone.items() if value]:
+            raise click.UsageError(f"{given[0]} needs an address: set --gateway-listen ({_GATEWAY_LISTEN})")
         return None
     host, separator, port = listen.rpartition(":")
     if not (separator and host and port.isascii() and port.isdigit() and int(port) < 65536):

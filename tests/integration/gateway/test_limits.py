@@ -12,7 +12,7 @@ import pytest
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.gateway.caller import Role
 from devopsellence.controller.gateway.limits import PROFILES
-from devopsellence.controller.gateway.policy import UNASSIGNED_STATUSES
+from devopsellence.controller.gateway.reports import UNASSIGNED_STATUSES
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.etcd.v3.etcd_pb2_grpc import KVStub, LeaseStub, WatchStub
 from devopsellence.store.codec import encode
@@ -37,6 +37,16 @@ async def outcome_of(call: Awaitable[object]) -> object:
         return await call
     except (StoreError, grpc.aio.AioRpcError) as error:
         return error
+
+
+async def exchange(
+    stream: grpc.aio.StreamStreamCall[rpc.WatchRequest, rpc.WatchResponse], request: rpc.WatchRequest
+) -> rpc.WatchResponse:
+    """Send a request and return the next answer."""
+    await stream.write(request)
+    answer = await stream.read()
+    assert isinstance(answer, rpc.WatchResponse)
+    return answer
 
 
 async def test_node_cannot_fill_etcd_with_events(gateway: RunningGateway) -> None:
@@ -71,8 +81,34 @@ async def test_node_cannot_invent_environments(gateway: RunningGateway) -> None:
         assert isinstance(outcomes[-1], PermissionDenied)
         await gateway.direct.put(keys.assignment("n1", OWN), b"{}")
         await etcd.put(keys.status("n1", OWN), status("n1", OWN))
+        # A status of an environment gives no right to write its events.
+        lease = await etcd.grant_lease(60)
+        forged = encode(pb.Event(node="n1", source="agent/n1"))
+        assert isinstance(await outcome_of(etcd.put(keys.event(refs[0], "e1"), forged, lease=lease)), PermissionDenied)
+        # Nor does a branch that was not taken count as written.
+        never = EnvironmentRef("acme", "shop", "never")
+        put = rpc.PutRequest(key=keys.status("n1", never).encode(), value=status("n1", never))
+        untaken = rpc.TxnRequest(failure=[rpc.RequestOp(request_put=put)])
+        async with open_channel(gateway.node("n1")) as channel:
+            await gateway.direct.put(keys.assignment("n1", never), b"{}")
+            assert (await KVStub(channel).Txn(untaken)).succeeded
+            await gateway.direct.delete(keys.assignment("n1", never))
+            with pytest.raises(grpc.aio.AioRpcError, match="is not assigned to node n1"):
+                await KVStub(channel).Put(put)
     stored = await gateway.direct.list(keys.statuses_prefix("n1"), keys_only=True)
     assert len(stored.items) == UNASSIGNED_STATUSES + 1
+
+
+async def test_node_cannot_invent_environments_in_one_request(gateway: RunningGateway) -> None:
+    await gateway.register("n1")
+    keys = gateway.direct.keys
+    refs = [EnvironmentRef("acme", "shop", f"e{number}") for number in range(UNASSIGNED_STATUSES + 1)]
+    async with Etcd(gateway.node("n1")) as etcd:
+        puts = [Put(keys.status("n1", ref), status("n1", ref)) for ref in refs]
+        assert isinstance(await outcome_of(etcd.txn([], puts)), PermissionDenied)
+        await etcd.txn([], puts[:-1])
+    stored = await gateway.direct.list(keys.statuses_prefix("n1"), keys_only=True)
+    assert len(stored.items) == UNASSIGNED_STATUSES
 
 
 async def test_node_cannot_take_leases_without_end(gateway: RunningGateway) -> None:
@@ -126,6 +162,23 @@ async def test_streams_of_one_caller_are_bounded(gateway: RunningGateway) -> Non
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await WatchStub(channel).Watch().read()
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_watches_of_one_caller_are_bounded_on_all_its_streams(gateway: RunningGateway) -> None:
+    await gateway.register("n1")
+    async with open_channel(gateway.node("n1")) as channel:
+        create = rpc.WatchRequest(create_request=rpc.WatchCreateRequest(key=gateway.direct.keys.node("n1").encode()))
+        first, second = WatchStub(channel).Watch(), WatchStub(channel).Watch()
+        for stream in (first, second):
+            for _ in range(NODE.watches // 2):
+                assert not (await exchange(stream, create)).canceled
+        answer = await exchange(second, create)
+        assert answer.canceled
+        assert "watches of one caller" in answer.cancel_reason
+        # One that ends makes room.
+        cancel = rpc.WatchRequest(cancel_request=rpc.WatchCancelRequest(watch_id=1))
+        assert (await exchange(first, cancel)).canceled
+        assert not (await exchange(second, create)).canceled
 
 
 async def test_oversized_request_does_not_reach_etcd(gateway: RunningGateway) -> None:

@@ -71,6 +71,8 @@ async def test_every_controller_serves_the_gateway(
         (lambda given: [*given[:1], *given[2:]], "--gateway-listen needs --gateway-cert and --gateway-key"),
         (lambda given: given[:3], "--gateway-listen needs --gateway-ca-cert"),
         (lambda given: given[1:], "--gateway-cert needs an address"),
+        (lambda given: given[2:], "--gateway-key needs an address"),
+        (lambda given: given[3:], "--gateway-ca-cert needs an address"),
         (lambda given: ["--gateway-listen=nowhere", *given[1:]], "'nowhere' is not address:port"),
         (lambda given: [*given[:1], "--gateway-cert=/missing", *given[2:]], "/missing cannot be read"),
         (lambda given: [*given[:2], given[1].replace("-cert=", "-key="), *given[3:]], "is not the key of"),

@@ -69,8 +69,7 @@ class Admission:
             caller = self.identities.caller(names)
             limits = self._table.of(caller.identity, caller.role, asyncio.get_running_loop().time())
             with limits.call(stream=stream):
-                left = context.time_remaining()
-                yield AdmittedCall(caller, limits, method, min(left or _LONGEST_CALL, _LONGEST_CALL))
+                yield AdmittedCall(caller, limits, method, _seconds_left(context))
         except Refused as refused:
             self.audit.refused(shown, method, refused, asyncio.get_running_loop().time())
             await context.abort(_CODES[refused.kind], status_text(refused))
@@ -82,6 +81,12 @@ class Admission:
         except Exception:  # noqa: BLE001 - logged with its traceback; the caller learns nothing of it
             _log.exception("call failed", caller=shown, method=method)
             await _abort_internal(context)
+
+
+def _seconds_left(context: grpc.aio.ServicerContext[Any, Any]) -> float:
+    """Return the seconds until the caller stops waiting; 0 if it already has."""
+    left = context.time_remaining()
+    return _LONGEST_CALL if left is None else max(0.0, min(left, _LONGEST_CALL))
 
 
 async def _abort_internal(context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:

@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 
+from devopsellence.controller.gateway.grants import KeyRange
 from devopsellence.controller.gateway.limits import Rate, TokenBucket
 from devopsellence.controller.gateway.refusal import Refused
 
@@ -24,9 +25,9 @@ class AuditLog:
         self._buckets: dict[str, TokenBucket] = {}
         self._dropped: dict[str, int] = {}
 
-    def written(self, identity: str, method: str, keys: Sequence[bytes], outcome: str) -> None:
+    def written(self, identity: str, method: str, keys: Sequence[KeyRange], outcome: str) -> None:
         """Log a write that was passed on to etcd."""
-        shown = [key.decode(errors="backslashreplace")[:_LONGEST_TEXT] for key in keys[:_SHOWN_KEYS]]
+        shown = [str(key)[:_LONGEST_TEXT] for key in keys[:_SHOWN_KEYS]]
         more = {"more_keys": len(keys) - _SHOWN_KEYS} if len(keys) > _SHOWN_KEYS else {}
         _log.info("written", caller=identity, method=method, keys=shown, outcome=outcome, **more)
 

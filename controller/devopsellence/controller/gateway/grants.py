@@ -52,6 +52,9 @@ class KeyRange:
             end = min(self.end, end)
         return KeyRange(first, end) if first < end else None
 
+    def __str__(self) -> str:
+        return text_of(self.first) + (f"…{text_of(self.end)}" if self.end else "")
+
     def enclosing_prefix(self) -> bytes:
         """Return the longest prefix ending with ``/`` that contains the whole range; empty for none."""
         if self.end == NO_END:
@@ -62,6 +65,11 @@ class KeyRange:
             if self.end <= end_of(prefix):
                 return prefix
         return b""
+
+
+def text_of(key: bytes) -> str:
+    """Return a key as text; a key that is not UTF-8 becomes one that no record has."""
+    return key.decode(errors="backslashreplace")
 
 
 def end_of(prefix: bytes) -> bytes:
@@ -119,4 +127,4 @@ class Grants:
             return ()
         if not key.startswith(self.prefix):
             return None
-        return tuple(key[len(self.prefix) :].decode(errors="backslashreplace").split("/"))
+        return tuple(text_of(key[len(self.prefix) :]).split("/"))

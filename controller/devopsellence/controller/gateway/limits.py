@@ -31,6 +31,8 @@ class LimitProfile:
 
     calls: int
     streams: int
+    #: Watches on all streams.
+    watches: int
     writes: Rate
     #: Keys and values written, in bytes.
     written_bytes: Rate
@@ -50,6 +52,7 @@ PROFILES: Final[Mapping[Role, LimitProfile]] = {
     Role.NODE: LimitProfile(
         calls=64,
         streams=64,
+        watches=128,
         writes=Rate(400, 20),
         written_bytes=Rate(16 * _MIB, 64 * _KIB),
         events=Rate(1_000, 0.1),
@@ -61,6 +64,7 @@ PROFILES: Final[Mapping[Role, LimitProfile]] = {
     Role.OPERATOR: LimitProfile(
         calls=256,
         streams=256,
+        watches=2_048,
         writes=Rate(5_000, 200),
         written_bytes=Rate(128 * _MIB, 4 * _MIB),
         events=Rate(5_000, 50),
@@ -72,6 +76,7 @@ PROFILES: Final[Mapping[Role, LimitProfile]] = {
     Role.CONTROLLER: LimitProfile(
         calls=1_024,
         streams=1_024,
+        watches=16_384,
         writes=_UNLIMITED,
         written_bytes=_UNLIMITED,
         events=_UNLIMITED,
@@ -118,8 +123,9 @@ class CallerLimits:
     now: float
     calls: int = 0
     streams: int = 0
-    #: Environments, as text, that a node was found to have business with.
-    environments: set[str] = field(default_factory=set)
+    watches: int = 0
+    #: Keys of the statuses that a node has written here.
+    statuses: set[str] = field(default_factory=set)
     _leases: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -176,21 +182,33 @@ class CallerLimits:
         Raises:
             Refused: too many are in flight.
         """
-        if stream:
-            if self.streams >= self.profile.streams:
-                raise _exhausted("etcdserver: too many requests: streams of one caller")
-            self.streams += 1
-        else:
-            if self.calls >= self.profile.calls:
-                raise _exhausted("etcdserver: too many requests: calls of one caller")
-            self.calls += 1
+        used = self.streams if stream else self.calls
+        if used >= (self.profile.streams if stream else self.profile.calls):
+            raise _exhausted(f"etcdserver: too many requests: {'streams' if stream else 'calls'} of one caller")
+        self._count(1, stream=stream)
         try:
             yield
         finally:
-            if stream:
-                self.streams -= 1
-            else:
-                self.calls -= 1
+            self._count(-1, stream=stream)
+
+    def _count(self, change: int, *, stream: bool) -> None:
+        if stream:
+            self.streams += change
+        else:
+            self.calls += change
+
+    def watch_opened(self) -> None:
+        """Count a watch until :meth:`watch_closed`.
+
+        Raises:
+            Refused: the caller has too many on all its streams.
+        """
+        if self.watches >= self.profile.watches:
+            raise _exhausted("etcdserver: too many requests: watches of one caller")
+        self.watches += 1
+
+    def watch_closed(self) -> None:
+        self.watches -= 1
 
 
 class LimitTable:

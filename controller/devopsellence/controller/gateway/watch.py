@@ -14,7 +14,7 @@ from devopsellence.controller.gateway.admission import Admission, AdmittedCall, 
 from devopsellence.controller.gateway.filters import readable_events
 from devopsellence.controller.gateway.grants import Grants, KeyRange
 from devopsellence.controller.gateway.policy import ReadMode
-from devopsellence.controller.gateway.refusal import Refused, invalid, unsupported
+from devopsellence.controller.gateway.refusal import Refused, unsupported
 from devopsellence.controller.gateway.upstream import Upstream, failure_of
 from devopsellence.controller.gateway.watch_buffer import WatcherQueue
 from devopsellence.controller.gateway.watch_hub import HubWatch, WatchHub
@@ -22,7 +22,6 @@ from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store.errors import StoreError, WatchLost
 
 _Context = grpc.aio.ServicerContext[Any, Any]
-_MOST_WATCHES: Final = 128
 #: Seconds that a caller may take to read one answer.
 _SLOW_SECONDS: Final = 30.0
 #: Id of a watch that was not created, as in etcd.
@@ -125,9 +124,8 @@ class WatchSession:
         try:
             if create.watch_id:
                 raise unsupported("a watch with an id of the caller's choice")
-            if len(self._watches) >= _MOST_WATCHES:
-                raise invalid(f"more than {_MOST_WATCHES} watches on one stream")
             mode = policy.check_watch(self._call.caller, create)
+            self._call.limits.watch_opened()
         except Refused as refused:
             now = asyncio.get_running_loop().time()
             self._admission.audit.refused(self._call.caller.identity, "Watch", refused, now)
@@ -151,6 +149,7 @@ class WatchSession:
 
     def _served(self, watch_id: int, task: asyncio.Task[None]) -> None:
         self._watches.pop(watch_id, None)
+        self._call.limits.watch_closed()
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
             self._end(error)

@@ -9,8 +9,9 @@ import pytest
 from devopsellence.controller.gateway import policy
 from devopsellence.controller.gateway.caller import Caller
 from devopsellence.controller.gateway.leases import lease_id
-from devopsellence.controller.gateway.policy import Facts, ReadMode
+from devopsellence.controller.gateway.policy import ReadMode
 from devopsellence.controller.gateway.refusal import RefusalKind, Refused
+from devopsellence.controller.gateway.reports import UNASSIGNED_STATUSES, Facts
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store.keys import EnvironmentRef
 from tests.unit.controller.gateway.gateway_builders import (
@@ -29,7 +30,7 @@ OWN_LEASE, ANN_LEASE = lease_id("node:u1", 7), lease_id("operator:ann", 7)
 STATUS, EVENT, RELEASE = (key.encode() for key in (KEYS.status("n1", REF), KEYS.event(REF, "e1"), KEYS.release(REF, 1)))
 OWN_RELEASES = KEYS.releases_prefix(REF).encode()
 ASSIGNED = Facts({KEYS.assignment("n1", REF): b"{}"})
-UNASSIGNED = Facts({KEYS.assignment("n1", REF): None}, statuses=policy.UNASSIGNED_STATUSES)
+UNASSIGNED = Facts({KEYS.assignment("n1", REF): None}, statuses=UNASSIGNED_STATUSES)
 PUT_STATUS = rpc.PutRequest(key=STATUS, value=status())
 PUT_EVENT = rpc.PutRequest(key=EVENT, value=event(), lease=OWN_LEASE)
 PUT_RELEASE = rpc.PutRequest(key=RELEASE, value=release())
@@ -115,13 +116,18 @@ def test_writes(who: Caller, put: rpc.PutRequest, facts: Facts, expected: Refusa
     assert refusal(lambda: policy.check_put(who, KEYS, put, facts, set())) is expected
 
 
-def test_known_environment_needs_no_look() -> None:
-    assert policy.needed_facts(NODE, KEYS, [PUT_STATUS], {str(REF)}) == policy.NeededFacts()
-    needed = policy.needed_facts(NODE, KEYS, [PUT_STATUS], set())
-    assert needed == policy.NeededFacts(frozenset({KEYS.assignment("n1", REF)}), count_statuses=True)
-    assert refusal(lambda: policy.check_put(NODE, KEYS, PUT_STATUS, UNASSIGNED, {str(REF)})) is None
-    assert policy.reported_environments(NODE, KEYS, [PUT_STATUS, PUT_EVENT]) == {str(REF)}
-    assert policy.reported_environments(ANN, KEYS, [PUT_EVENT]) == set()
+def test_what_a_transaction_writes_is_told_by_branch() -> None:
+    deletion = rpc.DeleteRangeRequest(key=OWN_RELEASES, range_end=OWN_RELEASES[:-1] + b"0")
+    request = rpc.TxnRequest(
+        success=[rpc.RequestOp(request_put=PUT_STATUS), rpc.RequestOp(request_range=rpc.RangeRequest(key=STATUS))],
+        failure=[rpc.RequestOp(request_delete_range=deletion)],
+    )
+    assert policy.puts_in(request.success) == [PUT_STATUS]
+    assert policy.puts_in(request.failure) == []
+    assert [str(keys) for keys in policy.written_in(request.success)] == [STATUS.decode()]
+    assert [str(keys) for keys in policy.written_in(request.failure)] == [
+        f"{KEYS.releases_prefix(REF)}…{KEYS.releases_prefix(REF)[:-1]}0"
+    ]
 
 
 @pytest.mark.parametrize(
