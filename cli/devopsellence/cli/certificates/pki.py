@@ -1,7 +1,6 @@
 """A small certificate authority (CA): EC P-256 keys, PEM files, private keys readable only by their owner.
 
-A certificate is an etcd credential: etcd uses the common name of a client certificate as the user name (etcd,
-"Role-based access control"). Used for local and real clusters.
+The common name of a client certificate is an identity (``store.identities``). Used for local and real clusters.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class IssuedCertificate:
 class CertificateRequest:
     """Content of a leaf certificate.
 
-    ``common_name`` is the etcd user. ``server_names`` are the DNS names and IP addresses of a server; empty in a client
+    ``common_name`` is the identity. ``server_names`` are the DNS names and IP addresses of a server; empty in a client
     certificate. Server certificates are client certificates as well, because etcd members connect to each other.
     ``unit`` is for people and gives no access.
     """

@@ -1,7 +1,7 @@
 """Subjects of certificates: etcd members, controllers, operators, nodes; the same in local and real clusters.
 
-The common name is an etcd user (``store.acl``) and the identity between agents and operators (``agent_identity``). For
-a node, the common name is the uid of the machine, so two machines with the same node name have different identities.
+The common name is the identity of the party (``store.identities``). For a node, it is the uid of the machine, so two
+machines with the same node name have different identities.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Final
 
 from devopsellence.agent_identity import server_name
 from devopsellence.cli.certificates.pki import MAX_COMMON_NAME, CertificateError, CertificateRequest
-from devopsellence.store.acl import USER_CONTROLLER, USER_OPERATOR, user_of_node, user_of_operator
+from devopsellence.store.identities import USER_CONTROLLER, USER_OPERATOR, user_of_node, user_of_operator
 from devopsellence.store.keys import check_name
 from devopsellence.store.settings import ETCD_SERVER_NAME
 

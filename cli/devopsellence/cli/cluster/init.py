@@ -53,7 +53,6 @@ class InitResult:
                 f"etcd reads the certificates from {programs.ETCD_HOME}.",
                 "Once etcd is running:",
                 *(f"  {line}" for line in programs.exports(self.operator_variables)),
-                "  devopsellence cluster prepare",
             ]
         )
 

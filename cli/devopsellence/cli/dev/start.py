@@ -1,4 +1,4 @@
-"""Second half of ``dev up``: etcd users, the node's record, and the wait until all processes are ready."""
+"""Second half of ``dev up``: the node's record, and the wait until all processes are ready."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from devopsellence.cli.dev.process import identify
 from devopsellence.cli.dev.spec import ProcessReport, read_snapshot
 from devopsellence.cli.dev.state import CONTROLLER, OPERATOR, DevState, settings_of
 from devopsellence.cli.store.transaction import change, now
-from devopsellence.store import acl
 from devopsellence.store.codec import decode
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Etcd
@@ -58,9 +57,7 @@ class StartSequence:
         return tuple(node.labels), readiness.problem_of(beat)
 
     async def _prepare(self, etcd: Etcd, labels: tuple[str, ...] | None) -> Node:
-        """Create etcd's users and grants, and the record of the node."""
-        await acl.enable(etcd)
-        await acl.grant_node(etcd, self._state.node_name, self._state.node_uid)
+        """Create the record of the node."""
         await _depose_the_dead(etcd)
         key = etcd.keys.node(self._state.node_name)
         return await change(etcd, key, Node, lambda before: registered(before, self._state, labels))

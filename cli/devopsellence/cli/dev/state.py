@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from devopsellence.store.settings import Settings
 
 DEFAULT_NODE: Final = "local"
-# Names of the certificates in the folder; store.acl defines their etcd users.
+# Names of the certificates in the folder; store.identities defines their common names.
 OPERATOR: Final = "operator"
 CONTROLLER: Final = "controller"
 NODE: Final = "node"
