@@ -1,4 +1,4 @@
-"""Second half of ``dev up``: etcd users, the node's record, and the wait until all processes are ready."""
+"""Second half of ``dev up``: the node's record, and the wait until all processes are ready."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from devopsellence.cli.dev.process import identify
 from devopsellence.cli.dev.spec import ProcessReport, read_snapshot
 from devopsellence.cli.dev.state import CONTROLLER, OPERATOR, DevState, settings_of
 from devopsellence.cli.store.transaction import change, now
-from devopsellence.store import acl
 from devopsellence.store.codec import decode
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Etcd
@@ -40,8 +39,9 @@ class StartSequence:
         Raises:
             CliError: ``dev_not_ready``.
         """
-        settings = settings_of(self._layout, self._state, OPERATOR)
-        async with Etcd(settings, timeout=_CALL_SECONDS) as etcd:
+        settings = settings_of(self._layout, self._state, CONTROLLER)
+        through = settings_of(self._layout, self._state, OPERATOR)
+        async with Etcd(settings, timeout=_CALL_SECONDS) as etcd, Etcd(through, timeout=_CALL_SECONDS) as gateway:
             member = await self._within(cluster.ETCD, "etcd does not answer", readiness.etcd_answers(etcd))
             address = settings.endpoints[0]
             self._progress(f"etcd {member.version} is ready at {address}", part=cluster.ETCD, address=address)
@@ -49,6 +49,7 @@ class StartSequence:
             self._start_rest()
             leader = readiness.controller_leads(etcd, lambda: self._report(CONTROLLER).pid)
             await self._within(CONTROLLER, "the controller did not become the leader", leader)
+            await self._within(CONTROLLER, "the gateway does not answer", readiness.etcd_answers(gateway))
             self._progress("the controller is ready", part=CONTROLLER)
             heartbeat = readiness.agent_beats(etcd, node.name, node.uid, lambda: self._report(cluster.AGENT).since)
             beat = await self._within(cluster.AGENT, "the agent sent no heartbeat", heartbeat)
@@ -58,9 +59,7 @@ class StartSequence:
         return tuple(node.labels), readiness.problem_of(beat)
 
     async def _prepare(self, etcd: Etcd, labels: tuple[str, ...] | None) -> Node:
-        """Create etcd's users and grants, and the record of the node."""
-        await acl.enable(etcd)
-        await acl.grant_node(etcd, self._state.node_name, self._state.node_uid)
+        """Create the record of the node, which gives its agent access."""
         await _depose_the_dead(etcd)
         key = etcd.keys.node(self._state.node_name)
         return await change(etcd, key, Node, lambda before: registered(before, self._state, labels))
