@@ -66,12 +66,12 @@ class Dev:
         return state
 
     def etcdctl(
-        self, *args: str, certificate: str = "operator", check: bool = True
+        self, *args: str, certificate: str = "controller", port: str = "client_port", check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        """Run etcdctl with one of the certificates of the local cluster."""
+        """Run etcdctl at one of the ports of the local cluster with one of its certificates."""
         command = [
             "etcdctl",
-            f"--endpoints=https://127.0.0.1:{self.saved_state()['client_port']}",
+            f"--endpoints=https://127.0.0.1:{self.saved_state()[port]}",
             f"--cacert={self.layout.certificate('ca')}",
             f"--cert={self.layout.certificate(certificate)}",
             f"--key={self.layout.key(certificate)}",

@@ -40,8 +40,18 @@ _GATEWAY_CA_CERT = "DEVOPSELLENCE_GATEWAY_CA_CERT"
     envvar=_GATEWAY_LISTEN,
     help="Serve the gateway to etcd for agents and operators at this address.",
 )
-@click.option("--gateway-cert", type=PEM_FILE, envvar=_GATEWAY_CERT, help="PEM file of the gateway's certificate.")
-@click.option("--gateway-key", type=PEM_FILE, envvar=_GATEWAY_KEY, help="PEM file of the key of that certificate.")
+@click.option(
+    "--gateway-cert",
+    type=PEM_FILE,
+    envvar=_GATEWAY_CERT,
+    help="PEM file of the gateway's certificate.  [default: --etcd-cert]",
+)
+@click.option(
+    "--gateway-key",
+    type=PEM_FILE,
+    envvar=_GATEWAY_KEY,
+    help="PEM file of the key of that certificate.  [default: --etcd-key]",
+)
 @click.option(
     "--gateway-ca-cert",
     type=PEM_FILE,
@@ -70,22 +80,23 @@ def main(acme_ca_cert: Path | None, identity: str | None, debug: bool, **options
 
 def _gateway(options: Mapping[str, Any], settings: Settings) -> GatewayOptions | None:
     """Return the options of the gateway; None if there is to be none."""
-    listen, cert, key = options["gateway_listen"], options["gateway_cert"], options["gateway_key"]
-    ca_cert = options["gateway_ca_cert"] or settings.ca_cert
+    listen, ca_cert = options["gateway_listen"], options["gateway_ca_cert"] or settings.ca_cert
+    cert, key = options["gateway_cert"], options["gateway_key"]
     if not listen:
-        lone = {"--gateway-cert": cert, "--gateway-key": key, "--gateway-ca-cert": options["gateway_ca_cert"]}
-        if given := [name for name, value in lone.items() if value]:
+        lone = ("gateway_cert", "gateway_key", "gateway_ca_cert")
+        if given := [f"--{name.replace('_', '-')}" for name in lone if options[name]]:
             raise click.UsageError(f"{given[0]} needs an address: set --gateway-listen ({_GATEWAY_LISTEN})")
         return None
     host, separator, port = listen.rpartition(":")
     if not (separator and host and port.isascii() and port.isdigit() and int(port) < 65536):
         raise click.UsageError(f"--gateway-listen ({_GATEWAY_LISTEN}): {listen!r} is not address:port, as 0.0.0.0:2381")
-    if not (cert and key):
+    if bool(cert) != bool(key):
         raise click.UsageError(
-            f"--gateway-listen needs --gateway-cert and --gateway-key ({_GATEWAY_CERT}, {_GATEWAY_KEY})"
+            f"give both or none of --gateway-cert and --gateway-key ({_GATEWAY_CERT}, {_GATEWAY_KEY})"
         )
-    if ca_cert is None:
-        raise click.UsageError(f"--gateway-listen needs --gateway-ca-cert ({_GATEWAY_CA_CERT}) or --etcd-ca-cert")
+    cert, key = cert or settings.cert, key or settings.key
+    if not (cert and key and ca_cert):
+        raise click.UsageError("--gateway-listen needs certificates: set --gateway-* or --etcd-ca-cert, -cert and -key")
     return GatewayOptions(listen, CertificateFiles(ca_cert, cert, key))
 
 

@@ -13,9 +13,12 @@ from typing import Final
 
 from devopsellence.store.keys import DEFAULT_PREFIX, Keys
 
-#: DNS name in the certificate of every etcd member. Endpoints are addresses; one name for all members lets a client
-#: verify the certificate of any member.
+#: DNS name in the certificate of every etcd member and every gateway. Endpoints are addresses; one name for all of them
+#: lets a client verify the certificate of any.
 ETCD_SERVER_NAME: Final = "etcd.devopsellence.internal"
+#: DNS name in the certificates that etcd itself accepts from clients: those of controllers and root. All others use the
+#: controllers' gateways.
+ETCD_CLIENT_NAME: Final = "etcd-client.devopsellence.internal"
 
 ENDPOINTS: Final = "DEVOPSELLENCE_ETCD_ENDPOINTS"
 CA_CERT: Final = "DEVOPSELLENCE_ETCD_CA_CERT"

@@ -1,12 +1,13 @@
-"""``cluster``: set up an etcd with users from the files that the commands write."""
+"""``cluster``: set up etcd and a controller from the files that the commands write."""
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,13 +20,14 @@ from cryptography.x509.oid import NameOID
 from devopsellence.agent_identity import server_name
 from devopsellence.api.v1.stored_pb2 import Environment
 from devopsellence.cli.certificates.pki import CertificateAuthority, load_certificate
-from devopsellence.cli.cluster.folder import ClusterFolder
+from devopsellence.cli.cluster.folder import ClusterFolder, ControlPlane
 from devopsellence.cli.cluster.init import initialize
 from devopsellence.store.keys import DEFAULT_PREFIX
 from devopsellence.store.settings import Settings
 from tests.support.cli import REF, Cli
 from tests.support.need import need_docker, need_etcd
 from tests.support.ports import free_ports
+from tests.support.process import Program, python_environ
 from tests.support.until import until
 
 MEMBERS = {"e1": "127.0.0.1", "e2": "127.0.0.2", "e3": "127.0.0.3"}
@@ -33,23 +35,24 @@ FILES = {"ca.crt": 0o644, "tls.crt": 0o644, "tls.key": 0o600}
 
 
 @dataclass
-class RunningEtcd:
-    """Etcd with the variables that ``cluster init`` wrote for the members, except for ports."""
+class RunningCluster:
+    """Etcd and a controller with the variables that ``cluster init`` wrote for them, except for ports."""
 
     cli: Cli
     pki: Path
+    #: Gateway of the controller.
     endpoints: str
+    etcd: str
 
     def ok(self, *arguments: str) -> str:
         """Run a command as root; return the output."""
         return self.cli.ok("cluster", *arguments, "--pki", str(self.pki), "--etcd-endpoints", self.endpoints)
 
-    def as_party(self, bundle: str) -> Cli:
-        """Return a command line with the certificate in a folder."""
+    def as_party(self, bundle: str, *, at_etcd: bool = False) -> Cli:
+        """Return a command line with the certificate in a folder, at the gateway or at etcd itself."""
         root = self.pki / bundle
-        settings = Settings(
-            tuple(self.endpoints.split(",")), ca_cert=root / "ca.crt", cert=root / "tls.crt", key=root / "tls.key"
-        )
+        endpoints = (self.etcd if at_etcd else self.endpoints).split(",")
+        settings = Settings(tuple(endpoints), ca_cert=root / "ca.crt", cert=root / "tls.crt", key=root / "tls.key")
         return Cli(settings, self.cli.folder)
 
 
@@ -66,37 +69,47 @@ def bare(cli: Cli) -> Cli:
 
 
 @pytest.fixture
-def started(bare: Cli, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningEtcd]:
+def started(bare: Cli, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningCluster]:
     need_etcd()
     for name in list(os.environ):
         if name.startswith("DEVOPSELLENCE_ETCD_"):
             monkeypatch.delenv(name)
     bare.ok("cluster", "init", "--pki", str(pki), *(f"--etcd={name}={address}" for name, address in MEMBERS.items()))
-    client, peer = free_ports(2)
+    client, peer, gateway = free_ports(3)
+    ports = {2379: client, 2380: peer, 2381: gateway}
     with ExitStack() as stack:
         for name in MEMBERS:
-            variables = member_variables(pki / f"etcd-{name}", tmp_path / f"data-{name}", client, peer)
+            homes = {"/etc/etcd": pki / f"etcd-{name}", "/var/lib/etcd": tmp_path / f"data-{name}"}
+            variables = variables_of(pki / f"etcd-{name}" / "etcd.env", homes, ports)
             log = stack.enter_context((tmp_path / f"{name}.log").open("wb"))
             process = subprocess.Popen(["etcd"], env=variables, stdout=log, stderr=log)
             stack.callback(process.wait)
             stack.callback(process.kill)
-        started = RunningEtcd(bare, pki, ",".join(f"{address}:{client}" for address in MEMBERS.values()))
+        bundle = pki / "controller"
+        environ = variables_of(bundle / "controller.env", {"/etc/devopsellence-controller": bundle}, ports)
+        controller = Program(
+            [sys.executable, "-m", "devopsellence.controller"], python_environ(environ), tmp_path / "controller.log"
+        )
+        stack.callback(controller.end)
+        controller.start()
+        etcd = ",".join(f"{address}:{client}" for address in MEMBERS.values())
+        started = RunningCluster(bare, pki, f"127.0.0.1:{gateway}", etcd)
         until(
-            "etcd answers", lambda: started.as_party("root").run("node", "list").exit_code == 0, seconds=30, every=0.2
+            "the gateway answers",
+            lambda: started.as_party("root").run("node", "list").exit_code == 0,
+            seconds=30,
+            every=0.2,
         )
         yield started
 
 
-def member_variables(bundle: Path, data: Path, client: int, peer: int) -> dict[str, str]:
-    """Return the variables of ``etcd.env``, with folders and ports of the test's own."""
-    text = (bundle / "etcd.env").read_text()
-    for default, value in (
-        ("/etc/etcd/devopsellence", str(bundle)),
-        ("/var/lib/etcd/devopsellence", str(data)),
-        (":2379", f":{client}"),
-        (":2380", f":{peer}"),
-    ):
-        text = text.replace(default, value)
+def variables_of(file: Path, homes: Mapping[str, Path], ports: Mapping[int, int]) -> dict[str, str]:
+    """Return the variables of a settings file, with folders and ports of the test's own."""
+    text = file.read_text()
+    for default, home in homes.items():
+        text = re.sub(rf"{default}(/devopsellence)?(?=[/\"])", str(home), text)
+    for default_port, port in ports.items():
+        text = text.replace(f":{default_port}", f":{port}")
     return {"PATH": os.environ["PATH"], **dict(line.split("=", 1) for line in shlex.split(text))}
 
 
@@ -108,11 +121,11 @@ def test_cluster_init_writes_authority_and_bundles(bare: Cli, pki: Path) -> None
     output = bare.ok("cluster", "init", "--pki", str(pki), "--etcd", "e1=10.0.0.1", "--etcd", "e2=10.0.0.2")
     assert pki.stat().st_mode & 0o777 == 0o700
     assert (pki / "ca.key").stat().st_mode & 0o777 == 0o600
-    assert modes(pki / "root") == FILES
+    assert modes(pki / "root") == {**FILES, "etcdctl.env": 0o644}
     assert modes(pki / "controller") == {**FILES, "controller.env": 0o644}
     assert modes(pki / "etcd-e2") == {**FILES, "etcd.env": 0o644}
     assert "/etc/etcd/devopsellence on 10.0.0.2" in output
-    assert "export DEVOPSELLENCE_ETCD_ENDPOINTS=10.0.0.1:2379,10.0.0.2:2379" in output
+    assert "export DEVOPSELLENCE_ETCD_ENDPOINTS=10.0.0.1:2381,10.0.0.2:2381" in output
     names = load_certificate(pki / "etcd-e2" / "tls.crt").extensions.get_extension_for_class(
         x509.SubjectAlternativeName
     )
@@ -136,12 +149,9 @@ def test_cluster_init_again_renews_only_unusable_certificates(bare: Cli, pki: Pa
 
 
 def test_concurrent_cluster_inits_make_one_authority(pki: Path) -> None:
+    machines = ControlPlane({"e1": "10.0.0.1"})
     with ThreadPoolExecutor(4) as pool:
-        done = list(
-            pool.map(
-                lambda _: initialize(ClusterFolder(pki), {"e1": "10.0.0.1"}, DEFAULT_PREFIX, force=False), range(4)
-            )
-        )
+        done = list(pool.map(lambda _: initialize(ClusterFolder(pki), machines, DEFAULT_PREFIX, force=False), range(4)))
     outcomes = [issued.outcome for begun in done for _, issued in begun.issued]
     assert sorted(outcomes) == ["kept"] * 9 + ["made"] * 3
     authority = CertificateAuthority.load(pki / "ca.crt", pki / "ca.key")
@@ -184,9 +194,8 @@ def test_invalid_name_leaves_no_file(bare: Cli, pki: Path, arguments: list[str],
     assert sorted(pki.rglob("*")) == before
 
 
-def test_missing_authority_issues_and_prepares_nothing(bare: Cli, pki: Path) -> None:
+def test_missing_authority_issues_nothing(bare: Cli, pki: Path) -> None:
     assert bare.error("cluster", "issue", "node", "n1", "--pki", str(pki))["code"] == "authority_missing"
-    assert bare.error("cluster", "prepare", "--pki", str(pki))["code"] == "etcd_unavailable"
     assert not pki.exists()
 
 
@@ -219,9 +228,7 @@ def test_operator_not_granted_yet_gets_certificate_and_command(bare: Cli, pki: P
     assert "unchanged" in bare.ok("cluster", "issue", "operator", "ann", "--no-grant", "--pki", str(pki))
 
 
-def test_cluster_from_scratch_grants_access_by_role(started: RunningEtcd, tmp_path: Path) -> None:
-    for _ in range(2):
-        started.ok("prepare")
+def test_cluster_from_scratch_grants_access_by_role(started: RunningCluster, tmp_path: Path) -> None:
     started.ok("issue", "operator", "ann")
     root, ann = started.as_party("root"), started.as_party("operator-ann")
     document = root.json("node", "register", "n1", "--address", "10.0.0.5", "--pki", str(started.pki))
@@ -234,24 +241,27 @@ def test_cluster_from_scratch_grants_access_by_role(started: RunningEtcd, tmp_pa
     assert document["uid"] in (bundle / "agent.env").read_text()
     # The folder's certificate is asked for by name as well: etcd knows the uid.
     assert document["uid"] in started.ok("issue", "node", "n1")
-    # An operator works, but does not let anybody in.
+    # An operator works, and lets a node in: its record is all that the gateway asks for.
     assert [node["node"] for node in ann.json("node", "list")["nodes"]] == ["n1"]
-    assert ann.error("node", "register", "n2", "--pki", str(started.pki))["code"] == "etcd_permission_denied"
-    # A node, a controller and a member of etcd are no operators; who has no user gets nothing.
+    ann.json("node", "register", "n2", "--pki", str(started.pki))
+    # A node and a member of etcd are no operators; who has no access record gets nothing.
     assert started.as_party(bundle.name).error("node", "list")["code"] == "etcd_permission_denied"
-    assert started.as_party("controller").run("node", "list").exit_code == 0
+    started.ok("issue", "operator", "bob", "--no-grant")
     for stranger in ("etcd-e1", "operator-bob"):
-        if stranger == "operator-bob":
-            started.ok("issue", "operator", "bob", "--no-grant")
-        assert started.as_party(stranger).error("node", "list")["code"] in (
-            "etcd_permission_denied",
-            "etcd_unauthenticated",
-        )
+        assert started.as_party(stranger).error("node", "list")["code"] == "etcd_permission_denied"
 
 
-def test_agent_started_by_registered_command_answers_operators(started: RunningEtcd, tmp_path: Path) -> None:
+def test_etcd_itself_accepts_the_control_plane_alone(started: RunningCluster) -> None:
+    started.ok("issue", "operator", "ann")
+    started.as_party("root").json("node", "register", "n1", "--pki", str(started.pki))
+    for bundle in ("root", "controller"):
+        assert started.as_party(bundle, at_etcd=True).run("node", "list").exit_code == 0
+    for bundle in ("operator-ann", "node-n1", "etcd-e1"):
+        assert started.as_party(bundle, at_etcd=True).error("node", "list")["code"] == "etcd_unavailable"
+
+
+def test_agent_started_by_registered_command_answers_operators(started: RunningCluster, tmp_path: Path) -> None:
     need_docker()
-    started.ok("prepare")
     started.ok("issue", "operator", "ann")
     root, ann = started.as_party("root"), started.as_party("operator-ann")
     document = root.json("node", "register", "n1", "--address", "127.0.0.1", "--pki", str(started.pki))
@@ -263,7 +273,7 @@ def test_agent_started_by_registered_command_answers_operators(started: RunningE
         ("127.0.0.1:7443", f"127.0.0.1:{port}"),
         ("/etc/devopsellence", document["bundle"]),
         ("/var/lib/devopsellence", str(tmp_path / "agent")),
-        (":2379", f":{started.endpoints.rpartition(':')[2]}"),
+        ("127.0.0.1:2381,127.0.0.2:2381,127.0.0.3:2381", started.endpoints),
     ):
         command = command.replace(its, meant)
     arguments = [sys.executable, "-m", "devopsellence.nodeagent", *shlex.split(command)[1:]]
@@ -276,8 +286,7 @@ def test_agent_started_by_registered_command_answers_operators(started: RunningE
             agent.terminate()
 
 
-def test_authority_of_another_cluster_issues_nothing(started: RunningEtcd, tmp_path: Path) -> None:
-    started.ok("prepare")
+def test_authority_of_another_cluster_issues_nothing(started: RunningCluster, tmp_path: Path) -> None:
     other = tmp_path / "other"
     started.cli.ok("cluster", "init", "--pki", str(other))
     root = started.as_party("root")

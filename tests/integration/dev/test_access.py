@@ -1,4 +1,4 @@
-"""Access to the local cluster's etcd."""
+"""Access to the local cluster: to the gateway for node and operator, to etcd for the controller."""
 
 import shlex
 import socket
@@ -9,6 +9,8 @@ import pytest
 
 from devopsellence.agent_identity import server_name
 from tests.support.dev import Dev
+
+GATEWAY = "gateway_port"
 
 
 def test_etcdctl_reads_the_cluster_with_what_env_prints(up: Dev) -> None:
@@ -22,7 +24,7 @@ def test_etcdctl_reads_the_cluster_with_what_env_prints(up: Dev) -> None:
 def test_node_certificate_accesses_own_keys_only(up: Dev) -> None:
     up.etcdctl("put", "/devopsellence/v1/assignments/other/o/p/e", "secret")
     up.etcdctl("put", "/devopsellence/v1/nodes/local2", "secret")
-    assert "local" in up.etcdctl("get", "/devopsellence/v1/nodes/local", certificate="node").stdout
+    assert "local" in up.etcdctl("get", "/devopsellence/v1/nodes/local", certificate="node", port=GATEWAY).stdout
     for what in (
         "/devopsellence/v1/assignments/other/ --prefix",
         "/devopsellence/v1/assignments/ --prefix",
@@ -30,28 +32,34 @@ def test_node_certificate_accesses_own_keys_only(up: Dev) -> None:
         "/devopsellence/v1/releases/ --prefix",
         "/ --prefix",
     ):
-        refused = up.etcdctl("get", *what.split(), certificate="node", check=False)
+        refused = up.etcdctl("get", *what.split(), certificate="node", port=GATEWAY, check=False)
         assert refused.returncode != 0, what
         assert "permission denied" in refused.stderr
         assert "secret" not in refused.stdout
     for key in ("/devopsellence/v1/nodes/local", "/devopsellence/v1/assignments/local/o/p/e"):
-        assert "permission denied" in up.etcdctl("put", key, "x", certificate="node", check=False).stderr
+        assert "permission denied" in up.etcdctl("put", key, "x", certificate="node", port=GATEWAY, check=False).stderr
     up.etcdctl("del", "/devopsellence/v1/assignments/other/o/p/e")
     up.etcdctl("del", "/devopsellence/v1/nodes/local2")
 
 
-def test_etcd_server_certificate_is_no_user(up: Dev) -> None:
-    assert up.etcdctl("get", "/devopsellence/v1/nodes/local", certificate="etcd", check=False).returncode != 0
+def test_etcd_member_certificate_gives_no_access(up: Dev) -> None:
+    for port in (GATEWAY, "client_port"):
+        done = up.etcdctl("get", "/devopsellence/v1/nodes/local", certificate="etcd", port=port, check=False)
+        assert (done.returncode != 0, done.stdout) == (True, "")
 
 
 @pytest.mark.parametrize(
     ("port", "certificate", "opens"),
     [
+        ("client_port", "controller", True),
         ("client_port", "operator", True),
+        ("client_port", "node", False),
+        ("client_port", "etcd", False),
         ("client_port", "", False),
         ("peer_port", "etcd", True),
         ("peer_port", "node", False),
         ("peer_port", "operator", False),
+        ("peer_port", "controller", False),
         ("peer_port", "", False),
     ],
 )

@@ -68,8 +68,9 @@ async def test_every_controller_serves_the_gateway(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda given: [*given[:1], *given[2:]], "--gateway-listen needs --gateway-cert and --gateway-key"),
-        (lambda given: given[:3], "--gateway-listen needs --gateway-ca-cert"),
+        (lambda given: [*given[:1], *given[2:]], "give both or none of --gateway-cert and --gateway-key"),
+        (lambda given: given[:1], "--gateway-listen needs certificates"),
+        (lambda given: given[:3], "--gateway-listen needs certificates"),
         (lambda given: given[1:], "--gateway-cert needs an address"),
         (lambda given: given[2:], "--gateway-key needs an address"),
         (lambda given: given[3:], "--gateway-ca-cert needs an address"),

@@ -114,9 +114,9 @@ class Bed:
                 host.describe_engine(self._cgroup)
             engines = [pool.submit(self._start_engine, host) for host in self.hosts.values()]
             self._start_etcd()
-            controllers = pool.submit(self._start_controllers)
+            self._start_controllers()
             _all(pool, self.enlist, self.hosts.values())
-            for work in (*engines, controllers):
+            for work in engines:
                 work.result()
         self.wait()
 
@@ -236,18 +236,22 @@ class Bed:
         return run(["etcdctl", *arguments], environ=variables, check=check, timeout=30)
 
     @property
+    def _etcd_endpoints(self) -> str:
+        return ",".join(f"{member.address}:2379" for member in self.etcd.values())
+
+    @property
     def etcdctl_variables(self) -> dict[str, str]:
         return {
             "ETCDCTL_API": "3",
-            "ETCDCTL_ENDPOINTS": self.variables["DEVOPSELLENCE_ETCD_ENDPOINTS"],
+            "ETCDCTL_ENDPOINTS": self._etcd_endpoints,
             "ETCDCTL_CACERT": self.variables["DEVOPSELLENCE_ETCD_CA_CERT"],
             "ETCDCTL_CERT": self.variables["DEVOPSELLENCE_ETCD_CERT"],
             "ETCDCTL_KEY": self.variables["DEVOPSELLENCE_ETCD_KEY"],
         }
 
     def store(self, work: Callable[[Etcd], Awaitable[T]]) -> T:
-        """Return the result of ``work`` on a connection as root."""
-        settings = Settings.from_environ(self.variables)
+        """Return the result of ``work`` on a connection to etcd itself as root."""
+        settings = Settings.from_environ({**self.variables, "DEVOPSELLENCE_ETCD_ENDPOINTS": self._etcd_endpoints})
         assert settings is not None
 
         async def connected() -> T:
@@ -265,9 +269,10 @@ class Bed:
         host.load_image(envoy_archive())
 
     def _start_etcd(self) -> None:
-        """Create certificates, start the members, create etcd's users."""
+        """Create certificates and start the members."""
         members = [f"--etcd={name}={member.address}" for name, member in self.etcd.items()]
-        begun = self.json("cluster", "init", *members)
+        controllers = [f"--controller={controller.address}" for controller in self.controllers.values()]
+        begun = self.json("cluster", "init", *members, *controllers)
         self.variables = begun["variables"]
         self._remember()
         pki = self.folder / "home" / "cluster"
@@ -275,7 +280,6 @@ class Bed:
             member.install(pki / f"etcd-{name}")
             member.start()
         until("etcd answers", self._etcd_answers, every=0.1)
-        self.devopsellence("cluster", "prepare")
 
     def _etcd_answers(self) -> bool:
         running = [name for name, member in self.etcd.items() if member.etcd.running]
@@ -293,6 +297,7 @@ class Bed:
         for controller in self.controllers.values():
             controller.install(self._controllers)
             controller.start()
+        until("a gateway answers", lambda: self.devopsellence("node", "list", check=False).returncode == 0, every=0.1)
 
     @property
     def _controllers(self) -> Path:

@@ -1,6 +1,6 @@
 """A small certificate authority (CA): EC P-256 keys, PEM files, private keys readable only by their owner.
 
-The common name of a client certificate is an identity (``store.identities``). Used for local and real clusters.
+The common name of a client certificate is the identity at gateways and agents. Used for local and real clusters.
 """
 
 from __future__ import annotations
@@ -52,15 +52,17 @@ class CertificateRequest:
 
     ``common_name`` is the identity. ``server_names`` are the DNS names and IP addresses of a server; empty in a client
     certificate. Server certificates are client certificates as well, because etcd members connect to each other.
-    ``unit`` is for people and gives no access.
+    ``client_names`` are further DNS names, by which a server chooses its clients. ``unit`` is for people and gives no
+    access.
     """
 
     common_name: str
     server_names: tuple[str, ...] = ()
+    client_names: tuple[str, ...] = ()
     unit: str = ""
 
     def alternative_names(self) -> list[x509.GeneralName]:
-        return [_general_name(name) for name in self.server_names]
+        return [_general_name(name) for name in (*self.server_names, *self.client_names)]
 
 
 class CertificateAuthority:
@@ -131,7 +133,8 @@ class CertificateAuthority:
         purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
         if request.server_names:
             purposes.append(ExtendedKeyUsageOID.SERVER_AUTH)
-            builder = builder.add_extension(x509.SubjectAlternativeName(request.alternative_names()), critical=False)
+        if names := request.alternative_names():
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         certificate = (
             builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(sign_certificates=False), critical=True)

@@ -1,38 +1,38 @@
 """Subjects of certificates: etcd members, controllers, operators, nodes; the same in local and real clusters.
 
-The common name is the identity of the party (``store.identities``). For a node, it is the uid of the machine, so two
-machines with the same node name have different identities.
+The common name is the identity at gateways, and between agents and operators (``agent_identity``). For
+a node, the common name is the uid of the machine, so two machines with the same node name have different identities.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from devopsellence.agent_identity import server_name
 from devopsellence.cli.certificates.pki import MAX_COMMON_NAME, CertificateError, CertificateRequest
 from devopsellence.store.identities import USER_CONTROLLER, USER_OPERATOR, user_of_node, user_of_operator
 from devopsellence.store.keys import check_name
-from devopsellence.store.settings import ETCD_SERVER_NAME
+from devopsellence.store.settings import ETCD_CLIENT_NAME, ETCD_SERVER_NAME
 
-#: Required common name of etcd's peers. No etcd user has this name, so the certificate gives no access to keys.
+#: Required common name of etcd's peers. The certificate gives no access to keys.
 MEMBER_COMMON_NAME: Final = "etcd"
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
 def member(*addresses: str) -> CertificateRequest:
     """Return the request for an etcd member: server at ``addresses``, and client of the other members."""
-    names = [ETCD_SERVER_NAME, *_LOOPBACK, *(address for address in addresses if address not in _LOOPBACK)]
-    return CertificateRequest(MEMBER_COMMON_NAME, tuple(names))
+    return CertificateRequest(MEMBER_COMMON_NAME, _server_names(addresses))
 
 
-def controller() -> CertificateRequest:
-    """Return the request for the controllers, which share a user."""
-    return CertificateRequest(USER_CONTROLLER)
+def controller(*addresses: str) -> CertificateRequest:
+    """Return the request for the controllers, which share an identity: clients of etcd, servers at ``addresses``."""
+    return CertificateRequest(USER_CONTROLLER, _server_names(addresses), (ETCD_CLIENT_NAME,))
 
 
 def root() -> CertificateRequest:
-    """Return the request for the root operator, with full access to etcd including its users."""
-    return CertificateRequest(USER_OPERATOR)
+    """Return the request for the root operator, with full access through gateways, and to etcd itself."""
+    return CertificateRequest(USER_OPERATOR, client_names=(ETCD_CLIENT_NAME,))
 
 
 def operator(name: str) -> CertificateRequest:
@@ -51,7 +51,7 @@ def operator(name: str) -> CertificateRequest:
 
 
 def node(name: str, uid: str) -> CertificateRequest:
-    """Return the request for the agent of machine ``uid``: client of etcd, and server for operators.
+    """Return the request for the agent of machine ``uid``: client of gateways, and server for operators.
 
     The node name is in the certificate for people only.
 
@@ -59,3 +59,8 @@ def node(name: str, uid: str) -> CertificateRequest:
         InvalidName: ``name`` or ``uid`` is not valid.
     """
     return CertificateRequest(user_of_node(uid), (server_name(uid),), unit=check_name("node", name))
+
+
+def _server_names(addresses: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of a server of etcd's API. Addresses are for etcdctl, which cannot be told a name to expect."""
+    return tuple(dict.fromkeys((ETCD_SERVER_NAME, *_LOOPBACK, *addresses)))

@@ -7,7 +7,7 @@ from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import OperatorAccess
 from devopsellence.cli.cluster.folder import ClusterFolder
-from devopsellence.cli.cluster.programs import endpoints
+from devopsellence.cli.cluster.programs import gateways
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Compare, Etcd, Put
@@ -18,14 +18,14 @@ _FROM_ENVIRONMENT: Final = (ENDPOINTS, SERVER_NAME, PREFIX)
 
 
 def root_settings(folder: ClusterFolder, flags: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
-    """Return the settings of root; the address of etcd comes from flags, variables or the members of ``cluster init``.
+    """Return the settings of root; the address of the gateways comes from flags, variables or ``cluster init``.
 
     Raises:
-        CliError: ``settings_invalid`` (exit code 2); ``etcd_unavailable``: no address of etcd.
+        CliError: ``settings_invalid`` (exit code 2); ``etcd_unavailable``: no address.
     """
     bundle = folder.root_operator
     values = {
-        ENDPOINTS: endpoints(folder.members()),
+        ENDPOINTS: gateways(folder.control_plane().controllers),
         CA_CERT: str(bundle.authority),
         CERT: str(bundle.certificate),
         KEY: str(bundle.key),

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from devopsellence.cli.output import CliError
@@ -38,8 +38,21 @@ class CertificateBundle:
 
 
 @dataclass(frozen=True)
+class ControlPlane:
+    """Machines of the control plane: etcd's members (name to address), and the controllers' addresses if given."""
+
+    members: Mapping[str, str] = field(default_factory=dict)
+    given_controllers: tuple[str, ...] = ()
+
+    @property
+    def controllers(self) -> tuple[str, ...]:
+        """Addresses of the controllers, by default those of etcd's members."""
+        return self.given_controllers or tuple(self.members.values())
+
+
+@dataclass(frozen=True)
 class ClusterFolder:
-    """Paths below ``root``, the lock, and the record of etcd's members."""
+    """Paths below ``root``, the lock, and the record of the control plane's machines."""
 
     root: Path
 
@@ -58,7 +71,7 @@ class ClusterFolder:
 
     @property
     def record(self) -> Path:
-        """File with etcd's members."""
+        """File with etcd's members and the addresses of the controllers."""
         return self.root / "cluster.json"
 
     @property
@@ -89,24 +102,27 @@ class ClusterFolder:
         finally:
             os.close(descriptor)
 
-    def members(self) -> dict[str, str]:
-        """Return etcd's members (name to address) of the last ``cluster init``; empty for none.
+    def control_plane(self) -> ControlPlane:
+        """Return the machines given to the last ``cluster init``; none before.
 
         Raises:
             CliError: ``cluster_record_unreadable``.
         """
         try:
-            members = json.loads(self.record.read_bytes())["members"]
-            return {str(name): str(address) for name, address in members.items()}
+            record = json.loads(self.record.read_bytes())
+            members = {str(name): str(address) for name, address in record["members"].items()}
+            # Earlier versions recorded no controllers.
+            return ControlPlane(members, tuple(str(address) for address in record.get("controllers", ())))
         except FileNotFoundError:
-            return {}
+            return ControlPlane()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            message = f"cannot read the list of etcd's members in {self.record}: {error}"
+            message = f"cannot read the list of the control plane's machines in {self.record}: {error}"
             raise CliError("cluster_record_unreadable", message) from error
 
-    def remember(self, members: Mapping[str, str]) -> None:
-        """Save etcd's members; the folder must exist."""
-        write_atomic(self.record, json.dumps({"members": dict(members)}, indent=1).encode() + b"\n")
+    def remember(self, control_plane: ControlPlane) -> None:
+        """Save the machines of the control plane; the folder must exist."""
+        record = {"members": dict(control_plane.members), "controllers": list(control_plane.given_controllers)}
+        write_atomic(self.record, json.dumps(record, indent=1).encode() + b"\n")
 
 
 def make_private(path: Path) -> None:

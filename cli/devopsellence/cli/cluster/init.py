@@ -9,7 +9,7 @@ from typing import Any
 from devopsellence.cli.certificates import subjects
 from devopsellence.cli.certificates.pki import CertificateRequest
 from devopsellence.cli.cluster import issue, programs
-from devopsellence.cli.cluster.folder import CertificateBundle, ClusterFolder
+from devopsellence.cli.cluster.folder import CertificateBundle, ClusterFolder, ControlPlane
 from devopsellence.cli.cluster.issue import IssuedBundle
 from devopsellence.cli.output import CliError
 from devopsellence.cli.util.addresses import check_host
@@ -24,15 +24,15 @@ class InitResult:
     """Result of ``cluster init``; ``issued`` pairs each bundle with a description of its destination."""
 
     folder: ClusterFolder
-    members: Mapping[str, str]
+    control_plane: ControlPlane
     prefix: str
     issued: Sequence[tuple[str, IssuedBundle]]
 
     @property
     def operator_variables(self) -> dict[str, str]:
-        """Variables for access to the cluster from this machine as root."""
+        """Variables for access to the cluster from this machine as root, through the gateways."""
         home = str(self.folder.root_operator.root)
-        return programs.client_variables(programs.endpoints(self.members), self.prefix, home)
+        return programs.client_variables(programs.gateways(self.control_plane.controllers), self.prefix, home)
 
     def text(self) -> str:
         """Return the text for a terminal: destinations of the folders and next steps."""
@@ -44,27 +44,30 @@ class InitResult:
             columns(("FOLDER", "STATE", "COPY TO", "REASON"), rows),
             "",
         ]
-        if not self.members:
+        if not self.control_plane.members:
             return "\n".join([*lines, "Next: devopsellence cluster init --etcd <name>=<address>"])
         return "\n".join(
             [
                 *lines,
                 "Each folder of an etcd member has an etcd.env for the EnvironmentFile= of etcd's systemd unit;",
-                f"etcd reads the certificates from {programs.ETCD_HOME}.",
-                "Once etcd is running:",
+                f"etcd reads the certificates from {programs.ETCD_HOME}. The folder controller has a controller.env;",
+                f"controllers serve the gateways that nodes and operators use, on port {programs.GATEWAY_PORT}.",
+                "Once etcd and a controller are running:",
                 *(f"  {line}" for line in programs.exports(self.operator_variables)),
+                "  devopsellence node register <name>",
             ]
         )
 
     def document(self) -> dict[str, Any]:
         return {
             "authority": str(self.folder.authority_certificate),
-            "members": dict(self.members),
+            "members": dict(self.control_plane.members),
+            "controllers": list(self.control_plane.controllers),
             "bundles": [
                 {"folder": str(issued.bundle.root), "outcome": issued.outcome, "why": issued.why, "goes_to": where}
                 for where, issued in self.issued
             ],
-            "variables": self.operator_variables if self.members else {},
+            "variables": self.operator_variables if self.control_plane.members else {},
         }
 
 
@@ -85,39 +88,58 @@ def parse_members(options: Sequence[str]) -> dict[str, str]:
             why = "expected NAME=ADDRESS, such as e1=10.0.0.1" if not separator else f"duplicate member {name}"
             raise CliError("invalid_member", f"--etcd {option!r}: {why}", exit_code=2)
         members[name] = check_host(address)
-    if members:
-        try:
-            Settings(tuple(programs.endpoints(members).split(",")))
-        except SettingsError as error:
-            raise CliError("invalid_member", str(error), exit_code=2) from error
+    _check_endpoints("invalid_member", "--etcd", programs.endpoints(members))
     return members
 
 
-def initialize(folder: ClusterFolder, members: Mapping[str, str], prefix: str, *, force: bool) -> InitResult:
-    """Create or renew the CA and all certificates; without ``members``, for the members of the last call."""
+def parse_controllers(options: Sequence[str]) -> tuple[str, ...]:
+    """Parse addresses of controllers.
+
+    Raises:
+        CliError: ``invalid_address`` (exit code 2).
+    """
+    controllers = tuple(dict.fromkeys(check_host(option) for option in options))
+    _check_endpoints("invalid_address", "--controller", programs.gateways(controllers))
+    return controllers
+
+
+def _check_endpoints(code: str, option: str, endpoints: str) -> None:
+    """Refuse addresses that a client cannot use together."""
+    try:
+        if endpoints:
+            Settings(tuple(endpoints.split(",")))
+    except SettingsError as error:
+        raise CliError(code, f"{option}: {error}", exit_code=2) from error
+
+
+def initialize(folder: ClusterFolder, given: ControlPlane, prefix: str, *, force: bool) -> InitResult:
+    """Create or renew the CA and all certificates; what is not ``given`` is as in the last call."""
     at = issue.now()
     with folder.locked():
-        members = members or folder.members()
+        last = folder.control_plane()
+        machines = ControlPlane(given.members or last.members, given.given_controllers or last.given_controllers)
         authority = issue.establish(folder, at, force=force)
-        folder.remember(members)
+        folder.remember(machines)
         issued = [
             (where, issue.issue(authority, bundle, request, at, force=force))
-            for where, bundle, request in _bundles(folder, members)
+            for where, bundle, request in _bundles(folder, machines)
         ]
-        _write_settings(folder, members, prefix)
-    return InitResult(folder, members, prefix, issued)
+        _write_settings(folder, machines.members, prefix)
+    return InitResult(folder, machines, prefix, issued)
 
 
-def _bundles(
-    folder: ClusterFolder, members: Mapping[str, str]
-) -> list[tuple[str, CertificateBundle, CertificateRequest]]:
+def _bundles(folder: ClusterFolder, machines: ControlPlane) -> list[tuple[str, CertificateBundle, CertificateRequest]]:
     """Return destination, folder and content of each certificate."""
     return [
         *(
             (f"{programs.ETCD_HOME} on {address}", folder.member(name), subjects.member(address))
-            for name, address in members.items()
+            for name, address in machines.members.items()
         ),
-        (f"{programs.CONTROLLER_HOME} on controller machines", folder.controller, subjects.controller()),
+        (
+            f"{programs.CONTROLLER_HOME} on controller machines",
+            folder.controller,
+            subjects.controller(*machines.controllers),
+        ),
         ("(stays here, for you)", folder.root_operator, subjects.root()),
     ]
 
@@ -127,6 +149,9 @@ def _write_settings(folder: ClusterFolder, members: Mapping[str, str], prefix: s
         variables = programs.member_variables(name, members)
         write_atomic(folder.member(name).settings_file("etcd"), programs.settings_file(variables), mode=0o644)
     if members:
-        where = programs.endpoints(members)
-        variables = programs.client_variables(where, prefix, programs.CONTROLLER_HOME)
+        variables = programs.controller_variables(members, prefix)
         write_atomic(folder.controller.settings_file("controller"), programs.settings_file(variables), mode=0o644)
+        root = folder.root_operator
+        lines = programs.exports(programs.etcdctl_variables(members, str(root.root)))
+        text = "".join(f"{line}\n" for line in lines)
+        write_atomic(root.settings_file("etcdctl"), text.encode(), mode=0o644)

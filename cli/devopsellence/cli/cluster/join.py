@@ -43,10 +43,10 @@ def join(folder: ClusterFolder, settings: Settings, node: Node, *, required: boo
         command = programs.bare_agent_command(node, ",".join(settings.endpoints), settings.prefix)
         return JoinInstructions(command, "Next, on the node:")
     authority = _authority(folder, settings, required=required)
-    members = folder.members() if authority else {}
-    variables = programs.client_variables(
-        programs.endpoints(members) or ",".join(settings.endpoints), settings.prefix, programs.AGENT_HOME
+    gateways = programs.gateways(folder.control_plane().controllers if authority else ()) or ",".join(
+        settings.endpoints
     )
+    variables = programs.client_variables(gateways, settings.prefix, programs.AGENT_HOME)
     command = programs.agent_command(node, variables)
     if authority is None:
         issue_command = f"devopsellence cluster issue node {node.name} --uid {node.uid}"

@@ -14,10 +14,11 @@ from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.cli.certificates.subjects import MEMBER_COMMON_NAME
 from devopsellence.cli.util.addresses import is_ip, with_port
 from devopsellence.store.keys import DEFAULT_PREFIX
-from devopsellence.store.settings import CA_CERT, CERT, ENDPOINTS, KEY, PREFIX
+from devopsellence.store.settings import CA_CERT, CERT, ENDPOINTS, ETCD_CLIENT_NAME, KEY, PREFIX
 
 CLIENT_PORT: Final = 2379
 PEER_PORT: Final = 2380
+GATEWAY_PORT: Final = 2381
 #: Folders for the bundles of an agent, a controller and an etcd member; different, because a machine may run all three.
 AGENT_HOME: Final = "/etc/devopsellence"
 CONTROLLER_HOME: Final = "/etc/devopsellence-controller"
@@ -27,6 +28,8 @@ QUOTA_BYTES: Final = 2 * 1024**3
 AGENT_STATE: Final = "/var/lib/devopsellence"
 #: Variable with the agent's arguments in agent.env, for the systemd unit.
 AGENT_ARGUMENTS: Final = "DEVOPSELLENCE_AGENT_ARGUMENTS"
+#: Variable with the address of a controller's gateway: every interface, because each call needs a certificate.
+GATEWAY_LISTEN: Final = "DEVOPSELLENCE_GATEWAY_LISTEN"
 _FLAGS: Final = {
     ENDPOINTS: "--etcd-endpoints",
     CA_CERT: "--etcd-ca-cert",
@@ -37,14 +40,19 @@ _FLAGS: Final = {
 
 
 def endpoints(members: Mapping[str, str]) -> str:
-    """Return the addresses of etcd in the form of ``DEVOPSELLENCE_ETCD_ENDPOINTS``."""
+    """Return the addresses of etcd's members in the form of ``DEVOPSELLENCE_ETCD_ENDPOINTS``."""
     return ",".join(with_port(address, CLIENT_PORT) for address in members.values())
+
+
+def gateways(controllers: Iterable[str]) -> str:
+    """Return the addresses of the gateways on controllers' machines in the form of ``DEVOPSELLENCE_ETCD_ENDPOINTS``."""
+    return ",".join(with_port(address, GATEWAY_PORT) for address in controllers)
 
 
 def member_variables(name: str, members: Mapping[str, str]) -> dict[str, str]:
     """Return the etcd variables of the member ``name``, named like etcd's flags (etcd, "Configuration options").
 
-    Every port requires a certificate of the cluster, from clients and from peers.
+    Every port requires a certificate of the cluster: from clients that of a controller or root, from peers a member's.
     """
     address = members[name]
     client, peer = (f"https://{with_port(address, port)}" for port in (CLIENT_PORT, PEER_PORT))
@@ -66,7 +74,8 @@ def member_variables(name: str, members: Mapping[str, str]) -> dict[str, str]:
         "ETCD_PEER_CLIENT_CERT_AUTH": "true",
         **{f"ETCD_{kind}": f"{ETCD_HOME}/{file}" for kind, file in files.items()},
         **{f"ETCD_PEER_{kind}": f"{ETCD_HOME}/{file}" for kind, file in files.items()},
-        # Otherwise the certificate of a node would be accepted as an etcd peer, bypassing users and roles.
+        # Nodes and operators use the gateways: etcd knows no limits for them, and no rules about values.
+        "ETCD_CLIENT_CERT_ALLOWED_HOSTNAME": ETCD_CLIENT_NAME,
         "ETCD_PEER_CERT_ALLOWED_CN": MEMBER_COMMON_NAME,
         # Names as users and the HTTP gateway exclude each other (etcd, "Role-based access control").
         "ETCD_ENABLE_GRPC_GATEWAY": "false",
@@ -82,9 +91,27 @@ def member_variables(name: str, members: Mapping[str, str]) -> dict[str, str]:
 
 
 def client_variables(where: str, prefix: str, home: str) -> dict[str, str]:
-    """Return the variables of a client of etcd at the endpoints ``where``, with the bundle in ``home``."""
+    """Return the variables of a client of gateways or of etcd at ``where``, with the bundle in ``home``."""
     files = {CA_CERT: f"{home}/ca.crt", CERT: f"{home}/tls.crt", KEY: f"{home}/tls.key"}
     return {ENDPOINTS: where, **files, **_prefix(prefix)}
+
+
+def controller_variables(members: Mapping[str, str], prefix: str) -> dict[str, str]:
+    """Return the environment variables of the controllers' systemd unit."""
+    any_address = "[::]" if any(":" in address for address in members.values()) else "0.0.0.0"  # noqa: S104 - see GATEWAY_LISTEN
+    listen = {GATEWAY_LISTEN: f"{any_address}:{GATEWAY_PORT}"}
+    return {**client_variables(endpoints(members), prefix, CONTROLLER_HOME), **listen}
+
+
+def etcdctl_variables(members: Mapping[str, str], home: str) -> dict[str, str]:
+    """Return the variables of etcdctl (etcd, "etcdctl") for etcd itself, with root's bundle in ``home``."""
+    return {
+        "ETCDCTL_API": "3",
+        "ETCDCTL_ENDPOINTS": ",".join(f"https://{with_port(address, CLIENT_PORT)}" for address in members.values()),
+        "ETCDCTL_CACERT": f"{home}/ca.crt",
+        "ETCDCTL_CERT": f"{home}/tls.crt",
+        "ETCDCTL_KEY": f"{home}/tls.key",
+    }
 
 
 def agent_arguments(node: Node) -> list[str]:

@@ -17,6 +17,7 @@ from devopsellence.cli.dev.certificates import AUTHORITY, MEMBER
 from devopsellence.cli.dev.paths import DevLayout
 from devopsellence.cli.dev.spec import ProcessSpec
 from devopsellence.cli.dev.state import CONTROLLER, NODE, DevState, settings_of
+from devopsellence.store.settings import ETCD_CLIENT_NAME
 
 ETCD: Final = "etcd"
 AGENT: Final = "agent"
@@ -114,7 +115,7 @@ def specs(
         ProcessSpec(ETCD, etcd_command(layout, state, programs.etcd), _etcd_environment(base), 10, stamps[MEMBER]),
         ProcessSpec(
             CONTROLLER,
-            (*python, "devopsellence.controller"),
+            (*python, "devopsellence.controller", f"--gateway-listen=127.0.0.1:{state.gateway_port}"),
             {**base, **controller},
             10,
             f"{programs.version}/{stamps[CONTROLLER]}",
@@ -166,7 +167,8 @@ def etcd_command(layout: DevLayout, state: DevState, etcd: str) -> tuple[str, ..
         f"--peer-trusted-ca-file={authority}",
         f"--peer-cert-file={certificate}",
         f"--peer-key-file={key}",
-        # Otherwise the certificate of a node would be accepted as an etcd peer, bypassing users and roles.
+        # The agent and the operator use the controller's gateway.
+        f"--client-cert-allowed-hostname={ETCD_CLIENT_NAME}",
         f"--peer-cert-allowed-cn={MEMBER_COMMON_NAME}",
         # Names as users and the HTTP gateway exclude each other (etcd, "Role-based access control").
         "--enable-grpc-gateway=false",

@@ -1,4 +1,4 @@
-"""Readiness of etcd, the controller and the agent: wait for each, and fail early for a crash loop.
+"""Readiness of etcd, the controller with its gateway, and the agent: wait for each, and fail early for a crash loop.
 
 A watch on etcd waits for the controller and the agent. etcd itself is polled with backoff, for a bounded time.
 """
@@ -30,7 +30,7 @@ _ENDS: Final = 3
 
 
 async def etcd_answers(etcd: Etcd) -> Member:
-    """Wait until etcd answers and has a leader.
+    """Wait until etcd, itself or through a gateway, answers and has a leader.
 
     Raises:
         Unavailable: etcd did not answer for a minute.

@@ -39,8 +39,9 @@ class StartSequence:
         Raises:
             CliError: ``dev_not_ready``.
         """
-        settings = settings_of(self._layout, self._state, OPERATOR)
-        async with Etcd(settings, timeout=_CALL_SECONDS) as etcd:
+        settings = settings_of(self._layout, self._state, CONTROLLER)
+        through = settings_of(self._layout, self._state, OPERATOR)
+        async with Etcd(settings, timeout=_CALL_SECONDS) as etcd, Etcd(through, timeout=_CALL_SECONDS) as gateway:
             member = await self._within(cluster.ETCD, "etcd does not answer", readiness.etcd_answers(etcd))
             address = settings.endpoints[0]
             self._progress(f"etcd {member.version} is ready at {address}", part=cluster.ETCD, address=address)
@@ -48,6 +49,7 @@ class StartSequence:
             self._start_rest()
             leader = readiness.controller_leads(etcd, lambda: self._report(CONTROLLER).pid)
             await self._within(CONTROLLER, "the controller did not become the leader", leader)
+            await self._within(CONTROLLER, "the gateway does not answer", readiness.etcd_answers(gateway))
             self._progress("the controller is ready", part=CONTROLLER)
             heartbeat = readiness.agent_beats(etcd, node.name, node.uid, lambda: self._report(cluster.AGENT).since)
             beat = await self._within(cluster.AGENT, "the agent sent no heartbeat", heartbeat)
@@ -57,7 +59,7 @@ class StartSequence:
         return tuple(node.labels), readiness.problem_of(beat)
 
     async def _prepare(self, etcd: Etcd, labels: tuple[str, ...] | None) -> Node:
-        """Create the record of the node."""
+        """Create the record of the node, which gives its agent access."""
         await _depose_the_dead(etcd)
         key = etcd.keys.node(self._state.node_name)
         return await change(etcd, key, Node, lambda before: registered(before, self._state, labels))

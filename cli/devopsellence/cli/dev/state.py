@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from devopsellence.store.settings import Settings
 
 DEFAULT_NODE: Final = "local"
-# Names of the certificates in the folder; store.identities defines their common names.
+# Names of the certificates in the folder.
 OPERATOR: Final = "operator"
 CONTROLLER: Final = "controller"
 NODE: Final = "node"
@@ -33,8 +33,8 @@ NODE: Final = "node"
 class DevState:
     """Settings chosen at the first start.
 
-    ``client_port`` and ``peer_port`` belong to etcd, ``agent_port`` to the agent's API, ``http_port`` and
-    ``https_port`` to the ingress. A port saved by an older version may be 0 until the next start.
+    ``client_port`` and ``peer_port`` belong to etcd, ``gateway_port`` to the controller, ``agent_port`` to the agent's
+    API, ``http_port`` and ``https_port`` to the ingress. A port of an older version may be 0 until the next start.
     ``…_given``: the port was given as an option, so never replace it with a free port.
     ``home_made``: the state folder of devopsellence did not exist before, so a purge removes the folder.
     """
@@ -47,6 +47,7 @@ class DevState:
     client_port_given: bool = False
     home_made: bool = False
     agent_port: int = 0
+    gateway_port: int = 0
     http_port: int = 0
     https_port: int = 0
     http_port_given: bool = False
@@ -86,18 +87,20 @@ def save(at: DevLayout, state: DevState) -> None:
 
 
 def settings() -> Settings | None:
-    """Return the etcd settings of the operator; None without a local cluster."""
+    """Return the settings of the operator; None without a local cluster."""
     at = layout()
     state = load(at)
     return settings_of(at, state, OPERATOR) if state else None
 
 
 def settings_of(at: DevLayout, state: DevState, identity: str) -> Settings:
-    """Return the etcd settings of OPERATOR, CONTROLLER or NODE."""
+    """Return the settings of OPERATOR or NODE at the gateway, or of CONTROLLER at etcd itself."""
     from devopsellence.store.settings import Settings
 
+    # A cluster that an earlier version has started has no gateway until the next `dev up`.
+    port = (identity != CONTROLLER and state.gateway_port) or state.client_port
     return Settings(
-        endpoints=(f"127.0.0.1:{state.client_port}",),
+        endpoints=(f"127.0.0.1:{port}",),
         ca_cert=at.certificate("ca"),
         cert=at.certificate(identity),
         key=at.key(identity),

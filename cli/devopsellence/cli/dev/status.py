@@ -12,7 +12,7 @@ from devopsellence.cli.dev.docker_api import DockerHttpApi, DockerHttpError
 from devopsellence.cli.dev.paths import DevLayout
 from devopsellence.cli.dev.readiness import heartbeat, leader, problem_of
 from devopsellence.cli.dev.spec import BACKOFF, RUNNING, ProcessReport, SupervisorSnapshot
-from devopsellence.cli.dev.state import CONTROLLER, OPERATOR, DevState
+from devopsellence.cli.dev.state import CONTROLLER, DevState
 from devopsellence.cli.untrusted import safe
 from devopsellence.cli.util.text import age, columns
 from devopsellence.store.errors import StoreError
@@ -65,6 +65,11 @@ class DevStatus:
         return not self.docker_problem and not any(part.problem for part in self.parts)
 
     @property
+    def gateway_endpoint(self) -> str:
+        """Address of the controller's gateway; "" for a cluster started by a version without one."""
+        return f"127.0.0.1:{self.state.gateway_port}" if self.state.gateway_port else ""
+
+    @property
     def agent_endpoint(self) -> str:
         """Address of the agent's API; "" for a cluster started by a version without the API."""
         return f"127.0.0.1:{self.state.agent_port}" if self.state.agent_port else ""
@@ -85,6 +90,7 @@ class DevStatus:
                 "client_port": self.state.client_port,
                 "peer_port": self.state.peer_port,
             },
+            "gateway": {"endpoint": self.gateway_endpoint, "port": self.state.gateway_port},
             "agent": {"endpoint": self.agent_endpoint, "port": self.state.agent_port},
             "ingress": {"http_port": self.state.http_port, "https_port": self.state.https_port},
             "docker": {
@@ -141,7 +147,7 @@ def _problems(layout: DevLayout, saved: DevState, snapshot: SupervisorSnapshot) 
 
 async def _ask(layout: DevLayout, saved: DevState, snapshot: SupervisorSnapshot) -> dict[str, str]:
     try:
-        async with Etcd(state.settings_of(layout, saved, OPERATOR), timeout=_CALL_SECONDS) as etcd:
+        async with Etcd(state.settings_of(layout, saved, CONTROLLER), timeout=_CALL_SECONDS) as etcd:
             member = await etcd.member()
             candidate = leader(await etcd.list(etcd.keys.election_prefix))
             beat = heartbeat(etcd, await etcd.list(etcd.keys.heartbeats_prefix), saved.node_name)
@@ -210,6 +216,7 @@ def places(status: DevStatus) -> list[str]:
     lines = [
         f"Node    {state.node_name}",
         f"etcd    127.0.0.1:{state.client_port} (peers {state.peer_port})",
+        f"Gateway {status.gateway_endpoint or '-'}",
         f"Agent   {status.agent_endpoint or '-'}",
         f"Apps    {', '.join(status.ingress_urls) or '-'}",
         f"Docker  {state.docker_host} ({docker})",

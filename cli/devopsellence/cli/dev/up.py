@@ -16,7 +16,7 @@ from devopsellence.cli.dev.paths import DevLayout
 from devopsellence.cli.dev.ports import MachinePorts, Ports
 from devopsellence.cli.dev.spec import ProcessSpec, SupervisorSnapshot, read_snapshot, write_specs
 from devopsellence.cli.dev.start import Progress, StartSequence
-from devopsellence.cli.dev.state import DEFAULT_NODE, DevState
+from devopsellence.cli.dev.state import CONTROLLER, DEFAULT_NODE, DevState
 from devopsellence.store.keys import InvalidName, check_name
 
 #: Preferred ports of the ingress: the usual ports without root.
@@ -83,7 +83,7 @@ def _start(
     progress: Progress,
 ) -> RunningCluster:
     if before is None:
-        # The controller and the agent have no access before their etcd users exist.
+        # The agent has no access before its node is registered.
         write_specs(layout.processes, specs[:1])
         supervisor = supervisor_control.start(layout, cluster.environment(os.environ))
     else:
@@ -126,15 +126,18 @@ def decide(
     etcd = _Listener("etcd", "--etcd-port", ports.why_not, ports.choose)
     client, client_given = etcd.port(options.etcd_port, known.client_port, given=known.client_port_given, ours=ours)
     peer = _port(known.peer_port, ports, client, ours=ours)
+    leads = before is not None and before.process(CONTROLLER).alive
+    gateway = _port(known.gateway_port, ports, client, peer, ours=leads)
     serves = before is not None and before.process(cluster.AGENT).alive
-    agent = _port(known.agent_port, ports, client, peer, ours=serves)
+    agent = _port(known.agent_port, ports, client, peer, gateway, ours=serves)
+    inner = (agent, gateway, client, peer)
 
     def everywhere(port: int) -> str:
         return ports.why_not(port, everywhere=True)
 
-    http = _Listener("the ingress", "--http-port", everywhere, lambda: ports.next_free(HTTP_PORT, agent, client, peer))
+    http = _Listener("the ingress", "--http-port", everywhere, lambda: ports.next_free(HTTP_PORT, *inner))
     http_port, http_given = http.port(options.http_port, known.http_port, given=known.http_port_given, ours=routes)
-    taken = (agent, client, peer, http_port)
+    taken = (*inner, http_port)
     https = _Listener("the ingress", "--https-port", everywhere, lambda: ports.next_free(HTTPS_PORT, *taken))
     https_port, https_given = https.port(
         options.https_port, known.https_port, given=known.https_port_given, ours=routes
@@ -148,6 +151,7 @@ def decide(
         peer_port=peer,
         client_port_given=client_given,
         agent_port=agent,
+        gateway_port=gateway,
         http_port=http_port,
         https_port=https_port,
         http_port_given=http_given,

@@ -8,6 +8,7 @@ from devopsellence.agent_identity import is_operator, server_name
 from devopsellence.cli.certificates import subjects
 from devopsellence.cli.certificates.pki import CertificateError
 from devopsellence.store.keys import InvalidName
+from devopsellence.store.settings import ETCD_CLIENT_NAME, ETCD_SERVER_NAME
 
 
 def test_node_certificate_names_the_machine() -> None:
@@ -18,12 +19,24 @@ def test_node_certificate_names_the_machine() -> None:
     assert not is_operator(request.common_name)
 
 
-def test_operators_and_controllers_have_client_certificates() -> None:
-    for request in (subjects.root(), subjects.operator("ann"), subjects.controller()):
+def test_operators_have_client_certificates() -> None:
+    for request in (subjects.root(), subjects.operator("ann")):
         assert request.server_names == ()
     assert is_operator(subjects.root().common_name)
     assert is_operator(subjects.operator("ann").common_name)
     assert not is_operator(subjects.controller().common_name)
+
+
+def test_etcd_accepts_certificates_of_controllers_and_root_alone() -> None:
+    requests = (subjects.operator("ann"), subjects.node("n1", "u1"), subjects.member("10.0.0.1"))
+    for request in (subjects.root(), subjects.controller("10.0.0.1")):
+        assert request.client_names == (ETCD_CLIENT_NAME,)
+    for request in requests:
+        assert ETCD_CLIENT_NAME not in (*request.client_names, *request.server_names)
+
+
+def test_controller_certificate_is_that_of_its_gateway() -> None:
+    assert {ETCD_SERVER_NAME, "127.0.0.1", "10.0.0.1"} <= set(subjects.controller("10.0.0.1").server_names)
 
 
 def test_etcd_member_certificate_has_all_its_names() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.cli.cluster.init import parse_members
+from devopsellence.cli.cluster.init import parse_controllers, parse_members
 from devopsellence.cli.output import CliError
 
 
@@ -30,3 +30,11 @@ def test_invalid_member_is_a_usage_error(said: list[str], code: str) -> None:
     with pytest.raises(CliError) as failure:
         parse_members(said)
     assert (failure.value.code, failure.value.exit_code) == (code, 2)
+
+
+def test_controllers_are_addresses_of_one_kind() -> None:
+    assert parse_controllers(["10.0.0.2", "10.0.0.1", "10.0.0.2"]) == ("10.0.0.2", "10.0.0.1")
+    for said in (["10.0.0.1:2381"], ["10.0.0.1", "fd00::1"], [""]):
+        with pytest.raises(CliError) as failure:
+            parse_controllers(said)
+        assert (failure.value.code, failure.value.exit_code) == ("invalid_address", 2)

@@ -22,6 +22,7 @@ def test_member_requires_certificates_on_every_port() -> None:
     assert all(value.startswith("https://10.0.0.2:") for value in urls)
     assert variables["ETCD_CLIENT_CERT_AUTH"] == variables["ETCD_PEER_CLIENT_CERT_AUTH"] == "true"
     assert variables["ETCD_PEER_CERT_ALLOWED_CN"] == "etcd"
+    assert variables["ETCD_CLIENT_CERT_ALLOWED_HOSTNAME"] == "etcd-client.devopsellence.internal"
     assert variables["ETCD_INITIAL_CLUSTER"] == "e1=https://10.0.0.1:2380,e2=https://10.0.0.2:2380"
 
 
@@ -32,7 +33,7 @@ def test_member_with_host_name_listens_on_all_addresses() -> None:
 
 
 def test_agent_command_line() -> None:
-    variables = programs.client_variables(programs.endpoints(MEMBERS), DEFAULT_PREFIX, programs.AGENT_HOME)
+    variables = programs.client_variables(programs.gateways(MEMBERS.values()), DEFAULT_PREFIX, programs.AGENT_HOME)
     words = shlex.split(programs.agent_command(NODE, variables))
     assert words[0] == "devopsellence-agent"
     assert dict(zip(words[1::2], words[2::2], strict=True)) == {
@@ -41,11 +42,24 @@ def test_agent_command_line() -> None:
         "--state-dir": "/var/lib/devopsellence",
         "--api-listen": "0.0.0.0:7443",
         "--api-advertise": "10.0.0.5:7443",
-        "--etcd-endpoints": "10.0.0.1:2379,10.0.0.2:2379",
+        "--etcd-endpoints": "10.0.0.1:2381,10.0.0.2:2381",
         "--etcd-ca-cert": "/etc/devopsellence/ca.crt",
         "--etcd-cert": "/etc/devopsellence/tls.crt",
         "--etcd-key": "/etc/devopsellence/tls.key",
     }
+
+
+def test_controller_uses_etcd_and_serves_a_gateway() -> None:
+    variables = programs.controller_variables(MEMBERS, DEFAULT_PREFIX)
+    assert variables["DEVOPSELLENCE_ETCD_ENDPOINTS"] == "10.0.0.1:2379,10.0.0.2:2379"
+    assert variables["DEVOPSELLENCE_GATEWAY_LISTEN"] == "0.0.0.0:2381"
+    assert programs.controller_variables({"e1": "fd00::1"}, "/o/")["DEVOPSELLENCE_GATEWAY_LISTEN"] == "[::]:2381"
+
+
+def test_etcdctl_variables_lead_to_etcd_itself() -> None:
+    variables = programs.etcdctl_variables(MEMBERS, "/pki/root")
+    assert variables["ETCDCTL_ENDPOINTS"] == "https://10.0.0.1:2379,https://10.0.0.2:2379"
+    assert variables["ETCDCTL_KEY"] == "/pki/root/tls.key"
 
 
 def test_ipv6_node_has_brackets_in_agent_arguments() -> None:

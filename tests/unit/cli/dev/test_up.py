@@ -14,8 +14,17 @@ from devopsellence.cli.output import CliError
 
 SOCKET = "unix:///run/docker.sock"
 KNOWN = DevState(
-    "local", "u1", SOCKET, client_port=20100, peer_port=20101, agent_port=20102, http_port=8080, https_port=8443
+    "local",
+    "u1",
+    SOCKET,
+    client_port=20100,
+    peer_port=20101,
+    agent_port=20102,
+    gateway_port=20103,
+    http_port=8080,
+    https_port=8443,
 )
+OURS = (20100, 20101, 20102, 20103)
 CHOSEN = replace(KNOWN, client_port=2379, client_port_given=True)
 
 
@@ -39,7 +48,8 @@ def running(*names: str) -> SupervisorSnapshot:
 
 def test_first_start_chooses_all_settings() -> None:
     first = decided(UpOptions(), None, 20000)
-    assert (first.node_name, first.client_port, first.peer_port, first.agent_port) == ("local", 20001, 20002, 20003)
+    assert (first.client_port, first.peer_port, first.gateway_port, first.agent_port) == (20001, 20002, 20003, 20004)
+    assert first.node_name == "local"
     assert len(first.node_uid) == 32
     assert (first.http_port, first.https_port) == (8080, 8443)
     assert not any((first.client_port_given, first.http_port_given, first.https_port_given))
@@ -56,12 +66,14 @@ def test_choices_of_the_first_start_are_kept() -> None:
 
 
 def test_ports_of_running_processes_are_kept() -> None:
-    assert decided(UpOptions(), KNOWN, 20100, 20101, 20102, before=running("etcd", "agent")) == KNOWN
-    assert decided(UpOptions(), KNOWN, 20100, 20101, 20102, before=running("etcd")).agent_port == 20000
+    assert decided(UpOptions(), KNOWN, *OURS, before=running("etcd", "controller", "agent")) == KNOWN
+    some = decided(UpOptions(), KNOWN, *OURS, before=running("etcd"))
+    assert (some.gateway_port, some.agent_port) == (20000, 20001)
 
 
-def test_state_without_agent_api_gets_a_port() -> None:
+def test_state_of_an_older_version_gets_ports() -> None:
     assert decided(UpOptions(), replace(KNOWN, agent_port=0)) == replace(KNOWN, agent_port=20000)
+    assert decided(UpOptions(), replace(KNOWN, gateway_port=0)) == replace(KNOWN, gateway_port=20000)
 
 
 def test_agent_port_avoids_chosen_etcd_port() -> None:
@@ -72,6 +84,7 @@ def test_port_in_use_is_replaced() -> None:
     assert decided(UpOptions(), KNOWN, 20100).client_port == 20000
     assert decided(UpOptions(), KNOWN, 20101).peer_port == 20000
     assert decided(UpOptions(), KNOWN, 20102).agent_port == 20000
+    assert decided(UpOptions(), KNOWN, 20103).gateway_port == 20000
 
 
 def test_chosen_port_in_use_is_an_error() -> None:

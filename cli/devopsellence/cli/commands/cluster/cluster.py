@@ -32,7 +32,7 @@ def cluster() -> None:
     """Set up a cluster: certificates and the access of operators.
 
     cluster init creates a certificate authority (CA), and certificates for etcd, the controllers and you. Copy them to
-    the machines, start etcd and the controllers, then register the nodes.
+    the machines, start etcd and the controllers, then register nodes.
 
     \b
     Example:
@@ -45,28 +45,44 @@ def cluster() -> None:
 @destroys("--force replaces the CA and all certificates of the cluster", when="force")
 @pki_option
 @click.option("--etcd", "members", multiple=True, metavar="NAME=ADDRESS", help="Member of etcd (repeatable); give all.")
+@click.option(
+    "--controller",
+    "controllers",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Machine of a controller (repeatable); give all.  [default: the machines of etcd]",
+)
 @click.option("--force", is_flag=True, help="Create a new CA and new keys; replaces all certificates.")
 @pass_output
 @click.pass_context
-def init(ctx: click.Context, output: Output, pki: str | None, members: tuple[str, ...], force: bool) -> None:
+def init(
+    ctx: click.Context,
+    output: Output,
+    pki: str | None,
+    members: tuple[str, ...],
+    controllers: tuple[str, ...],
+    force: bool,
+) -> None:
     """Create the CA and the certificates of the cluster.
 
     Creates certificates for etcd, the controllers and the root operator, and prints which folder to copy to which
     machine. Valid certificates are kept: run the command again to change the members of etcd or to renew certificates.
+    Nodes and operators connect to the controllers, which serve etcd's API on port 2381.
 
     \b
     Example:
       devopsellence cluster init --etcd e1=10.0.0.1 --etcd e2=10.0.0.2 --etcd e3=10.0.0.3
     """
-    from devopsellence.cli.cluster.folder import ClusterFolder
-    from devopsellence.cli.cluster.init import initialize, parse_members
+    from devopsellence.cli.cluster.folder import ClusterFolder, ControlPlane
+    from devopsellence.cli.cluster.init import initialize, parse_controllers, parse_members
     from devopsellence.store.keys import DEFAULT_PREFIX
     from devopsellence.store.settings import PREFIX
 
     if force:
         confirm(ctx, "This replaces the CA and all certificates: every machine of the cluster needs new ones.")
     prefix = context.connection_flags(ctx).get(PREFIX) or os.environ.get(PREFIX) or DEFAULT_PREFIX
-    done = initialize(ClusterFolder.chosen(pki), parse_members(members), prefix, force=force)
+    given = ControlPlane(parse_members(members), parse_controllers(controllers))
+    done = initialize(ClusterFolder.chosen(pki), given, prefix, force=force)
     register = NextAction("once etcd and a controller run, register a node", "devopsellence node register <name>")
     output.result("cluster init", done.text(), next_actions=[register], **done.document())
 
@@ -137,7 +153,7 @@ def _subject(
     from devopsellence.cli.certificates.pki import CertificateError
 
     if kind == "controller":
-        return folder.controller, subjects.controller()
+        return folder.controller, subjects.controller(*folder.control_plane().controllers)
     if name is None:
         raise CliError("usage", f"missing name: devopsellence cluster issue {kind} <name>", exit_code=2)
     # Create the request first: it validates the name before the name becomes part of a path.

@@ -224,6 +224,7 @@ def _up_document(running: RunningCluster) -> dict[str, Any]:
         "already": running.already,
         "node": {"name": running.state.node_name, "uid": running.state.node_uid, "labels": list(running.labels)},
         "etcd": {"endpoint": f"127.0.0.1:{running.state.client_port}", "client_port": running.state.client_port},
+        "gateway": {"endpoint": f"127.0.0.1:{running.state.gateway_port}", "port": running.state.gateway_port},
         "agent": {"endpoint": f"127.0.0.1:{running.state.agent_port}", "port": running.state.agent_port},
         "ingress": {"http_port": running.state.http_port, "https_port": running.state.https_port},
         "docker": {"host": running.state.docker_host, "problem": running.problem},
