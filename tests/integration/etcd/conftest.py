@@ -17,14 +17,12 @@ from tests.support.need import need_docker, need_etcd
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredCluster]:
-    """Cluster with 12 MB of space in etcd, and tokens that expire within a test."""
+    """Cluster with 12 MB of space in etcd."""
     need_etcd()
     need_docker()
     need_host()
     small_image()
-    with running_cluster(
-        tmp_path_factory.mktemp("stage"), ETCD_AUTH_TOKEN_TTL="2", ETCD_QUOTA_BACKEND_BYTES=str(12 * 1024 * 1024)
-    ) as made:
+    with running_cluster(tmp_path_factory.mktemp("stage"), ETCD_QUOTA_BACKEND_BYTES=str(12 * 1024 * 1024)) as made:
         yield made
 
 

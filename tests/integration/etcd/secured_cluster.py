@@ -1,6 +1,6 @@
-"""Cluster set up by docs/etcd.md: three members of etcd with TLS and users, two controllers, an agent.
+"""Cluster set up by docs/etcd.md: three members of etcd, two controllers with gateways, an agent.
 
-All programs start with the files of ``cluster init``, ``cluster prepare`` and ``node register``. Two members run in
+All programs start with the files of ``cluster init`` and ``node register``. Two members run in
 network namespaces, so that one member can be cut off from the others but not from clients.
 """
 
@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from devopsellence.store.settings import PASSWORD_FILE, USERNAME, Settings
+from devopsellence.store.settings import Settings
 from tests.integration.etcd.link import Link
 from tests.integration.etcd.member import Member
 from tests.support.cli import NO_DEV_CLUSTER, Cli
@@ -66,8 +66,10 @@ class SecuredCluster:
         addresses = dict(zip(("e1", "e2", "e3"), link.addresses.values(), strict=True))
         bare = Cli(Settings(("127.0.0.1:1",)), self.app)
         bare.environ = {"DEVOPSELLENCE_HOME": NO_DEV_CLUSTER}
-        bare.ok("cluster", "init", "--pki", str(self.pki), *(f"--etcd={n}={a}" for n, a in addresses.items()))
-        self.client_port, peer = free_ports(2)
+        members = (f"--etcd={name}={address}" for name, address in addresses.items())
+        bare.ok("cluster", "init", "--pki", str(self.pki), *members, "--controller=127.0.0.1")
+        self.client_port, peer, *gateways = free_ports(4)
+        self.gateways = tuple(f"127.0.0.1:{port}" for port in gateways)
         self.members = [
             Member(
                 name,
@@ -88,8 +90,11 @@ class SecuredCluster:
             cert=root / "tls.crt",
             key=root / "tls.key",
         )
-        self.cli = Cli(self.settings, self.app)
-        self.cli.environ |= {"DEVOPSELLENCE_IDENTITY": str(folder / "operator.age")}
+        #: Root's command line at etcd itself; ``cli`` is that through the gateways.
+        self.cli_at_etcd = Cli(self.settings, self.app)
+        self.cli = Cli(replace(self.settings, endpoints=self.gateways), self.app)
+        for cli in (self.cli, self.cli_at_etcd):
+            cli.environ |= {"DEVOPSELLENCE_IDENTITY": str(folder / "operator.age")}
         self._environ = python_environ(
             {key: value for key, value in os.environ.items() if not key.startswith("DEVOPSELLENCE_")}
         )
@@ -118,7 +123,15 @@ class SecuredCluster:
 
     def script(self, *words: str, check: bool = True, environ: Mapping[str, str] | None = None) -> str:
         """Run deploy/etcd/etcd.sh with root's certificate; return stdout, or stderr if the script fails."""
-        reach = {**os.environ, **self.settings.to_environ(), "DEVOPSELLENCE_HOME": str(self.folder), **(environ or {})}
+        root = self.settings
+        etcdctl = {
+            "ETCDCTL_ENDPOINTS": ",".join(f"https://{member.endpoint}" for member in self.members),
+            "ETCDCTL_CACERT": str(root.ca_cert),
+            "ETCDCTL_CERT": str(root.cert),
+            "ETCDCTL_KEY": str(root.key),
+        }
+        home = {"DEVOPSELLENCE_HOME": str(self.folder)}
+        reach = {**os.environ, **root.to_environ(), **etcdctl, **home, **(environ or {})}
         done = run([str(SCRIPT), *words], environ=reach, check=check)
         return done.stdout if done.returncode == 0 else done.stderr
 
@@ -143,30 +156,15 @@ class SecuredCluster:
     # -- controllers, agent, operator
 
     def prepare(self) -> None:
-        """Create users, start two controllers and the agent.
-
-        The second controller has a password, and a certificate that names no user of etcd.
-        """
-        until("etcd answers", lambda: self.cli.run("node", "list").exit_code == 0, seconds=40, every=0.2)
-        self.cli.ok("cluster", "prepare", "--pki", str(self.pki))
-        stranger = ("cluster", "issue", "node", "stranger", "--uid", uuid.uuid4().hex)
-        self.cli.ok(*stranger, "--pki", str(self.pki), "--out", str(self.folder / "none"))
-        self.etcdctl("user", "add", "second:pw")
-        self.etcdctl("user", "grant-role", "second", "controller")
-        password = self.folder / "password"
-        password.write_text("pw\n")
-        own, none = self.pki / "controller", self.folder / "none"
-        for name, bundle, more in (
-            ("c1", own, {}),
-            ("c2", none, {USERNAME: "second", PASSWORD_FILE: str(password)}),
-        ):
-            settings = replace(
-                self.settings, ca_cert=bundle / "ca.crt", cert=bundle / "tls.crt", key=bundle / "tls.key"
-            )
-            environ = {**self._environ, **settings.to_environ(), **more}
-            command = [sys.executable, "-m", CONTROLLER, "--identity", name]
-            self.controllers.append(Program(command, environ, self.folder / f"{name}.log"))
+        """Start two controllers with gateways, and the agent."""
+        own = self.pki / "controller"
+        settings = replace(self.settings, ca_cert=own / "ca.crt", cert=own / "tls.crt", key=own / "tls.key")
+        environ = {**self._environ, **settings.to_environ()}
+        for number, gateway in enumerate(self.gateways, 1):
+            command = [sys.executable, "-m", CONTROLLER, "--identity", f"c{number}", "--gateway-listen", gateway]
+            self.controllers.append(Program(command, environ, self.folder / f"c{number}.log"))
             self.controllers[-1].start()
+        until("the gateways answer", lambda: self.cli.run("node", "list").exit_code == 0, seconds=40, every=0.2)
         registered = self.cli.json(
             "node", "register", "n1", "--labels", "web,worker", "--address", "127.0.0.1", "--pki", str(self.pki)
         )
@@ -178,7 +176,7 @@ class SecuredCluster:
             ("127.0.0.1:7443", f"127.0.0.1:{port}"),
             ("/etc/devopsellence", registered["bundle"]),
             ("/var/lib/devopsellence", str(self.folder / "agent")),
-            (":2379", f":{self.client_port}"),
+            ("127.0.0.1:2381", ",".join(self.gateways)),
         ):
             command = command.replace(default, value)
         words = [sys.executable, "-m", AGENT, *shlex.split(command)[1:]]

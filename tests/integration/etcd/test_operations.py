@@ -57,7 +57,8 @@ def test_changes_compacted_while_disconnected_are_not_missed(cluster: SecuredClu
         for program in cluster.controllers:
             paused.enter_context(program.paused())
         cluster.configure("unseen")
-        cluster.cli.ok("deploy", "--detach")
+        # The gateways are paused with the controllers.
+        cluster.cli_at_etcd.ok("deploy", "--detach")
         paused.enter_context(cluster.programs[-1].paused())
         cluster.etcdctl("put", FILLER, "x")
         cluster.etcdctl("compact", "--physical", revision(cluster), at=cluster.members[:1])
@@ -82,31 +83,12 @@ def test_each_member_is_defragmented_under_load_the_leader_last(cluster: Secured
         assert leader.endpoint in said[-1]
 
 
-def test_changing_users_disturb_no_client(cluster: SecuredCluster) -> None:
-    stop = threading.Event()
-
-    def change() -> None:
-        while not stop.is_set():
-            cluster.etcdctl("user", "add", "passer-by", "--no-password")
-            cluster.etcdctl("user", "delete", "passer-by")
-
-    thread = threading.Thread(target=change)
-    thread.start()
-    try:
-        cluster.deploy("users changed")
-        for _ in range(5):
-            cluster.cli.ok("status")
-    finally:
-        stop.set()
-        thread.join()
-
-
 def test_lost_member_is_replaced(cluster: SecuredCluster) -> None:
     lost = cluster.members[2]
     output = cluster.script("replace", lost.name, "--pki", str(cluster.pki), check=False)
     assert f"{lost.name} answers at" in output
     lost.end()
-    (finding,) = [each for each in cluster.cli.error("doctor")["findings"] if each["severity"] == "error"]
+    (finding,) = [each for each in cluster.cli_at_etcd.error("doctor")["findings"] if each["severity"] == "error"]
     assert (finding["code"], lost.endpoint in finding["message"]) == ("etcd_member_away", True)
     lost.wipe()
     for _ in range(2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, Self
@@ -17,6 +18,9 @@ from devopsellence.store.settings import Settings
 #: Text by which clients know that a request was not processed, so that they send it again, to another gateway.
 NOT_PROCESSED: Final = "etcdserver: no leader"
 _TIMEOUT: Final = 5.0
+# Share of a read's time that the first member has to answer. The caller would ask through another gateway, whose next
+# member may be the silent one again.
+_FIRST_SHARE: Final = 0.4
 _PASSED_ON: Final = frozenset(
     {
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -97,9 +101,20 @@ class Upstream:
         write: bool = False,
         leader: bool = True,
     ) -> Response:
-        return await translated(
-            self._connection.ask(what, method, request, seconds, write=write, leader=leader), write=write
-        )
+        async def ask(limit: float) -> Response:
+            return await self._connection.ask(what, method, request, limit, write=write, leader=leader)
+
+        return await translated(ask(seconds) if write else _asked_twice(ask, seconds), write=write)
+
+
+async def _asked_twice(ask: Callable[[float], Awaitable[Response]], seconds: float) -> Response:
+    """Return the answer to a read: of another member, if the first is silent for its share of the time."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    try:
+        return await ask(seconds * _FIRST_SHARE)
+    except Unavailable:
+        return await ask(max(deadline - loop.time(), 0.01))
 
 
 async def translated(call: Awaitable[Response], *, write: bool = False) -> Response:
