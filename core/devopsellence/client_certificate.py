@@ -8,13 +8,11 @@ from __future__ import annotations
 import ssl
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 import grpc
 
 from devopsellence import input_file
-
-_ROUNDS: Final = 6
+from devopsellence.tls_handshake import shake_hands
 
 
 class UnusableCertificate(ValueError):
@@ -68,13 +66,7 @@ def certificate_end(ca_cert: Path | None, cert: Path | None, key: Path | None) -
         server_context.load_verify_locations(ca_cert)
         for context in (client_context, server_context):
             context.load_cert_chain(cert, key, password="")
-        forth, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-        client = client_context.wrap_bio(back, forth)
-        server = server_context.wrap_bio(forth, back, server_side=True)
-        for _ in range(_ROUNDS):
-            for side in (client, server):
-                with suppress(ssl.SSLWantReadError):
-                    side.do_handshake()
+        _, server = shake_hands(client_context, server_context)
         certificate = server.getpeercert() or {}
         return float(ssl.cert_time_to_seconds(str(certificate["notAfter"])))
     except (OSError, ValueError, KeyError):
