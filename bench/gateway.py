@@ -22,9 +22,9 @@ from bench.report import Figure
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.gateway.caller import Role
 from devopsellence.controller.gateway.limits import PROFILES
-from devopsellence.store.acl import user_of_node
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd, Put
+from devopsellence.store.identities import user_of_node
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.settings import Settings
 from tests.support.authority import Authority, settings_with

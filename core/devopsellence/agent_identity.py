@@ -1,6 +1,6 @@
 """Identities of operators and agents in certificates, and constants shared by both ends of the agent API.
 
-A certificate's common name is the etcd user (``store.acl``), and in the agent API the identity of caller or server.
+A certificate's common name is the identity of caller or server (``store.identities``), also at the gateways.
 Agents are reached by address, so the server name in an agent's certificate is derived from the machine's ``uid``:
 another machine with the same node name cannot impersonate the agent. No IO.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-#: Common names of operators: etcd's root user, or the prefix of an operator's name.
+#: Common names of operators: that of root, or the prefix of an operator's name.
 OPERATOR_ROOT: Final = "root"
 OPERATOR_PREFIX: Final = "operator:"
 #: Prefix of an agent's common name, followed by the machine's uid.

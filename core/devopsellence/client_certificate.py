@@ -1,18 +1,22 @@
-"""Client certificate of a program: credentials made of its files, changes of the files, and the end of the certificate.
+"""Client certificate of a program: credentials made of its files, changes of the files, its name and its end.
 
-The end is found without a library that parses certificates: those take memory for a rare question.
+Name and end are found without a library that parses certificates: those take memory for a rare question.
 """
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 import grpc
 
 from devopsellence import input_file
 from devopsellence.tls_handshake import shake_hands
+
+_Subject = tuple[tuple[tuple[str, str], ...], ...]
 
 
 class UnusableCertificate(ValueError):
@@ -57,17 +61,38 @@ def certificate_end(ca_cert: Path | None, cert: Path | None, key: Path | None) -
     """
     if ca_cert is None or cert is None or key is None:
         return 0.0
+    try:
+        return float(ssl.cert_time_to_seconds(str(_shown_to_server(ca_cert, cert, key)["notAfter"])))
+    except (OSError, ValueError, KeyError):
+        return 0.0
+
+
+def common_name(cert: Path | None, key: Path | None) -> str:
+    """Return the common name of a client certificate; "" without a certificate that is valid now. Blocks."""
+    if cert is None or key is None:
+        return ""
+    try:
+        # The certificate is its own authority here, because that of clients need not be that of the servers.
+        subject = cast("_Subject", _shown_to_server(cert, cert, key).get("subject", ()))
+    except (OSError, ValueError):
+        return ""
+    return next((value for part in subject for name, value in part if name == "commonName"), "")
+
+
+def _shown_to_server(authority: Path, cert: Path, key: Path) -> Mapping[str, object]:
+    """Return a client certificate as a server sees it that accepts those of ``authority``.
+
+    Raises:
+        OSError, ValueError: the files cannot be used, or the server would not accept the certificate.
+    """
     client_context, server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     client_context.check_hostname = False
     # The peer is this function.
     client_context.verify_mode = ssl.CERT_NONE
     server_context.verify_mode = ssl.CERT_REQUIRED
-    try:
-        server_context.load_verify_locations(ca_cert)
-        for context in (client_context, server_context):
-            context.load_cert_chain(cert, key, password="")
-        _, server = shake_hands(client_context, server_context)
-        certificate = server.getpeercert() or {}
-        return float(ssl.cert_time_to_seconds(str(certificate["notAfter"])))
-    except (OSError, ValueError, KeyError):
-        return 0.0
+    server_context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    server_context.load_verify_locations(authority)
+    for context in (client_context, server_context):
+        context.load_cert_chain(cert, key, password="")
+    _, server = shake_hands(client_context, server_context)
+    return server.getpeercert() or {}

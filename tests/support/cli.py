@@ -30,6 +30,8 @@ class Cli:
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings = settings
+        #: Settings of :meth:`etcd`: behind a gateway, those of etcd itself, for records that others write.
+        self.direct = settings
         self.folder = folder
         self.environ = {**settings.to_environ(), "DEVOPSELLENCE_HOME": NO_DEV_CLUSTER}
 
@@ -65,10 +67,10 @@ class Cli:
         return error
 
     def etcd(self, work: Callable[[Etcd], Awaitable[T]]) -> T:
-        """Return the result of ``work`` on a connection to etcd."""
+        """Return the result of ``work`` on a connection to etcd, see ``direct``."""
 
         async def connected() -> T:
-            async with Etcd(self.settings) as etcd:
+            async with Etcd(self.direct) as etcd:
                 return await work(etcd)
 
         return asyncio.run(connected())

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from devopsellence.cli.certificates.subjects import MEMBER_COMMON_NAME
+from devopsellence.store.identities import USER_CONTROLLER, USER_OPERATOR
 from devopsellence.store.keys import DEFAULT_PREFIX
 from devopsellence.store.settings import Settings
 from tests.support.authority import Authority, settings_with
@@ -50,7 +52,7 @@ class EtcdServer:
         self.arguments = tuple(arguments)
         self.port, self.peer_port = free_ports(2)
         self.initial_cluster = f"{name}={self.peer_url}"
-        self._certificate = authority.issue_server(f"member-{name}") if authority else None
+        self._certificate = authority.issue_server(MEMBER_COMMON_NAME) if authority else None
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -166,7 +168,7 @@ class EtcdServer:
     def replace_certificate(self, authority: Authority, *, days_old: int) -> None:
         """Put a certificate of that age in place of the present one; etcd reads it for every connection."""
         assert self._certificate is not None
-        issued = authority.issue_server(f"member-{self.name}", days_old=days_old)
+        issued = authority.issue_server(MEMBER_COMMON_NAME, days_old=days_old)
         issued.certificate.replace(self._certificate.certificate)
         issued.key.replace(self._certificate.key)
 
@@ -207,6 +209,19 @@ class EtcdServer:
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
         return done.stdout
+
+    def enable_users(self) -> None:
+        """Turn authentication on, with the users of root and the controllers, as in clusters of earlier versions."""
+        for user, grant in (
+            (USER_OPERATOR, ()),
+            (USER_CONTROLLER, ("--prefix=true", USER_CONTROLLER, "readwrite", DEFAULT_PREFIX)),
+        ):
+            self.etcdctl("user", "add", user, "--no-password")
+            self.etcdctl("role", "add", user)
+            if grant:
+                self.etcdctl("role", "grant-permission", *grant)
+            self.etcdctl("user", "grant-role", user, user)
+        self.etcdctl("auth", "enable")
 
     def _tls_arguments(self) -> list[str]:
         if self.authority is None or self._certificate is None:

@@ -15,9 +15,9 @@ from devopsellence.api.v1.stored_pb2 import Node, OperatorAccess
 from devopsellence.client_certificate import read_credentials
 from devopsellence.controller.gateway.refusal import Refused
 from devopsellence.controller.gateway.server import Gateway, GatewayOptions
-from devopsellence.store.acl import USER_CONTROLLER, USER_OPERATOR, user_of_node, user_of_operator
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
+from devopsellence.store.identities import USER_CONTROLLER, USER_OPERATOR, user_of_node, user_of_operator
 from devopsellence.store.settings import Settings
 from tests.support.authority import Authority, settings_with
 from tests.support.until import eventually

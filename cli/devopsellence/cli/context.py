@@ -165,8 +165,16 @@ async def environment(ctx: click.Context, etcd: Etcd) -> EnvironmentRef:
     Without a configuration, the cluster must have exactly one environment (of the name in ``--env``).
 
     Raises:
-        CliError: ``environment_unknown``: no environment, or several; lists the candidates.
+        CliError: ``environment_unknown``: no environment, or several; lists the candidates. ``etcd_permission_denied``.
     """
+    from devopsellence.cli.store.rights import check_environment
+
+    ref = await _chosen_environment(ctx, etcd)
+    await check_environment(etcd, ref)
+    return ref
+
+
+async def _chosen_environment(ctx: click.Context, etcd: Etcd) -> EnvironmentRef:
     from devopsellence import config
 
     name = environment_flag(ctx)

@@ -11,11 +11,13 @@ import click
 from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.cli.signals import number_of
 from devopsellence.store import errors as store_errors
-from devopsellence.store.keys import InvalidName
+from devopsellence.store.keys import DEFAULT_PREFIX, InvalidName
 from devopsellence.store.size import RecordTooLarge
 
 # Prefix of gRPC error messages: a status and the address.
 _ADDRESS: Final = re.compile(r"^(?:[A-Z_]+: )?(?:(?:ipv[46]|dns):\S+: )?")
+# A gateway's refusal, followed by its reason, which names the caller and the key; etcd itself gives no reason.
+_REFUSED: Final = "etcdserver: permission denied: "
 _DOCTOR: Final = NextAction("check the setup", "devopsellence doctor")
 
 
@@ -85,6 +87,9 @@ def of_store(error: store_errors.StoreError, *, where: str = "", dev: bool = Fal
                 "etcd_unauthenticated", f"etcd{at} rejected the credentials{detail}", next_actions=[_DOCTOR]
             )
         case store_errors.PermissionDenied():
+            _, separator, reason = str(error).partition(_REFUSED)
+            if separator:
+                return access_denied(reason)
             return CliError("etcd_permission_denied", f"etcd{at}: permission denied{detail}", next_actions=[_DOCTOR])
         case store_errors.NoSpace():
             return of_alarm("NOSPACE", where=where)
@@ -95,6 +100,12 @@ def of_store(error: store_errors.StoreError, *, where: str = "", dev: bool = Fal
             return CliError("record_unreadable", str(error), next_actions=[show])
         case _:
             return CliError("etcd_failed", f"etcd{at}: {error or type(error).__name__}", next_actions=[_DOCTOR])
+
+
+def access_denied(reason: str) -> CliError:
+    """Return the error for something that a gateway allows only to others; ``reason`` names the operator."""
+    action = NextAction("as root, see who may do what", f"etcdctl get --prefix {DEFAULT_PREFIX}access/operators/")
+    return CliError("etcd_permission_denied", f"access denied: {reason}", next_actions=[action])
 
 
 def _reason(message: str) -> str:

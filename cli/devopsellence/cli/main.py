@@ -61,7 +61,7 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "env": ("devopsellence.cli.commands.cluster.env:env", "List and delete environments."),
         "cluster": (
             "devopsellence.cli.commands.cluster.cluster:cluster",
-            "Set up a cluster: certificates and access to etcd.",
+            "Set up a cluster: certificates and the access of operators.",
         ),
         "doctor": (
             "devopsellence.cli.commands.cluster.doctor:doctor",

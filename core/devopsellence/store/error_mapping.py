@@ -25,14 +25,6 @@ class AuthenticationOff(Rejected):
     """Authentication is not enabled in the cluster."""
 
 
-class AlreadyExists(Rejected):
-    """User or role to be added exists already."""
-
-
-class DoesNotExist(Rejected):
-    """User or role named by the request does not exist."""
-
-
 class NotProcessed(Unavailable):
     """Request rejected unprocessed by a member: another member, or the same a moment later, may serve the request."""
 
@@ -65,10 +57,6 @@ _BY_TEXT: Final[tuple[tuple[str, type[StoreError]], ...]] = (
     ("etcdserver: request is too large", Rejected),
     ("received message larger than max", Rejected),
     ("etcdserver: authentication is not enabled", AuthenticationOff),
-    ("etcdserver: user name already exists", AlreadyExists),
-    ("etcdserver: role name already exists", AlreadyExists),
-    ("etcdserver: user name not found", DoesNotExist),
-    ("etcdserver: role name not found", DoesNotExist),
 )
 #: gRPC codes for "no answer": the request may have been carried out.
 _UNANSWERED: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL", "ABORTED"})

@@ -81,6 +81,7 @@ class Etcd:
 
     def __init__(self, settings: Settings, *, timeout: float = 5.0) -> None:
         self.keys = Keys(settings.prefix)
+        self.settings = settings
         self._timeout = timeout
         self._connection = EtcdConnection(settings, timeout=timeout)
 
@@ -241,40 +242,6 @@ class Etcd:
             "keep leases alive", lambda stubs: stubs.lease.LeaseKeepAlive, lost=Unavailable
         )
         return KeepaliveStream(stream)
-
-    async def user_add(self, user: str) -> None:
-        """Add a user without password: only a certificate with this common name authenticates as ``user``."""
-        request = rpc.AuthUserAddRequest(name=user, options=rpc.UserAddOptions(no_password=True))
-        await self._write(f"add user {user}", lambda stubs: stubs.auth.UserAdd, request)
-
-    async def user_delete(self, user: str) -> None:
-        request = rpc.AuthUserDeleteRequest(name=user)
-        await self._write(f"delete user {user}", lambda stubs: stubs.auth.UserDelete, request)
-
-    async def user_grant_role(self, user: str, role: str) -> None:
-        request = rpc.AuthUserGrantRoleRequest(user=user, role=role)
-        await self._write(f"grant role {role} to {user}", lambda stubs: stubs.auth.UserGrantRole, request)
-
-    async def role_add(self, role: str) -> None:
-        await self._write(f"add role {role}", lambda stubs: stubs.auth.RoleAdd, rpc.AuthRoleAddRequest(name=role))
-
-    async def role_delete(self, role: str) -> None:
-        request = rpc.AuthRoleDeleteRequest(role=role)
-        await self._write(f"delete role {role}", lambda stubs: stubs.auth.RoleDelete, request)
-
-    async def role_grant(self, role: str, key: str, *, read: bool, write: bool) -> None:
-        """Grant ``role`` read or write access (or both) to a key, or to all keys under a prefix ending with ``/``."""
-        start, end = key_range(key)
-        kinds = rpc.Permission
-        kind = kinds.READWRITE if read and write else kinds.WRITE if write else kinds.READ
-        permission = rpc.Permission(permType=kind, key=start, range_end=end)
-        request = rpc.AuthRoleGrantPermissionRequest(name=role, perm=permission)
-        what = f"grant {kinds.Type.Name(kind)} on {key} to role {role}"
-        await self._write(what, lambda stubs: stubs.auth.RoleGrantPermission, request)
-
-    async def auth_enable(self) -> None:
-        """Turn authentication on. Idempotent. A user ``root`` with the role ``root`` must exist."""
-        await self._write("turn authentication on", lambda stubs: stubs.auth.AuthEnable, rpc.AuthEnableRequest())
 
     async def _read(
         self,

@@ -15,9 +15,9 @@ from tests.support.need import need_etcd
 @pytest.mark.parametrize(
     ("days_old", "line"),
     [
-        (10, "ok    certificates of etcd: the first of the members' certificates expires in 354 days"),
-        (360, "warn  certificate of etcd {endpoint}: the certificate of {endpoint} expires in 4 days"),
-        (366, "FAIL  certificate of etcd {endpoint}: clients refuse the certificate of {endpoint}: certificate has"),
+        (10, "ok    server certificates: the first of the certificates expires in 354 days"),
+        (360, "warn  certificate of {endpoint}: the certificate of {endpoint} expires in 4 days"),
+        (366, "FAIL  certificate of {endpoint}: clients refuse the certificate of {endpoint}: certificate has"),
     ],
 )
 def test_expiry_of_member_certificate_is_shown(tmp_path: Path, days_old: int, line: str) -> None:

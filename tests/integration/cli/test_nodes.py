@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import (
@@ -17,13 +15,9 @@ from devopsellence.api.v1.stored_pb2 import (
     ServiceStatus,
 )
 from devopsellence.api.v1.workload_pb2 import Service, VolumeMount
-from devopsellence.store import acl
 from devopsellence.store.codec import decode
 from devopsellence.store.keys import EnvironmentRef
-from tests.support.authority import Authority
 from tests.support.cli import Cli
-from tests.support.etcd import EtcdServer
-from tests.support.need import need_etcd
 
 ENV = "acme/Shop/production"
 REF = EnvironmentRef.parse(ENV)
@@ -161,18 +155,6 @@ def test_unreadable_node_is_never_overwritten(cli: Cli) -> None:
     cli.ok("node", "register", "n2")
     cli.write(lambda etcd: etcd.keys.environment(REF), b"garbage")
     assert cli.error("node", "attach", "n2", "--env", ENV)["code"] == "record_unreadable"
-
-
-def test_register_grants_etcd_access_to_node_certificate(cli: Cli, tmp_path: Path) -> None:
-    need_etcd()
-    authority = Authority(tmp_path / "pki")
-    with EtcdServer(tmp_path / "etcd", authority=authority) as server:
-        secured = Cli(server.settings(user=acl.USER_OPERATOR), cli.folder)
-        secured.etcd(acl.enable)
-        uids = {secured.json("node", "register", "n1")["uid"] for _ in range(2)}
-        assert server.etcdctl("user", "list").split() == ["controller", *(f"node:{uid}" for uid in uids), "root"]
-        stranger = Cli(server.settings(user="node:stranger"), cli.folder)
-        assert stranger.error("node", "list")["code"] in ("etcd_permission_denied", "etcd_unauthenticated")
 
 
 def test_events_skip_unreadable_records(cli: Cli) -> None:

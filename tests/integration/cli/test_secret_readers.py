@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
 from devopsellence.age import AgeIdentity, EncryptionError
 from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
 from devopsellence.cli.secrets import access
-from devopsellence.store import acl
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
 from tests.integration.cli.secret_operator import Operator, opened, own, service
-from tests.support.authority import Authority
-from tests.support.cli import REF, Cli
-from tests.support.etcd import EtcdServer
-from tests.support.need import need_etcd
+from tests.support.cli import REF
 
 ENV = str(REF)
 VALUE = b"postgres://shop:hunter2@db/shop"
@@ -170,22 +165,3 @@ def test_node_without_age_key_has_seen_no_secret(ann: Operator) -> None:
     ann.ok("node", "attach", "n1")
     ann.set("DATABASE_URL", VALUE)
     assert ann.json("node", "detach", "n1", "-y")["secrets_seen"] == []
-
-
-def test_operator_certificate_can_manage_secrets(cli: Cli, tmp_path: Path) -> None:
-    need_etcd()
-    authority = Authority(tmp_path / "pki")
-    with EtcdServer(tmp_path / "etcd", authority=authority) as server:
-        root = Operator(server.settings(user=acl.USER_OPERATOR), cli.folder, tmp_path / "root.age")
-        root.etcd(acl.enable)
-        root.etcd(lambda etcd: acl.grant_operator(etcd, "ann"))
-        n1 = root.node("n1")
-        ann = Operator(server.settings(user="operator:ann"), cli.folder, tmp_path / "ann.age")
-        ann.set("DATABASE_URL", VALUE, "--env", ENV)
-        ann.ok("node", "attach", "n1", "--env", ENV)
-        assert opened(n1, ann) == VALUE
-        assert [secret["nodes"] for secret in ann.json("secret", "list")["secrets"]] == [["n1"]]
-        ann.ok("secret", "delete", "DATABASE_URL", "--service", "web", "--yes")
-        # The node itself reads no secret, sealed as it is.
-        node = Operator(server.settings(user=f"node:{root.uid('n1')}"), cli.folder, tmp_path / "n1.age")
-        assert node.error("secret", "list", "--env", ENV)["code"] == "etcd_permission_denied"

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.store import acl
 from devopsellence.store.codec import encode
 from devopsellence.store.errors import PermissionDenied, Rejected
 from devopsellence.store.etcd import Compare, Etcd, Put
+from devopsellence.store.identities import USER_CONTROLLER
 from devopsellence.store.keys import PEERS, EnvironmentRef
 from devopsellence.store.lease import LeaseKeeper
 from tests.support.authority import Authority
@@ -122,9 +122,8 @@ async def test_gateway_stands_in_front_of_an_etcd_with_users(tmp_path: Path) -> 
     need_etcd()
     authority = Authority(tmp_path / "ca")
     with EtcdServer(tmp_path / "etcd", authority=authority) as server:
-        async with Etcd(server.settings(user=acl.USER_OPERATOR)) as root:
-            await acl.enable(root)
-        settings = server.settings(user=acl.USER_CONTROLLER)
+        await asyncio.to_thread(server.enable_users)
+        settings = server.settings(user=USER_CONTROLLER)
         async with running_gateway(settings, authority) as gateway:
             await gateway.register("n1")
             keys = gateway.direct.keys

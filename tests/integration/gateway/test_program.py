@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.store.acl import USER_OPERATOR
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
+from devopsellence.store.identities import USER_OPERATOR
 from devopsellence.store.settings import Settings
 from tests.support.authority import Authority, settings_with
 from tests.support.controller import ControllerProcess

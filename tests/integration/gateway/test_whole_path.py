@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -17,9 +16,9 @@ from bench.hollow.agent import HollowAgent
 from bench.hollow.fleet import registrations, uid_of
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.store.acl import user_of_node, user_of_operator
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Compare, Etcd, Put
+from devopsellence.store.identities import user_of_node, user_of_operator
 from devopsellence.store.settings import Settings
 from tests.integration.cli import secret_operator
 from tests.integration.gateway.key_classes import fields
@@ -56,7 +55,7 @@ class GatewayCluster:
 async def cluster(
     etcd: Etcd, settings: Settings, authority: Authority, tmp_path: Path
 ) -> AsyncIterator[GatewayCluster]:
-    operator = getpass.getuser()
+    operator = "ann"
     access = pb.OperatorAccess(name=operator, environments=["*"], nodes=True)
     await etcd.put(etcd.keys.operator_access(operator), encode(access))
     await etcd.txn([], registrations(etcd, NODES, ["web"]))

@@ -9,24 +9,26 @@ from typing import Any
 
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.api.v1.stored_pb2 import Environment, Release
-from devopsellence.store import acl
 from devopsellence.store.codec import encode
-from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
 from tests.support.agent import AgentNode
 from tests.support.authority import settings_with
 from tests.support.cli import REF, Cli
 from tests.support.controller import ControllerProcess
-from tests.support.etcd import EtcdServer
+from tests.support.gateway import RunningGateway
 from tests.support.until import eventually
 
 
 class AgentCluster:
-    """An etcd with users, a controller once :meth:`controller` is called, and nodes with agents."""
+    """A gateway to an etcd, a controller once :meth:`controller` is called, and nodes with agents.
 
-    def __init__(self, server: EtcdServer, etcd: Etcd, cli: Cli, folder: Path) -> None:
-        self.server = server
-        self.etcd = etcd
+    ``etcd`` is a connection to etcd itself, with the settings ``direct`` of a controller.
+    """
+
+    def __init__(self, settings: Settings, gateway: RunningGateway, cli: Cli, folder: Path) -> None:
+        self.gateway = gateway
+        self.etcd = gateway.direct
+        self.direct = settings
         self.cli = cli
         self.folder = folder
         self._machines: list[AgentNode] = []
@@ -59,13 +61,11 @@ class AgentCluster:
 
     def controller(self) -> None:
         """Start a controller."""
-        settings = self.server.settings(user=acl.USER_CONTROLLER)
-        self._controller = ControllerProcess(settings, self.folder / "controller.log")
+        self._controller = ControllerProcess(self.direct, self.folder / "controller.log")
 
     def settings(self, uid: str) -> Settings:
-        """Return settings with the certificate of node ``uid``."""
-        assert self.server.authority is not None
-        return settings_with(self.server.settings(), self.server.authority.issue_agent(uid))
+        """Return settings with the certificate of node ``uid``, as of an agent."""
+        return settings_with(self.gateway.root(), self.gateway.authority.issue_agent(uid))
 
     def machine(self, name: str, uid: str) -> AgentNode:
         """Return a node with a new certificate and an agent not started yet; :meth:`clean` removes the node."""
@@ -92,13 +92,6 @@ class AgentCluster:
         await self.etcd.put(self.etcd.keys.release(REF, number), encode(release))
         environment = Environment(nodes=nodes, latest_release=number, **names)
         await self.etcd.put(self.etcd.keys.environment(REF), encode(environment))
-
-    def users(self) -> set[str]:
-        """Return the users of etcd."""
-        return set(self.server.etcdctl("user", "list").split())
-
-    def roles(self) -> set[str]:
-        return set(self.server.etcdctl("role", "list").split())
 
     def clean(self) -> None:
         """End all processes and remove the objects of the nodes."""

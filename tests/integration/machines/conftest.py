@@ -1,4 +1,4 @@
-"""Etcd with users, root's commands, and nodes with certificates."""
+"""A gateway in front of etcd, root's commands through it, and nodes with certificates."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from devopsellence.store import acl
-from devopsellence.store.etcd import Etcd
+from devopsellence.store.identities import USER_CONTROLLER
 from tests.integration.machines.cluster import AgentCluster
 from tests.support.authority import Authority
 from tests.support.cli import Cli
 from tests.support.etcd import EtcdServer
+from tests.support.gateway import running_gateway
 from tests.support.need import need_etcd
 
 
@@ -31,11 +32,13 @@ async def cluster(server: EtcdServer, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("DEVOPSELLENCE_IDENTITY", str(tmp_path / "operator.age"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".git").mkdir()
-    settings = server.settings(user=acl.USER_OPERATOR)
-    async with Etcd(settings) as etcd:
-        await acl.enable(etcd)
-        agent_cluster = AgentCluster(server, etcd, Cli(settings, tmp_path), tmp_path)
-        try:
-            yield agent_cluster
-        finally:
-            await asyncio.to_thread(agent_cluster.clean)
+    assert server.authority is not None
+    settings = server.settings(user=USER_CONTROLLER)
+    # The gateway is in this process: its log must not be mixed with the output of commands.
+    with capture_logs():
+        async with running_gateway(settings, server.authority) as gateway:
+            agent_cluster = AgentCluster(settings, gateway, Cli(gateway.root(), tmp_path), tmp_path)
+            try:
+                yield agent_cluster
+            finally:
+                await asyncio.to_thread(agent_cluster.clean)

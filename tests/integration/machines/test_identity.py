@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
-from devopsellence.store import acl
 from devopsellence.store.codec import encode
-from devopsellence.store.errors import PermissionDenied, StoreError, Unauthenticated
+from devopsellence.store.errors import PermissionDenied, StoreError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.lease import LeaseKeeper
 from tests.integration.machines.cluster import AgentCluster
@@ -23,91 +24,126 @@ from tests.support.until import eventually
 pytestmark = pytest.mark.etcd
 
 
-async def test_replaced_machine_has_no_access_to_etcd(cluster: AgentCluster) -> None:
+async def admitted(etcd: Etcd, node: str) -> None:
+    """Return once the gateway admits the machine of a node that was just registered."""
+
+    async def reads() -> bool:
+        with suppress(PermissionDenied):
+            return await etcd.get(etcd.keys.node(node)) is not None
+        return False
+
+    await eventually(f"the gateway admits {node}", reads, every=0.01)
+
+
+async def test_replaced_machine_has_no_access(cluster: AgentCluster) -> None:
     first = (await cluster.json("node", "register", "n1", "--labels", "web,worker", "--address", "10.0.0.5"))["uid"]
     await cluster.command("node", "register", "n2")
     async with Etcd(cluster.settings(first)) as old, LeaseKeeper(old) as keeper:
         keys = old.keys
+        await admitted(old, "n1")
         lease = await keeper.grant(30)
-        await old.put(keys.heartbeat("n1"), encode(Heartbeat(node="n1", uid=first)), lease=lease.id)
-        await old.put(keys.status("n1", REF), b"{}")
+        beat = encode(Heartbeat(node="n1", uid=first))
+        await old.put(keys.heartbeat("n1"), beat, lease=lease.id)
         document = await cluster.json("node", "register", "n1", "--replace", "-y")
         second = document["uid"]
         assert (document["replaced"], document["labels"], document["address"]) == (first, ["web", "worker"], "10.0.0.5")
         # Its sign of life goes with it.
         assert await cluster.etcd.get(keys.heartbeat("n1")) is None
         for attempt in (
-            old.put(keys.heartbeat("n1"), b"{}"),
-            old.put(keys.status("n1", REF), b"{}"),
+            old.put(keys.heartbeat("n1"), beat, lease=lease.id),
             old.get(keys.node("n1")),
             old.list(keys.assignments_prefix("n1")),
-            old.put(keys.event(REF, "e1"), b"{}"),
         ):
-            with pytest.raises((PermissionDenied, Unauthenticated)):
+            with pytest.raises(PermissionDenied):
                 await attempt
-    async with Etcd(cluster.settings(second)) as new:
-        await new.put(new.keys.heartbeat("n1"), encode(Heartbeat(node="n1", uid=second)))
+    async with Etcd(cluster.settings(second)) as new, LeaseKeeper(new) as keeper:
+        await admitted(new, "n1")
+        lease = await keeper.grant(30)
+        await new.put(new.keys.heartbeat("n1"), encode(Heartbeat(node="n1", uid=second)), lease=lease.id)
         with pytest.raises(PermissionDenied):
             await new.get(new.keys.node("n2"))
-    assert f"node:{first}" not in cluster.users()
-    assert (await cluster.listed("n1"))["state"] == "ready"
+        assert (await cluster.listed("n1"))["state"] == "ready"
 
 
-async def test_old_certificate_loses_access_with_its_machine(cluster: AgentCluster) -> None:
-    """Earlier versions called the etcd user of a node after the name."""
+@pytest.mark.parametrize(
+    "command", [("remove", "n1", "-y"), ("remove", "n1", "--force", "-y"), ("register", "n1", "--replace", "-y")]
+)
+async def test_heartbeat_of_a_running_agent_does_not_stay(cluster: AgentCluster, command: tuple[str, ...]) -> None:
+    """An agent writes its heartbeat again at once, also while its gateway does not know of the change yet."""
     uid = (await cluster.json("node", "register", "n1"))["uid"]
-    await cluster.etcd.user_add("node:n1")
-    await cluster.etcd.user_grant_role("node:n1", acl.role_of_node("n1"))
-    legacy = cluster.server.settings(user="node:n1")
-    async with Etcd(legacy) as old:
-        # Registered again it goes on, until its agent has the new certificate.
-        assert (await cluster.json("node", "register", "n1"))["uid"] == uid
-        await old.put(old.keys.heartbeat("n1"), b"{}")
-        await cluster.command("node", "register", "n1", "--replace", "-y")
-        with pytest.raises((PermissionDenied, Unauthenticated)):
-            await old.put(old.keys.heartbeat("n1"), b"{}")
+    key, written = cluster.etcd.keys.heartbeat("n1"), asyncio.Event()
+
+    async def write_again_and_again() -> None:
+        async with Etcd(cluster.settings(uid)) as agent, LeaseKeeper(agent) as keeper:
+            await admitted(agent, "n1")
+            lease = await keeper.grant(30)
+            with suppress(PermissionDenied):
+                while True:
+                    await agent.put(key, encode(Heartbeat(node="n1", uid=uid)), lease=lease.id)
+                    written.set()
+
+    agent = asyncio.create_task(write_again_and_again())
+    await written.wait()
+    await cluster.command("node", *command)
+    async with asyncio.timeout(10):
+        await agent
+    assert await cluster.etcd.get(key) is None
 
 
 async def test_interrupted_replacement_can_be_repeated(cluster: AgentCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut after each of the calls to etcd, then repeated: one machine has the name, and no other has access."""
-    await cluster.command("node", "register", "n1")
-    users = {f"node:{(await cluster.json('node', 'register', 'n1'))['uid']}"}
-    cut = 0
+    uids = {(await cluster.json("node", "register", "n1"))["uid"]}
+    await cluster.command("node", "attach", "n1", "--env", str(REF))
+    heartbeat, cut = cluster.etcd.keys.heartbeat("n1"), 0
     while True:
+        await cluster.etcd.put(heartbeat, b"{}")
         with monkeypatch.context() as patch:
             counted = _cut_after(patch, cut)
             result = await asyncio.to_thread(cluster.cli.run, "node", "register", "n1", "--replace", "-y")
         done = result.exit_code == 0
-        users |= {each for each in cluster.users() if each.startswith("node:")}
         document = await cluster.json("node", "register", "n1")
-        node = cluster.etcd.keys.node("n1")
-        assert await cluster.etcd.get(node)
+        uids.add(document["uid"])
         if done:
             break
         assert counted[0] > cut
         cut += 1
-    assert cut > 5
+    assert cut == 3
     final = (await cluster.json("node", "register", "n1", "--replace", "-y"))["uid"]
     assert final != document["uid"]
-    for user in users - {f"node:{final}"}:
-        async with Etcd(cluster.settings(user.removeprefix("node:"))) as old:
-            with pytest.raises((PermissionDenied, Unauthenticated)):
-                await old.get(node)
+    assert await cluster.etcd.get(heartbeat) is None
     async with Etcd(cluster.settings(final)) as new:
-        assert await new.get(node)
+        await admitted(new, "n1")
+    for uid in uids - {final}:
+        async with Etcd(cluster.settings(uid)) as old:
+            with pytest.raises(PermissionDenied):
+                await old.get(old.keys.node("n1"))
 
 
-async def test_operator_other_than_root_cannot_replace(cluster: AgentCluster) -> None:
+@pytest.mark.parametrize(
+    ("environments", "nodes", "why"),
+    [
+        (["*"], False, "operator ann may not change node n1"),
+        (["acme/shop/*", "acme/Shop/staging"], True, "operator ann sees acme/shop/\\*, acme/Shop/staging, and not all"),
+    ],
+)
+async def test_operator_without_the_rights_removes_nothing(
+    cluster: AgentCluster, environments: list[str], nodes: bool, why: str
+) -> None:
     uid = (await cluster.json("node", "register", "n1"))["uid"]
-    await acl.grant_operator(cluster.etcd, "ann")
-    ann = Cli(cluster.server.settings(user="operator:ann"), cluster.folder)
-    for arguments in (("register", "n1", "--replace", "-y"), ("remove", "n1", "-y"), ("remove", "n1", "--force", "-y")):
+    await cluster.command("node", "attach", "n1", "--env", str(REF))
+    await cluster.gateway.grant("ann", *environments, nodes=nodes)
+    before = await cluster.etcd.list(cluster.etcd.keys.prefix)
+    ann = Cli(cluster.gateway.operator("ann"), cluster.folder)
+    for arguments in (
+        ("register", "n1", "--replace", "-y"),
+        ("remove", "n1", "-y"),
+        ("remove", "n1", "--force", "-y"),
+        ("drain", "n1"),
+    ):
         error = await asyncio.to_thread(ann.error, "node", *arguments)
-        assert error["code"] == "etcd_permission_denied"
-        assert "nothing was changed" in error["message"]
-    record = await cluster.etcd.get(cluster.etcd.keys.node("n1"))
-    assert record is not None
-    assert uid.encode() in record.value
+        assert (error["code"], error["exit_code"]) == ("etcd_permission_denied", 1)
+        assert re.match(f"access denied: {why}", error["message"])
+    assert (await cluster.etcd.list(cluster.etcd.keys.prefix)).items == before.items
     async with Etcd(cluster.settings(uid)) as still:
         await still.get(still.keys.node("n1"))
 
@@ -119,7 +155,8 @@ async def test_replacement_encrypts_secrets_for_new_machine_and_names_seen_ones(
     from tests.integration.cli.secret_operator import CONFIG, Operator
 
     (tmp_path / "devopsellence.yml").write_text(CONFIG)
-    ann = Operator(cluster.server.settings(user="root"), tmp_path, tmp_path / "operator.age")
+    ann = Operator(cluster.gateway.root(), tmp_path, tmp_path / "operator.age")
+    ann.direct = cluster.direct
     old, new = AgeIdentity.generate(), AgeIdentity.generate()
 
     def work() -> None:
@@ -187,8 +224,6 @@ def _cut_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> list[int]:
 
         return call
 
-    for name in ("txn", "put", "delete", "revoke_lease", "user_add", "user_delete", "user_grant_role", "role_add"):
-        monkeypatch.setattr(Etcd, name, cutting(getattr(Etcd, name)))
-    for name in ("role_delete", "role_grant"):
+    for name in ("txn", "put", "delete", "grant_lease", "revoke_lease"):
         monkeypatch.setattr(Etcd, name, cutting(getattr(Etcd, name)))
     return counted

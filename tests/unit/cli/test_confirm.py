@@ -49,7 +49,7 @@ HARMLESS = {
     *("release list", "release show", "release rollback"),
     *("node list", "node attach", "node cordon", "node uncordon", "node drain", "node diagnose"),
     *("node label set", "node label remove", "node label list"),
-    *("cluster prepare", "env list"),
+    "env list",
 }
 
 

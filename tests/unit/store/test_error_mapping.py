@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.store.error_mapping import (
-    AlreadyExists,
     AuthenticationChanged,
     AuthenticationOff,
-    DoesNotExist,
     NotProcessed,
     classify,
 )
@@ -40,8 +38,6 @@ ALIKE = [
     ("INVALID_ARGUMENT", "etcdserver: request is too large", Rejected),
     ("RESOURCE_EXHAUSTED", "grpc: received message larger than max (3 vs. 2)", Rejected),
     ("FAILED_PRECONDITION", "etcdserver: authentication is not enabled", AuthenticationOff),
-    ("FAILED_PRECONDITION", "etcdserver: role name already exists", AlreadyExists),
-    ("FAILED_PRECONDITION", "etcdserver: user name not found", DoesNotExist),
     # Refused before etcd looked at the request.
     ("UNAVAILABLE", "etcdserver: no leader", NotProcessed),
     ("RESOURCE_EXHAUSTED", "etcdserver: too many requests", NotProcessed),

@@ -9,12 +9,11 @@ from devopsellence.api.v1.stored_pb2 import OperatorAccess
 from devopsellence.cli.cluster.folder import ClusterFolder
 from devopsellence.cli.cluster.programs import gateways
 from devopsellence.cli.output import CliError, NextAction
-from devopsellence.store import acl
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Compare, Etcd, Put
 from devopsellence.store.settings import CA_CERT, CERT, ENDPOINTS, KEY, PREFIX, SERVER_NAME, Settings, SettingsError
 
-# The shell may have the certificate variables of another operator; the address of etcd is the same for all operators.
+# The shell may have the certificate variables of another operator; the address is the same for all operators.
 _FROM_ENVIRONMENT: Final = (ENDPOINTS, SERVER_NAME, PREFIX)
 
 
@@ -47,11 +46,10 @@ def root_settings(folder: ClusterFolder, flags: Mapping[str, str], environ: Mapp
 
 
 async def grant_operator(etcd: Etcd, name: str) -> None:
-    """Grant an operator access to etcd, and to everything through the controllers' gateways. Idempotent.
+    """Grant an operator access to everything through the gateways; access that was narrowed since stays as it is.
 
-    Access through the gateways that was narrowed since stays as it is.
+    The gateways let root alone do so.
     """
-    await acl.grant_operator(etcd, name)
     key = etcd.keys.operator_access(name)
     access = OperatorAccess(name=name, environments=["*"], nodes=True)
     await etcd.txn([Compare.absent(key)], [Put(key, encode(access))])

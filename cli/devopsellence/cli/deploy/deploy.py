@@ -25,6 +25,7 @@ from devopsellence.cli.render import json
 from devopsellence.cli.secrets import access
 from devopsellence.cli.store import transaction
 from devopsellence.cli.store.reader import concurrently
+from devopsellence.cli.store.rights import check_environment
 from devopsellence.cli.util.text import few
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
@@ -86,8 +87,9 @@ async def run_checks(etcd: Etcd, run: DeployRun) -> PublishTarget:
     """Run the preflight checks and return the environment with its nodes; nothing has been built yet.
 
     Raises:
-        CliError: ``no_node_for_service``, ``dependency_unreachable``, ``ingress_conflict``.
+        CliError: ``etcd_permission_denied``, ``no_node_for_service``, ``dependency_unreachable``, ``ingress_conflict``.
     """
+    await check_environment(etcd, run.ref)
     target = await read_target(etcd, run.ref, default_node=run.default_node)
     for error in target.unreadable:
         run.output.warning(f"{error}; the node is ignored")
@@ -189,7 +191,6 @@ def unpinned_release(run: DeployRun) -> Release:
         ingress=resolved.ingress,
         rollout=resolved.rollout,
         message=run.message,
-        created_by=transaction.current_user(),
         created_at=transaction.now(),
     )
     if resolved.registry is not None:

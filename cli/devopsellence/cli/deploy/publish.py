@@ -11,6 +11,7 @@ from devopsellence.api.v1.stored_pb2 import Environment, Event, Node, Release
 from devopsellence.cli.deploy import preflight, replicas
 from devopsellence.cli.output import CliError
 from devopsellence.cli.store import transaction
+from devopsellence.cli.store.author import author
 from devopsellence.cli.store.reader import concurrently
 from devopsellence.cli.store.releases import read_numbers
 from devopsellence.cli.util.text import plural
@@ -95,7 +96,7 @@ async def publish(
     """Store ``draft`` under the next number and return the numbered release with its environment.
 
     The environment is read and the nodes are checked before every attempt. ``onto`` is the newest release known to
-    the caller, ``runs`` the rollout target: write only if that is still so.
+    the caller, ``runs`` the rollout target: write only if that is still so. The author is whoever runs this process.
 
     Raises:
         CliError: ``no_node_for_service``; ``busy``: other deploys won every attempt.
@@ -103,6 +104,8 @@ async def publish(
         Ambiguous: etcd stopped answering; the release may have been written.
     """
     marker = event_id(datetime.now(UTC))
+    draft = numbered(draft, 0)
+    draft.created_by = author(etcd)
     try:
         async for attempt in transaction.retrying():
             with attempt:

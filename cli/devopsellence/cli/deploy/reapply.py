@@ -173,6 +173,5 @@ def _draft(base: Release, secret: SecretId, version: int) -> Release:
     draft = releases.with_version(base, secret, version)
     draft.ClearField("rollback_of")
     draft.message = f"secret {secret} set"
-    draft.created_by = transaction.current_user()
     draft.created_at.CopyFrom(transaction.now())
     return draft

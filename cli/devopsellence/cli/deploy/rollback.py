@@ -144,7 +144,6 @@ def copy_of_release(older: Release, message: str) -> Release:
     draft.number = 0
     draft.rollback_of = older.rollback_of or older.number
     draft.message = message
-    draft.created_by = transaction.current_user()
     draft.created_at.CopyFrom(transaction.now())
     return draft
 

@@ -1,6 +1,6 @@
 """The checks of ``doctor``. A check returns results instead of raising errors.
 
-``machine`` checks this machine, ``etcd`` and ``server_certificates`` the members of etcd, ``cluster`` the records in
+``machine`` checks this machine, ``etcd`` and ``server_certificates`` gateways and etcd, ``cluster`` the records in
 etcd, ``agents`` the agents of the nodes. No repair of problems here: a result names the command that fixes the problem.
 ``cluster`` is covered by tests/integration/cli/test_doctor.py.
 """
@@ -43,11 +43,13 @@ async def _cluster(settings: Settings) -> list[CheckResult]:
     from devopsellence.cli.doctor.etcd import etcd_results
     from devopsellence.store.etcd import Etcd
 
-    # Before the connection: an expired certificate of a member may be the reason why there is none.
-    results = await server_certificates.member_certificates(settings, datetime.datetime.now(datetime.UTC))
+    # Before the connection: an expired certificate of a server may be the reason why there is none.
+    certificates = await server_certificates.server_certificates(settings)
+    results = server_certificates.certificate_results(certificates, datetime.datetime.now(datetime.UTC))
+    gateways = server_certificates.gateways_among(settings.endpoints, certificates)
     try:
         async with Etcd(settings, timeout=context.CALL_TIMEOUT) as etcd:
-            results += await etcd_results(etcd, settings)
+            results += await etcd_results(etcd, settings, gateways)
             for name, check in (
                 ("controller", cluster.controller),
                 ("nodes", cluster.nodes),

@@ -1,12 +1,15 @@
-"""Certificates of etcd's members, as presented to clients."""
+"""Certificates of the gateways, or of etcd's members without gateways, as presented to clients."""
 
 from __future__ import annotations
 
 import asyncio
 import datetime
 import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from devopsellence.cli.certificates.subjects import MEMBER_COMMON_NAME
 from devopsellence.cli.doctor.machine import validity
 from devopsellence.cli.output import CheckResult, NextAction
 from devopsellence.cli.store.reader import concurrently
@@ -16,47 +19,60 @@ if TYPE_CHECKING:
 
 _SECONDS: Final = 2.0
 _FIX: Final = NextAction(
-    "renew, on the machine with the cluster's CA, then copy the folder to the member", "devopsellence cluster init"
+    "renew, on the machine with the cluster's CA, then copy the folder to that machine", "devopsellence cluster init"
 )
 
 
-async def member_certificates(settings: Settings, now: datetime.datetime) -> list[CheckResult]:
-    """Check the expiry of the certificate of each member of etcd; no results without TLS.
+@dataclass(frozen=True)
+class ServerCertificate:
+    """Certificate of an endpoint: its end, or why clients refuse it."""
 
-    A member that does not answer is left to the checks of members.
-    """
+    expires: datetime.datetime | None = None
+    refused: str = ""
+    common_name: str = ""
+
+
+async def server_certificates(settings: Settings) -> dict[str, ServerCertificate]:
+    """Return the certificates of the endpoints that answer; none without TLS."""
     context = await asyncio.to_thread(_client_context, settings)
     if context is None:
-        return []
-    answers = await concurrently(_expiry(endpoint, settings.server_name, context) for endpoint in settings.endpoints)
-    return certificate_results(dict(zip(settings.endpoints, answers, strict=True)), now)
+        return {}
+    answers = await concurrently(_presented(endpoint, settings.server_name, context) for endpoint in settings.endpoints)
+    pairs = zip(settings.endpoints, answers, strict=True)
+    return {endpoint: certificate for endpoint, certificate in pairs if certificate is not None}
 
 
-def certificate_results(
-    expiries: dict[str, datetime.datetime | str | None], now: datetime.datetime
-) -> list[CheckResult]:
-    """Return the results for members by endpoint: a time of expiry, the reason of a refusal, or None for no answer.
+def gateways_among(endpoints: Sequence[str], certificates: Mapping[str, ServerCertificate]) -> frozenset[str]:
+    """Return the endpoints that are gateways: their certificates are not those of members of etcd.
 
-    Certificates that are valid for long are a single result.
+    An endpoint that does not answer counts as what the others are. Pure.
     """
+    named = {endpoint: found.common_name for endpoint, found in certificates.items() if found.common_name}
+    gateways = {endpoint for endpoint, name in named.items() if name != MEMBER_COMMON_NAME}
+    return frozenset(gateways | ({*endpoints} - named.keys() if gateways else set()))
+
+
+def certificate_results(certificates: Mapping[str, ServerCertificate], now: datetime.datetime) -> list[CheckResult]:
+    """Return the results for certificates by endpoint; those that are valid for long are a single result. Pure."""
     results: list[CheckResult] = []
-    sound = False
-    for endpoint, expiry in expiries.items():
-        name = f"certificate of etcd {endpoint}"
-        if isinstance(expiry, str):
-            results.append(CheckResult(name, "error", expiry, "certificate_expired", (_FIX,)))
-        elif expiry is not None:
-            result = validity(name, f"the certificate of {endpoint}", expiry - now, _FIX)
-            results += [result] if result.code else []
-            sound = sound or not result.code
+    sound: list[datetime.datetime] = []
+    for endpoint, certificate in certificates.items():
+        name = f"certificate of {endpoint}"
+        if certificate.expires is None:
+            results.append(CheckResult(name, "error", certificate.refused, "certificate_expired", (_FIX,)))
+            continue
+        result = validity(name, f"the certificate of {endpoint}", certificate.expires - now, _FIX)
+        if result.code:
+            results.append(result)
+        else:
+            sound.append(certificate.expires)
     if sound and not results:
-        first = min(expiry for expiry in expiries.values() if isinstance(expiry, datetime.datetime))
-        results.append(validity("certificates of etcd", "the first of the members' certificates", first - now, _FIX))
+        results.append(validity("server certificates", "the first of the certificates", min(sound) - now, _FIX))
     return results
 
 
-async def _expiry(endpoint: str, server_name: str, context: ssl.SSLContext) -> datetime.datetime | str | None:
-    """Return the end of a member's certificate, the reason why clients refuse it, or None without an answer."""
+async def _presented(endpoint: str, server_name: str, context: ssl.SSLContext) -> ServerCertificate | None:
+    """Return the certificate that an endpoint presents; None without an answer, which other checks report."""
     host, _, port = endpoint.rpartition(":")
     try:
         async with asyncio.timeout(_SECONDS):
@@ -64,16 +80,18 @@ async def _expiry(endpoint: str, server_name: str, context: ssl.SSLContext) -> d
                 host.strip("[]"), int(port), ssl=context, server_hostname=server_name
             )
     except ssl.SSLCertVerificationError as error:
-        return f"clients refuse the certificate of {endpoint}: {error.verify_message}"
+        return ServerCertificate(refused=f"clients refuse the certificate of {endpoint}: {error.verify_message}")
     except (OSError, TimeoutError):
         return None
     certificate = writer.get_extra_info("peercert")
     writer.transport.abort()
-    return datetime.datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), datetime.UTC)
+    expires = datetime.datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), datetime.UTC)
+    names = [value for part in certificate["subject"] for name, value in part if name == "commonName"]
+    return ServerCertificate(expires, common_name="".join(names))
 
 
 def _client_context(settings: Settings) -> ssl.SSLContext | None:
-    """Return the context of a client of etcd; None without certificates, or if they cannot be read."""
+    """Return the context of a client; None without certificates, or if they cannot be read."""
     if settings.ca_cert is None or settings.cert is None or settings.key is None:
         return None
     try:

@@ -16,6 +16,7 @@ from devopsellence.api.v1.stored_pb2 import Environment, Event, Heartbeat, Node
 from devopsellence.cli.environments.remains import Remains, node_of, wait_removed
 from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.cli.store import transaction
+from devopsellence.cli.store.author import author
 from devopsellence.cli.store.reader import Reader
 from devopsellence.cli.util.text import few, plural
 from devopsellence.store.codec import decode
@@ -154,7 +155,7 @@ async def _detach_all(etcd: Etcd, ref: EnvironmentRef) -> None:
     event = Event(
         severity=Event.INFO,
         code="node_detached",
-        message=f"{transaction.current_user()} detached all nodes to delete the environment",
+        message=f"{author(etcd)} detached all nodes to delete the environment",
     )
     put = await transaction.event_put(etcd, ref, event)
 

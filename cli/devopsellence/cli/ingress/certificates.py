@@ -18,6 +18,7 @@ from devopsellence.cli.secrets import identity, recipients
 from devopsellence.cli.secrets.identity import OperatorIdentity
 from devopsellence.cli.secrets.items import CertificateKeyItem
 from devopsellence.cli.store import transaction
+from devopsellence.cli.store.author import author
 from devopsellence.cli.store.reader import concurrently
 from devopsellence.cli.util.text import few
 from devopsellence.store.codec import decode, encode
@@ -51,7 +52,13 @@ async def install(
     readers = await recipients.of_nodes(etcd, await recipients.attached(etcd, ref))
     # Encrypted per host, so that no two records have the same ciphertext.
     records_by_host = {
-        host: _record(ref, host, certificate, await asyncio.to_thread(encrypt, certificate.key_pem, readers.recipients))
+        host: _record(
+            ref,
+            host,
+            certificate,
+            await asyncio.to_thread(encrypt, certificate.key_pem, readers.recipients),
+            author(etcd),
+        )
         for host in sorted(hosts)
     }
     for record in records_by_host.values():
@@ -63,7 +70,9 @@ async def install(
     return InstalledCertificates(tuple(written), readers.keyless)
 
 
-def _record(ref: EnvironmentRef, host: str, certificate: InstallableCertificate, key_age: str) -> Certificate:
+def _record(
+    ref: EnvironmentRef, host: str, certificate: InstallableCertificate, key_age: str, obtained_by: str
+) -> Certificate:
     not_before, not_after = Timestamp(), Timestamp()
     not_before.FromDatetime(certificate.not_before)
     not_after.FromDatetime(certificate.not_after)
@@ -80,7 +89,7 @@ def _record(ref: EnvironmentRef, host: str, certificate: InstallableCertificate,
         not_before=not_before,
         not_after=not_after,
         obtained_at=transaction.now(),
-        obtained_by=transaction.current_user(),
+        obtained_by=obtained_by,
     )
 
 
@@ -122,7 +131,7 @@ async def _store_once(
     hosts = [record.host for record, _, _ in changed]
     # An unanswered attempt may have succeeded; then its records are stored and count as written here.
     written.update(hosts)
-    message = f"{transaction.current_user()} installed the certificate of {few(hosts)}, issued by {certificate.issuer}"
+    message = f"{author(etcd)} installed the certificate of {few(hosts)}, issued by {certificate.issuer}"
     event = Event(severity=Event.INFO, code="certificate_installed", message=message)
     result = await etcd.txn(
         [Compare.unmodified(key, item.mod_revision) if item else Compare.absent(key) for _, key, item in changed],
@@ -156,7 +165,7 @@ async def remove(etcd: Etcd, ref: EnvironmentRef, host: str) -> None:
         CliError: ``certificate_unknown``, ``busy``.
     """
     key = etcd.keys.certificate(ref, host)
-    message = f"{transaction.current_user()} removed the certificate of {host}"
+    message = f"{author(etcd)} removed the certificate of {host}"
     event = Event(severity=Event.INFO, code="certificate_removed", message=message)
     await transaction.delete(
         etcd, key, await transaction.event_put(etcd, ref, event), CertificateKeyItem(host).unknown(ref)

@@ -14,6 +14,7 @@ from devopsellence.cli.nodes.wait import WaitTimeout, wait_until
 from devopsellence.cli.nodes.workload import NodeService, NodeWorkload
 from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.cli.store import transaction
+from devopsellence.cli.store.author import author
 from devopsellence.cli.untrusted import safe
 from devopsellence.cli.util.text import age, plural
 from devopsellence.store.etcd import Etcd
@@ -33,9 +34,7 @@ async def request_drain(etcd: Etcd, name: str, *, move_volumes: bool) -> Node:
         after.CopyFrom(before)
         after.cordoned = True
         if not (before.HasField("drain") and before.drain.volumes == move_volumes):
-            after.drain.CopyFrom(
-                Drain(requested_at=transaction.now(), requested_by=transaction.current_user(), volumes=move_volumes)
-            )
+            after.drain.CopyFrom(Drain(requested_at=transaction.now(), requested_by=author(etcd), volumes=move_volumes))
         return after
 
     puts = await event_puts(etcd, await attached_environments(etcd, name), name, "node_draining", f"drains node {name}")

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from devopsellence.api.v1.stored_pb2 import Node
-from devopsellence.cli.nodes import etcd_access
+from devopsellence.cli.nodes.heartbeat import end_heartbeat
 from devopsellence.cli.nodes.registry import attached_environments, event_puts, find
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.secrets import access
 from devopsellence.cli.secrets.access import Exposure
 from devopsellence.cli.store import transaction
+from devopsellence.cli.store.rights import check_whole_node
 from devopsellence.placement import DEFAULT_LABELS
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
@@ -56,8 +57,8 @@ class Registration:
         return steps or [NextAction("see it take up its work", "devopsellence node list")]
 
 
-async def register_node(etcd: Etcd, options: NodeOptions, *, grant: bool) -> Registration:
-    """Register a node, or return the existing node; with ``grant``, also grant its certificate access to etcd.
+async def register_node(etcd: Etcd, options: NodeOptions) -> Registration:
+    """Register a node, or return the existing node. The gateways admit the machine with the uid of the record.
 
     Raises:
         CliError: ``node_exists``: the node exists with different labels or a different address.
@@ -72,26 +73,21 @@ async def register_node(etcd: Etcd, options: NodeOptions, *, grant: bool) -> Reg
         return before
 
     node = await transaction.change(etcd, etcd.keys.node(options.name), Node, edit)
-    if grant:
-        await etcd_access.grant_access(etcd, node)
     return Registration(node, attached=await attached_environments(etcd, options.name))
 
 
-async def replace_node(etcd: Etcd, options: NodeOptions, *, grant: bool) -> Registration:
+async def replace_node(etcd: Etcd, options: NodeOptions) -> Registration:
     """Replace the machine of a node; options not given keep the old values.
 
-    Access of the old machine is revoked first; then the controller assigns its services to the new machine. After an
-    interruption, this function or :func:`register_node` continues.
+    With the record the old machine loses its access, and the controller assigns its services to the new machine. After
+    an interruption, this function or :func:`register_node` continues.
 
     Raises:
-        CliError: ``node_unknown``: there is no such node. ``etcd_permission_denied``: requires the root certificate.
+        CliError: ``node_unknown``: there is no such node. ``etcd_permission_denied``: nothing was changed.
     """
+    await check_whole_node(etcd, options.name)
     before = await find(etcd, options.name)
     exposed = await access.exposures_of(etcd, options.name)
-    if grant:
-        await etcd_access.revoke_access(
-            etcd, options.name, before.uid, f"devopsellence node register {options.name} --replace"
-        )
     uid, replaced = uuid.uuid4().hex, before.uid
 
     def edit(stored: Node | None) -> Node:
@@ -105,14 +101,7 @@ async def replace_node(etcd: Etcd, options: NodeOptions, *, grant: bool) -> Regi
     attached = await attached_environments(etcd, options.name)
     puts = await event_puts(etcd, attached, options.name, "node_replaced", did)
     node = await transaction.change(etcd, etcd.keys.node(options.name), Node, edit, also=lambda _: puts)
-    if grant and replaced != before.uid:
-        # Somebody else replaced the node at the same time.
-        await etcd_access.revoke_access(
-            etcd, options.name, replaced, f"devopsellence node register {options.name} --replace"
-        )
-    await etcd_access.end_heartbeat(etcd, options.name, uid)
-    if grant:
-        await etcd_access.grant_access(etcd, node)
+    await end_heartbeat(etcd, options.name, uid)
     return Registration(node, replaced, exposed, attached)
 
 

@@ -15,6 +15,7 @@ from devopsellence.api.v1.stored_pb2 import Environment, Event, Heartbeat, Node
 from devopsellence.cli import errors
 from devopsellence.cli.output import CliError
 from devopsellence.cli.store import transaction
+from devopsellence.cli.store.author import author
 from devopsellence.cli.store.reader import Reader
 from devopsellence.cli.store.snapshot import UnreadableKey
 from devopsellence.cli.untrusted import safe
@@ -205,7 +206,7 @@ async def attached_environments(etcd: Etcd, name: str) -> list[EnvironmentRef]:
 
 async def event_puts(etcd: Etcd, refs: Iterable[EnvironmentRef], node: str, code: str, did: str) -> list[Put]:
     """Return writes of an event about a node in every environment, at most as many as fit into a transaction."""
-    message = f"{transaction.current_user()} {did}"
+    message = f"{author(etcd)} {did}"
     return [
         await transaction.event_put(etcd, ref, Event(severity=Event.INFO, code=code, message=message, node=node))
         for ref in list(refs)[:_MAX_EVENTS]

@@ -1,7 +1,8 @@
-"""``node remove``: remove a node from the cluster and revoke the access of its machine.
+"""``node remove``: remove a node from the cluster, and with its record the access of its machine.
 
-Order of the steps: detach, wait until the node is empty, revoke access to etcd, delete the record. The record comes
-last because it holds the uid; the command can be interrupted and repeated at any step.
+Order of the steps: detach, wait until the node is empty, delete the record, delete the heartbeat, which the machine
+can then no longer write; with ``--force`` the record comes first. The command can be interrupted and repeated at any
+step.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from devopsellence.cli.nodes import etcd_access, registry
+from devopsellence.cli.nodes import registry
 from devopsellence.cli.nodes.drain import stuck_reason
+from devopsellence.cli.nodes.heartbeat import end_heartbeat
 from devopsellence.cli.nodes.wait import WaitTimeout, wait_until
 from devopsellence.cli.nodes.workload import NodeWorkload, read_workload
 from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.cli.secrets import access
 from devopsellence.cli.secrets.access import Exposure
+from devopsellence.cli.store.rights import check_whole_node
 from devopsellence.cli.util.text import age
 from devopsellence.store.etcd import Compare, Delete, Etcd
 from devopsellence.store.keys import EnvironmentRef
@@ -40,7 +43,12 @@ class Removal:
 
 
 async def plan(etcd: Etcd, name: str) -> Removal:
-    """Return the planned removal of a node. Writes nothing."""
+    """Return the planned removal of a node. Writes nothing.
+
+    Raises:
+        CliError: ``etcd_permission_denied``.
+    """
+    await check_whole_node(etcd, name)
     workload, record = await read_workload(etcd, name), await etcd.get(etcd.keys.node(name))
     attached = await registry.attached_environments(etcd, name)
     exposed = await access.exposures_of(etcd, name) if record is not None and workload.node is not None else {}
@@ -78,31 +86,25 @@ def refusal(planned: Removal) -> CliError | None:
     return None
 
 
-async def remove(
-    etcd: Etcd, planned: Removal, tell: Callable[[str], None], *, force: bool, grant: bool, seconds: float
-) -> None:
+async def remove(etcd: Etcd, planned: Removal, tell: Callable[[str], None], *, force: bool, seconds: float) -> None:
     """Remove the node; ``force``: at once, without waiting for its agent to remove containers. May be repeated.
 
     Raises:
-        CliError: ``etcd_permission_denied``: requires the root certificate (nothing was changed);
-            ``node_remove_timeout``; ``busy``.
+        CliError: ``node_remove_timeout``; ``busy``.
     """
     name, node = planned.workload.name, planned.workload.node
-    uid, again = node.uid if node is not None else "", f"devopsellence node remove {name}"
-    if grant and force:
-        await etcd_access.revoke_access(etcd, name, uid, f"{again} --force")
-    elif grant and node is not None:
-        await etcd_access.check_root(etcd, node, again)
+    if force:
+        # The machine may be in somebody else's hands.
+        await _delete(etcd, planned)
     for ref in planned.attached:
         await registry.detach(etcd, ref, name)
         tell(f"{name} detached from {ref}")
     if not force and not planned.workload.empty and node is not None:
         await _cleared(etcd, name, seconds)
         tell(f"{name} has removed its containers; its volumes stay on the machine")
-    if grant and not force:
-        await etcd_access.revoke_access(etcd, name, uid, again)
-    await etcd_access.end_heartbeat(etcd, name)
-    await _delete(etcd, planned)
+    if not force:
+        await _delete(etcd, planned)
+    await end_heartbeat(etcd, name)
 
 
 async def _cleared(etcd: Etcd, name: str, seconds: float) -> None:

@@ -18,6 +18,7 @@ from devopsellence.age import AgeIdentity, EncryptionError
 from devopsellence.api.v1.stored_pb2 import Operator
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.store import transaction
+from devopsellence.cli.store.author import author
 from devopsellence.cli.store.reader import Reader
 from devopsellence.cli.util.files import state_home
 from devopsellence.store.etcd import Etcd
@@ -92,9 +93,7 @@ async def _registered(etcd: Etcd, recipient: str) -> str:
     for operator in known.values():
         if operator.age_recipient == recipient:
             return operator.name
-    new = Operator(
-        name=operator_name(transaction.current_user(), recipient), age_recipient=recipient, created_at=transaction.now()
-    )
+    new = Operator(name=operator_name(author(etcd), recipient), age_recipient=recipient, created_at=transaction.now())
     return (await transaction.change(etcd, etcd.keys.operator(new.name), Operator, lambda before: before or new)).name
 
 

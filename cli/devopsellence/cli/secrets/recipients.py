@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from devopsellence.age import is_recipient, node_recipient
@@ -12,6 +13,7 @@ from devopsellence.cli import errors
 from devopsellence.cli.store import transaction
 from devopsellence.cli.store.reader import Reader, concurrently
 from devopsellence.store.codec import decode
+from devopsellence.store.errors import PermissionDenied
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 
@@ -105,4 +107,6 @@ async def _take_over(etcd: Etcd, node: Node, key: str) -> None:
             after.age_recipient = key
         return after
 
-    await transaction.change(etcd, etcd.keys.node(node.name), Node, edit)
+    # An operator who may not change nodes leaves the copy to another.
+    with suppress(PermissionDenied):
+        await transaction.change(etcd, etcd.keys.node(node.name), Node, edit)

@@ -13,6 +13,7 @@ from devopsellence.cli.secrets.identity import OperatorIdentity
 from devopsellence.cli.secrets.recipients import Recipients
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.cli.store import transaction
+from devopsellence.cli.store.author import author
 from devopsellence.cli.store.reader import concurrently
 from devopsellence.store.codec import decode
 from devopsellence.store.etcd import Etcd, Put
@@ -64,14 +65,14 @@ async def store(
         if before and last and records.holds_value(last, me.identity, value):
             return records.reencrypted(before, me.identity, recipients.recipients, recipients.recipients, ())
         number = max(last.version if last else 0, floor) + 1
-        version = records.new_version(value, number, recipients.recipients, stamp, transaction.current_user())
+        version = records.new_version(value, number, recipients.recipients, stamp, author(etcd))
         ours.add(version.age)
         return records.appended(before, ref, secret, version, in_use)
 
     event = Event(
         severity=Event.INFO,
         code="secret_set",
-        message=f"{transaction.current_user()} set secret {secret}",
+        message=f"{author(etcd)} set secret {secret}",
         service="" if secret.service == REGISTRY else secret.service,
     )
     event_put = await transaction.event_put(etcd, ref, event)
@@ -91,9 +92,7 @@ async def delete(etcd: Etcd, ref: EnvironmentRef, secret: SecretId) -> None:
         CliError: ``secret_unknown``, ``busy``.
     """
     key = etcd.keys.secret(ref, secret.service, secret.name)
-    event = Event(
-        severity=Event.INFO, code="secret_deleted", message=f"{transaction.current_user()} deleted secret {secret}"
-    )
+    event = Event(severity=Event.INFO, code="secret_deleted", message=f"{author(etcd)} deleted secret {secret}")
     await transaction.delete(etcd, key, await transaction.event_put(etcd, ref, event), secret_unknown(ref, secret))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC
@@ -15,7 +13,6 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from devopsellence.api.v1.stored_pb2 import Environment, Event
 from devopsellence.cli.output import CliError
-from devopsellence.cli.untrusted import safe
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import Ambiguous
 from devopsellence.store.etcd import Compare, Delete, Etcd, KeyValue, Put
@@ -25,8 +22,6 @@ from devopsellence.store.size import bounded
 
 M = TypeVar("M", bound=Message)
 _ATTEMPTS: Final = 10
-# Characters of a user's name; useradd(8) allows 32.
-_LONGEST_USER: Final = 100
 
 
 class WriteConflict(Exception):
@@ -117,15 +112,6 @@ def now() -> Timestamp:
     stamp = Timestamp()
     stamp.FromNanoseconds(time.time_ns() // 1000 * 1000)
     return stamp
-
-
-def current_user() -> str:
-    """Return the user of this process as ``user@host``, in printable characters: both may come from the environment."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not have a name
-        user = "unknown"
-    return safe(f"{user[:_LONGEST_USER]}@{socket.gethostname()}")
 
 
 def new_environment(ref: EnvironmentRef) -> Environment:

@@ -12,7 +12,7 @@ from devopsellence.api.v1.stored_pb2 import OperatorAccess
 from devopsellence.controller.gateway.grants import ANY, Grants, KeyPattern
 from devopsellence.controller.gateway.refusal import denied
 from devopsellence.names import NAME, check_name
-from devopsellence.store.acl import USER_CONTROLLER, USER_OPERATOR
+from devopsellence.store.identities import USER_CONTROLLER, USER_OPERATOR
 from devopsellence.store.keys import Keys
 
 #: Kinds of records whose key names the environment first, and that operators write.

@@ -191,37 +191,16 @@ class AuthStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AuthAsyncStub: ...
-    AuthEnable: _grpc.UnaryUnaryMultiCallable[_etcd_pb2.AuthEnableRequest, _etcd_pb2.AuthEnableResponse]
     Authenticate: _grpc.UnaryUnaryMultiCallable[_etcd_pb2.AuthenticateRequest, _etcd_pb2.AuthenticateResponse]
     """Exchange name and password for a token."""
-    UserAdd: _grpc.UnaryUnaryMultiCallable[_etcd_pb2.AuthUserAddRequest, _etcd_pb2.AuthUserAddResponse]
-    UserDelete: _grpc.UnaryUnaryMultiCallable[_etcd_pb2.AuthUserDeleteRequest, _etcd_pb2.AuthUserDeleteResponse]
-    UserGrantRole: _grpc.UnaryUnaryMultiCallable[_etcd_pb2.AuthUserGrantRoleRequest, _etcd_pb2.AuthUserGrantRoleResponse]
-    RoleAdd: _grpc.UnaryUnaryMultiCallable[_etcd_pb2.AuthRoleAddRequest, _etcd_pb2.AuthRoleAddResponse]
-    RoleDelete: _grpc.UnaryUnaryMultiCallable[_etcd_pb2.AuthRoleDeleteRequest, _etcd_pb2.AuthRoleDeleteResponse]
-    RoleGrantPermission: _grpc.UnaryUnaryMultiCallable[_etcd_pb2.AuthRoleGrantPermissionRequest, _etcd_pb2.AuthRoleGrantPermissionResponse]
 
 @_typing.type_check_only
 class AuthAsyncStub(AuthStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
-    AuthEnable: _aio.UnaryUnaryMultiCallable[_etcd_pb2.AuthEnableRequest, _etcd_pb2.AuthEnableResponse]  # type: ignore[assignment]
     Authenticate: _aio.UnaryUnaryMultiCallable[_etcd_pb2.AuthenticateRequest, _etcd_pb2.AuthenticateResponse]  # type: ignore[assignment]
     """Exchange name and password for a token."""
-    UserAdd: _aio.UnaryUnaryMultiCallable[_etcd_pb2.AuthUserAddRequest, _etcd_pb2.AuthUserAddResponse]  # type: ignore[assignment]
-    UserDelete: _aio.UnaryUnaryMultiCallable[_etcd_pb2.AuthUserDeleteRequest, _etcd_pb2.AuthUserDeleteResponse]  # type: ignore[assignment]
-    UserGrantRole: _aio.UnaryUnaryMultiCallable[_etcd_pb2.AuthUserGrantRoleRequest, _etcd_pb2.AuthUserGrantRoleResponse]  # type: ignore[assignment]
-    RoleAdd: _aio.UnaryUnaryMultiCallable[_etcd_pb2.AuthRoleAddRequest, _etcd_pb2.AuthRoleAddResponse]  # type: ignore[assignment]
-    RoleDelete: _aio.UnaryUnaryMultiCallable[_etcd_pb2.AuthRoleDeleteRequest, _etcd_pb2.AuthRoleDeleteResponse]  # type: ignore[assignment]
-    RoleGrantPermission: _aio.UnaryUnaryMultiCallable[_etcd_pb2.AuthRoleGrantPermissionRequest, _etcd_pb2.AuthRoleGrantPermissionResponse]  # type: ignore[assignment]
 
 class AuthServicer(metaclass=_abc_1.ABCMeta):
-    @_abc_1.abstractmethod
-    def AuthEnable(
-        self,
-        request: _etcd_pb2.AuthEnableRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_etcd_pb2.AuthEnableResponse, _abc.Awaitable[_etcd_pb2.AuthEnableResponse]]: ...
-
     @_abc_1.abstractmethod
     def Authenticate(
         self,
@@ -229,47 +208,5 @@ class AuthServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_etcd_pb2.AuthenticateResponse, _abc.Awaitable[_etcd_pb2.AuthenticateResponse]]:
         """Exchange name and password for a token."""
-
-    @_abc_1.abstractmethod
-    def UserAdd(
-        self,
-        request: _etcd_pb2.AuthUserAddRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_etcd_pb2.AuthUserAddResponse, _abc.Awaitable[_etcd_pb2.AuthUserAddResponse]]: ...
-
-    @_abc_1.abstractmethod
-    def UserDelete(
-        self,
-        request: _etcd_pb2.AuthUserDeleteRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_etcd_pb2.AuthUserDeleteResponse, _abc.Awaitable[_etcd_pb2.AuthUserDeleteResponse]]: ...
-
-    @_abc_1.abstractmethod
-    def UserGrantRole(
-        self,
-        request: _etcd_pb2.AuthUserGrantRoleRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_etcd_pb2.AuthUserGrantRoleResponse, _abc.Awaitable[_etcd_pb2.AuthUserGrantRoleResponse]]: ...
-
-    @_abc_1.abstractmethod
-    def RoleAdd(
-        self,
-        request: _etcd_pb2.AuthRoleAddRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_etcd_pb2.AuthRoleAddResponse, _abc.Awaitable[_etcd_pb2.AuthRoleAddResponse]]: ...
-
-    @_abc_1.abstractmethod
-    def RoleDelete(
-        self,
-        request: _etcd_pb2.AuthRoleDeleteRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_etcd_pb2.AuthRoleDeleteResponse, _abc.Awaitable[_etcd_pb2.AuthRoleDeleteResponse]]: ...
-
-    @_abc_1.abstractmethod
-    def RoleGrantPermission(
-        self,
-        request: _etcd_pb2.AuthRoleGrantPermissionRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_etcd_pb2.AuthRoleGrantPermissionResponse, _abc.Awaitable[_etcd_pb2.AuthRoleGrantPermissionResponse]]: ...
 
 def add_AuthServicer_to_server(servicer: AuthServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,10 +1,10 @@
-"""Results for the members of etcd."""
+"""Results for gateways and the members of etcd."""
 
 from __future__ import annotations
 
 import pytest
 
-from devopsellence.cli.doctor.etcd import keeps_grants, member_results
+from devopsellence.cli.doctor.etcd import member_results
 from devopsellence.store.errors import StoreError, Unavailable
 from devopsellence.store.types import Member
 
@@ -17,12 +17,12 @@ def member(number: int, **values: object) -> Member:
     return Member(**{**said, **values})  # type: ignore[arg-type]
 
 
-def codes(found: dict[str, Member | StoreError], *, grants: bool = True) -> list[tuple[str, str, str]]:
-    return [(each.name, each.severity, each.code) for each in member_results(found, grants=grants)[1:]]
+def codes(found: dict[str, Member | StoreError]) -> list[tuple[str, str, str]]:
+    return [(each.name, each.severity, each.code) for each in member_results(found)[1:]]
 
 
 def test_healthy_members_are_a_single_result() -> None:
-    (check,) = member_results({A: member(1), B: member(2), C: member(3)}, grants=True)
+    (check,) = member_results({A: member(1), B: member(2), C: member(3)})
     assert (check.name, check.severity) == ("etcd", "ok")
     assert check.message == f"3.5.33 at {A}, {B}, {C}; {B} is the leader; 1 of 2048 MiB"
 
@@ -39,13 +39,12 @@ def test_healthy_members_are_a_single_result() -> None:
         pytest.param(
             member(3, size=90 * MIB, quota=100 * MIB), (f"etcd {C}", "warning", "etcd_nearly_full"), id="its own quota"
         ),
-        pytest.param(member(3, version="3.5.1"), ("etcd version", "warning", "etcd_version"), id="an old version"),
     ],
 )
 def test_member_problem_is_reported_once(what: Member | StoreError, expected: tuple[str, str, str]) -> None:
     found: dict[str, Member | StoreError] = {A: member(1), B: member(2), C: what}
     assert codes(found) == [expected]
-    assert all(check.next_actions for check in member_results(found, grants=True)[1:])
+    assert all(check.next_actions for check in member_results(found)[1:])
 
 
 def test_alarm_of_all_members_is_reported_once() -> None:
@@ -56,37 +55,30 @@ def test_alarm_of_all_members_is_reported_once() -> None:
 
 def test_used_space_cannot_be_released() -> None:
     loose, tight = (
-        member_results({A: member(2, size=1900 * MIB, used=used * MIB)}, grants=True)[1].next_actions
-        for used in (100, 1800)
+        member_results({A: member(2, size=1900 * MIB, used=used * MIB)})[1].next_actions for used in (100, 1800)
     )
     assert "defrag" in loose[0].command
     assert all("defrag" not in action.command for action in tight)
 
 
-def test_version_matters_only_with_access_control() -> None:
-    assert codes({A: member(2, version="3.4.23")}, grants=False) == []
-
-
 def test_unreachable_members_are_reported() -> None:
     with pytest.raises(Unavailable):
-        member_results({A: Unavailable("x"), B: Unavailable("y")}, grants=True)
+        member_results({A: Unavailable("x"), B: Unavailable("y")})
 
 
-@pytest.mark.parametrize(
-    ("version", "keeps"),
-    [
-        ("3.4.23", False),
-        ("3.4.99", False),
-        ("3.5.1", False),
-        ("3.5.32", False),
-        ("3.5.33", True),
-        ("3.6.13", False),
-        ("3.6.14", True),
-        ("3.6.14-rc.1", True),
-        ("3.7.0", True),
-        ("4.0.0", True),
-        ("unknown", False),
-    ],
-)
-def test_versions_enforcing_grants(version: str, *, keeps: bool) -> None:
-    assert keeps_grants(version) is keeps
+def test_gateways_are_named_and_etcd_behind_them_is_reported_once() -> None:
+    gateways = (A, B, C)
+    (check,) = member_results({A: member(1), B: member(2)}, gateways)
+    assert check.message == f"3.5.33 behind the gateways {A}, {B}; 1 of 2048 MiB"
+    answers: dict[str, Member | StoreError] = {A: member(1, size=1700 * MIB), B: member(2, size=1700 * MIB)}
+    answers[C] = Unavailable(f"status: etcd does not answer at {C}")
+    away, full = member_results(answers, gateways)[1:]
+    assert (away.name, away.code, away.message) == (
+        f"gateway {C}",
+        "gateway_away",
+        f"the gateway at {C} does not answer",
+    )
+    assert "devopsellence-controller" in away.next_actions[0].command
+    assert (full.name, full.code) == ("etcd", "etcd_nearly_full")
+    alone = member_results({A: member(1, leader=0)}, gateways)
+    assert [(check.name, check.code) for check in alone] == [("etcd", ""), ("etcd", "etcd_no_leader")]

@@ -1,4 +1,4 @@
-"""Results for the certificates of etcd's members."""
+"""Results for the certificates of gateways and members of etcd."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Candidate
 from devopsellence.cli.doctor.cluster import controller_certificates
-from devopsellence.cli.doctor.server_certificates import certificate_results
+from devopsellence.cli.doctor.server_certificates import ServerCertificate, certificate_results, gateways_among
 
 NOW = datetime.datetime(2026, 5, 1, tzinfo=datetime.UTC)
 A, B, C = "10.0.0.1:2379", "10.0.0.2:2379", "10.0.0.3:2379"
@@ -22,22 +22,40 @@ def days(number: int) -> datetime.datetime:
     ("expiries", "expected"),
     [
         ({}, []),
-        ({A: None}, []),
-        ({A: days(300), B: days(200), C: None}, [("ok", "certificates of etcd", "expires in 200 days")]),
-        ({A: days(300), B: days(10)}, [("warning", f"certificate of etcd {B}", "expires in 10 days")]),
+        ({A: days(300), B: days(200)}, [("ok", "server certificates", "expires in 200 days")]),
+        ({A: days(300), B: days(10)}, [("warning", f"certificate of {B}", "expires in 10 days")]),
         (
             {A: days(10), B: days(-1)},
-            [("warning", f"certificate of etcd {A}", "10"), ("error", f"certificate of etcd {B}", "expired")],
+            [("warning", f"certificate of {A}", "10"), ("error", f"certificate of {B}", "expired")],
         ),
-        ({A: "clients refuse it: expired"}, [("error", f"certificate of etcd {A}", "clients refuse it: expired")]),
+        ({A: "clients refuse it: expired"}, [("error", f"certificate of {A}", "clients refuse it: expired")]),
     ],
 )
 def test_certificate_that_ends_soon_is_named(
-    expiries: dict[str, datetime.datetime | str | None], expected: list[tuple[str, str, str]]
+    expiries: dict[str, datetime.datetime | str], expected: list[tuple[str, str, str]]
 ) -> None:
-    results = certificate_results(expiries, NOW)
+    certificates = {
+        endpoint: ServerCertificate(refused=end) if isinstance(end, str) else ServerCertificate(end)
+        for endpoint, end in expiries.items()
+    }
+    results = certificate_results(certificates, NOW)
     assert [(result.severity, result.name) for result in results] == [row[:2] for row in expected]
     assert all(text in result.message for result, (_, _, text) in zip(results, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("names", "gateways"),
+    [
+        ({}, set()),
+        ({A: "etcd", B: "etcd"}, set()),
+        ({A: "controller"}, {A, B, C}),
+        ({A: "controller", B: "etcd"}, {A, C}),
+        ({A: ""}, set()),
+    ],
+)
+def test_gateways_are_told_by_their_certificates(names: dict[str, str], gateways: set[str]) -> None:
+    certificates = {endpoint: ServerCertificate(days(9), common_name=name) for endpoint, name in names.items()}
+    assert gateways_among((A, B, C), certificates) == gateways
 
 
 def test_certificate_of_a_controller_that_ends_soon_is_named() -> None:

@@ -1,4 +1,4 @@
-"""``cluster``: set up a cluster: certificates and etcd users."""
+"""``cluster``: set up a cluster: certificates, and the access of operators."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pki_option = click.option(
 
 @click.group(cls=CommandGroup)
 def cluster() -> None:
-    """Set up a cluster: certificates and access to etcd.
+    """Set up a cluster: certificates and the access of operators.
 
     cluster init creates a certificate authority (CA), and certificates for etcd, the controllers and you. Copy them to
     the machines, start etcd and the controllers, then register nodes.
@@ -88,40 +88,13 @@ def init(
 
 
 @cluster.command()
-@pki_option
-@pass_output
-@click.pass_context
-def prepare(ctx: click.Context, output: Output, pki: str | None) -> None:
-    """Create etcd's first users and turn on authentication.
-
-    Run this once, after etcd has started. Clients without a certificate and a user lose access to etcd.
-
-    \b
-    Example:
-      devopsellence cluster prepare
-    """
-    from devopsellence.cli.cluster.access import root_settings
-    from devopsellence.cli.cluster.folder import ClusterFolder
-    from devopsellence.store import acl
-
-    settings = root_settings(ClusterFolder.chosen(pki), context.connection_flags(ctx), os.environ)
-    context.run(ctx, acl.enable, settings=settings)
-    text = (
-        f"Authentication is on: etcd at {', '.join(settings.endpoints)} now requires a certificate and a user.\n"
-        "Next: start devopsellence-controller, then run devopsellence node register <name>"
-    )
-    register = NextAction("register a node", "devopsellence node register <name>")
-    output.result("cluster prepare", text, endpoints=list(settings.endpoints), next_actions=[register])
-
-
-@cluster.command()
 @destroys("--force replaces the existing key", when="force")
 @click.argument("kind", type=click.Choice(["node", "operator", "controller"]))
 @click.argument("name", required=False, shell_complete=complete_subjects)
 @pki_option
 @click.option("--uid", metavar="UID", help="uid of the node.  [default: read from etcd]")
 @click.option("--out", metavar="DIR", help="Folder for the three files.  [default: beside the CA]")
-@click.option("--no-grant", is_flag=True, help="Do not grant the operator access to etcd.")
+@click.option("--no-grant", is_flag=True, help="Do not grant the operator access to the cluster.")
 @click.option("--force", is_flag=True, help="Replace an existing key.")
 @pass_output
 @click.pass_context
@@ -139,7 +112,8 @@ def issue(
     """Create or renew a certificate.
 
     The certificate is for a node, an operator or the controllers. Writes ca.crt, tls.crt and tls.key to a folder. An
-    operator is also granted access to etcd; a node gets access from node register.
+    operator is also granted access to all environments and nodes, unless the operator has been granted access before;
+    a node has access while it is registered.
 
     \b
     Example:
@@ -212,7 +186,7 @@ def _uid(ctx: click.Context, folder: ClusterFolder, name: str) -> str:
 
 
 def _grant_operator(ctx: click.Context, folder: ClusterFolder, name: str, issued: IssuedBundle) -> None:
-    """Create the etcd user of the operator; after a failure, the same command completes the job later."""
+    """Record the access of the operator; after a failure, the same command completes the job later."""
     from devopsellence.cli.cluster.access import grant_operator, root_settings
 
     try:
@@ -224,12 +198,14 @@ def _grant_operator(ctx: click.Context, folder: ClusterFolder, name: str, issued
             NextAction("then grant access", f"devopsellence cluster issue operator {name}"),
             NextAction("or grant access later", f"devopsellence cluster issue operator {name} --no-grant"),
         ]
-        message = f"the certificate is in {issued.bundle.root}, but {name} has no access to etcd: {error.message}"
+        message = (
+            f"the certificate is in {issued.bundle.root}, but {name} has no access to the cluster: {error.message}"
+        )
         raise CliError(error.code, message, exit_code=error.exit_code, next_actions=actions) from error
 
 
 def _issued_text(issued: IssuedBundle, request: CertificateRequest, *, granted: bool) -> str:
     why = f" ({issued.why})" if issued.why else ""
-    access = " The operator has access to etcd." if granted else ""
+    access = " The operator has access to the cluster." if granted else ""
     subject = f"{request.common_name} ({request.unit})" if request.unit else request.common_name
     return f"Certificate of {subject} {_OUTCOME_WORDS[issued.outcome]}{why}: {issued.bundle.root}.{access}"

@@ -93,12 +93,10 @@ def register(
         check_host(address) if address else address,
     )
     settings = context.connection(ctx)
-    # With certificates as credentials, etcd must grant access to the certificate of the new node.
-    grant = settings.cert is not None
     if replace:
         confirm(ctx, f"The machine that is now node {name} loses access to the cluster, and its key becomes useless.")
     change = replace_node if replace else register_node
-    registration = context.run(ctx, lambda etcd: change(etcd, options, grant=grant))
+    registration = context.run(ctx, lambda etcd: change(etcd, options))
     node = registration.node
     instructions = join.join(ClusterFolder.chosen(pki), settings, node, required=pki is not None)
     output.result(

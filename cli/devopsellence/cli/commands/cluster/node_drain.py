@@ -116,8 +116,10 @@ async def _drain(etcd: Etcd, run: DrainCommand, seconds: float) -> tuple[DrainPr
     """Drain the node; return the services that had to move, and the node's workload afterwards."""
     from devopsellence.cli.nodes import drain_preview, registry
     from devopsellence.cli.nodes.drain import follow_drain, request_drain
+    from devopsellence.cli.store.rights import check_whole_node
 
     name, output = run.name, run.output
+    await check_whole_node(etcd, name)
     await registry.find(etcd, name)
     shown = await drain_preview.preview_drain(etcd, name, move_volumes=run.move_volumes)
     for problem in shown.problems:
@@ -165,8 +167,8 @@ def _drained_text(shown: DrainPreview, seen: NodeWorkload, *, dry_run: bool, det
 def remove(ctx: click.Context, output: Output, name: str, force: bool, dry_run: bool, seconds: float) -> None:
     """Remove a node from the cluster.
 
-    Detaches the node from all environments, deletes its record and revokes its access to etcd. The node must be drained
-    first, unless --force is given. Lists the secrets that the machine could decrypt.
+    Detaches the node from all environments and deletes its record, so that the machine loses its access to the cluster.
+    The node must be drained first, unless --force is given. Lists the secrets that the machine could decrypt.
 
     \b
     Example:
@@ -177,14 +179,13 @@ def remove(ctx: click.Context, output: Output, name: str, force: bool, dry_run: 
     from devopsellence.store.keys import check_name
 
     check_name("node", name)
-    grant = context.connection(ctx).cert is not None
     run = RemoveCommand(name, output, dry_run=dry_run, force=force)
     try:
         planned = context.run(ctx, lambda etcd: _plan_removal(etcd, run))
         if not dry_run and not planned.nothing:
             confirm(ctx, f"This removes node {name} with all its containers from the cluster; its volumes stay.")
         if not dry_run:
-            context.run(ctx, lambda etcd: _remove(etcd, run, planned, grant=grant, seconds=seconds))
+            context.run(ctx, lambda etcd: _remove(etcd, run, planned, seconds=seconds))
     except KeyboardInterrupt as error:
         raise errors.interrupted(error, run.stage) from error
     output.result(
@@ -221,7 +222,7 @@ async def _plan_removal(etcd: Etcd, run: RemoveCommand) -> Removal:
     return planned
 
 
-async def _remove(etcd: Etcd, run: RemoveCommand, planned: Removal, *, grant: bool, seconds: float) -> None:
+async def _remove(etcd: Etcd, run: RemoveCommand, planned: Removal, *, seconds: float) -> None:
     """Remove the node as planned."""
     from devopsellence.cli.nodes import remove
 
@@ -233,7 +234,7 @@ async def _remove(etcd: Etcd, run: RemoveCommand, planned: Removal, *, grant: bo
     def tell(sentence: str) -> None:
         output.progress(REMOVE, sentence)
 
-    await remove.remove(etcd, planned, tell, force=run.force, grant=grant, seconds=seconds)
+    await remove.remove(etcd, planned, tell, force=run.force, seconds=seconds)
 
 
 def _refuse(run: DrainCommand | RemoveCommand, refused: CliError | None) -> None:
