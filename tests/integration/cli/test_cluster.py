@@ -223,7 +223,7 @@ def test_operator_not_granted_yet_gets_certificate_and_command(bare: Cli, pki: P
     bare.ok("cluster", "init", "--pki", str(pki))
     error = bare.error("cluster", "issue", "operator", "ann", "--pki", str(pki))
     assert error["code"] == "etcd_unavailable"
-    assert "ann has no access to etcd" in error["message"]
+    assert "ann has no access to the cluster" in error["message"]
     assert (pki / "operator-ann" / "tls.key").exists()
     assert "unchanged" in bare.ok("cluster", "issue", "operator", "ann", "--no-grant", "--pki", str(pki))
 
@@ -265,7 +265,8 @@ def test_agent_started_by_registered_command_answers_operators(started: RunningC
     started.ok("issue", "operator", "ann")
     root, ann = started.as_party("root"), started.as_party("operator-ann")
     document = root.json("node", "register", "n1", "--address", "127.0.0.1", "--pki", str(started.pki))
-    root.write(lambda etcd: etcd.keys.environment(REF), Environment(nodes=["n1"]))
+    of_ref = {"organization": REF.organization, "project": REF.project, "environment": REF.environment}
+    root.write(lambda etcd: etcd.keys.environment(REF), Environment(**of_ref, nodes=["n1"]))
     (port,) = free_ports(1)
     command = document["agent_command"]
     for its, meant in (
