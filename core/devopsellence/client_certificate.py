@@ -9,13 +9,13 @@ import ssl
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, cast
+from typing import cast
 
 import grpc
 
 from devopsellence import input_file
+from devopsellence.tls_handshake import shake_hands
 
-_ROUNDS: Final = 6
 _Subject = tuple[tuple[tuple[str, str], ...], ...]
 
 
@@ -94,11 +94,5 @@ def _shown_to_server(authority: Path, cert: Path, key: Path) -> Mapping[str, obj
     server_context.load_verify_locations(authority)
     for context in (client_context, server_context):
         context.load_cert_chain(cert, key, password="")
-    forth, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = client_context.wrap_bio(back, forth)
-    server = server_context.wrap_bio(forth, back, server_side=True)
-    for _ in range(_ROUNDS):
-        for side in (client, server):
-            with suppress(ssl.SSLWantReadError):
-                side.do_handshake()
+    _, server = shake_hands(client_context, server_context)
     return server.getpeercert() or {}

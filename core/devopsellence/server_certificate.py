@@ -10,17 +10,19 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 
 import grpc
 import structlog
+
+from devopsellence import input_file
+from devopsellence.tls_handshake import shake_hands
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from grpc.aio import Server
 
-_ROUNDS: Final = 6
 _log = structlog.get_logger()
 
 
@@ -85,7 +87,7 @@ class ReloadingCertificate:
         try:
             stamps = files.stamps()
             authority, certificate, key = (
-                path.read_bytes() for path in (files.authority, files.certificate, files.key)
+                input_file.read(path) for path in (files.authority, files.certificate, files.key)
             )
             _context(files)
         except ssl.SSLError as error:
@@ -120,13 +122,7 @@ def certificate_expiry(files: CertificateFiles, server_name: str) -> float:
     """
     try:
         client_context = ssl.create_default_context(cafile=str(files.authority))
-        forth, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-        client = client_context.wrap_bio(back, forth, server_hostname=server_name)
-        server = _context(files).wrap_bio(forth, back, server_side=True)
-        for _ in range(_ROUNDS):
-            for side in (client, server):
-                with suppress(ssl.SSLWantReadError):
-                    side.do_handshake()
+        client, _ = shake_hands(client_context, _context(files), server_name)
     except ssl.SSLCertVerificationError as error:
         raise CertificateProblem(f"callers do not accept {files.certificate}: {error.verify_message}") from error
     except (OSError, ValueError) as error:

@@ -19,7 +19,8 @@ On the machine of a member, as root:
   restore FILE [--settings FILE]
                       Replace this member's data with a snapshot; existing data is moved aside. Stop etcd on all machines first.
 
-With root's certificate (DEVOPSELLENCE_ETCD_*, as printed by `devopsellence cluster init`):
+With root's certificate, on a machine that reaches etcd itself. ETCDCTL_ENDPOINTS, ETCDCTL_CACERT, ETCDCTL_CERT and
+ETCDCTL_KEY say where it is, by default the file root/etcdctl.env that `devopsellence cluster init` has written:
   status              Show each member: version, leader, size, alarms.
   snapshot FOLDER [--keep N]
                       Write a snapshot into the folder, verify it, and keep the newest N (default 48).
@@ -50,22 +51,27 @@ setting() { sed -n "s/^$1=\"\{0,1\}\([^\"]*\)\"\{0,1\}\$/\1/p" "$2" | tail -n 1;
 
 need_root() { [ "$(id -u)" -eq 0 ] || fail "'$1' needs root: run it with sudo"; }
 
-# Configure etcdctl from DEVOPSELLENCE_ETCD_*, or on a member's machine from its etcd.env.
+# Point etcdctl to etcd itself: by ETCDCTL_*, else on a member's machine by its etcd.env, else by the authority's folder.
 reach() {
-  local scheme=http address endpoints=()
+  local variables
   have etcdctl || fail "etcdctl is not installed: on Debian 'apt-get install etcd-client'"
-  if [ -n "${DEVOPSELLENCE_ETCD_CA_CERT:-}" ]; then
-    scheme=https
-    export ETCDCTL_CACERT=$DEVOPSELLENCE_ETCD_CA_CERT ETCDCTL_CERT=${DEVOPSELLENCE_ETCD_CERT:?} ETCDCTL_KEY=${DEVOPSELLENCE_ETCD_KEY:?}
+  if [ -z "${ETCDCTL_ENDPOINTS:-}" ]; then
+    variables=$(pki)/root/etcdctl.env
+    if [ -n "${ETCD_ADVERTISE_CLIENT_URLS:-}" ]; then
+      export ETCDCTL_ENDPOINTS=$ETCD_ADVERTISE_CLIENT_URLS
+    elif [ -f "$variables" ]; then
+      # shellcheck source=/dev/null
+      . "$variables"
+    else
+      fail "the address of etcd is unknown: set ETCDCTL_ENDPOINTS, ETCDCTL_CACERT, ETCDCTL_CERT and ETCDCTL_KEY; 'devopsellence cluster init' writes them to root/etcdctl.env"
+    fi
   fi
-  for address in $(tr ',' ' ' <<<"${DEVOPSELLENCE_ETCD_ENDPOINTS:-${ETCD_ADVERTISE_CLIENT_URLS:-}}"); do
-    endpoints+=("$scheme://${address#*://}")
-  done
-  [ "${#endpoints[@]}" -gt 0 ] ||
-    fail "the address of etcd is unknown: set DEVOPSELLENCE_ETCD_ENDPOINTS and the certificates with the lines printed by 'devopsellence cluster init'"
-  ETCDCTL_ENDPOINTS=$(IFS=, && printf '%s' "${endpoints[*]}")
-  export ETCDCTL_ENDPOINTS
+  # etcdctl before 3.4 would use another API.
+  export ETCDCTL_API=3
 }
+
+# Print the folder of the cluster's authority on this machine.
+pki() { printf '%s' "${DEVOPSELLENCE_HOME:-${XDG_STATE_HOME:-$HOME/.local/state}/devopsellence}/cluster"; }
 
 # at URL COMMAND…: run etcdctl for one member alone.
 at() {
@@ -200,8 +206,9 @@ id_of() { members | awk -F', ' -v name="$1" -v peer="$2" '$3 == name || $4 == pe
 
 # take_in add|replace NAME [--pki FOLDER]
 take_in() {
-  local how=$1 name=${2:-} pki=${DEVOPSELLENCE_HOME:-${XDG_STATE_HOME:-$HOME/.local/state}/devopsellence}/cluster settings peer id state client cluster
+  local how=$1 name=${2:-} pki settings peer id state client cluster
   [ -n "$name" ] || fail "no member given: etcd.sh $how NAME"
+  pki=$(pki)
   [ "${3:-}" != --pki ] || pki=${4:?}
   settings=$pki/etcd-$name/etcd.env
   [ -f "$settings" ] || fail "$settings does not exist: run 'devopsellence cluster init --etcd …' with all members, including the new one"

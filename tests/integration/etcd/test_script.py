@@ -39,7 +39,7 @@ def test_help_names_every_command(asked: str) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        pytest.param(["status"], "DEVOPSELLENCE_ETCD_ENDPOINTS", id="nowhere"),
+        pytest.param(["status"], "ETCDCTL_ENDPOINTS", id="nowhere"),
         pytest.param(["restore", "/nonexistent/a.db"], "/nonexistent/a.db", id="no snapshot"),
         pytest.param(["install", "/nonexistent"], "/nonexistent", id="no folder"),
     ],

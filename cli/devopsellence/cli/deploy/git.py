@@ -92,7 +92,7 @@ async def _is_dirty(folder: Path) -> bool:
             _git(repository, "ls-files", "--stage", "-z"),
         )
         if configured.code != 0:
-            return False
+            continue
         changes = await _git(repository, *_STATUS, settings=dict(_without_filters(configured.output)))
         if changes.code == 0 and changes.output.strip():
             return True

@@ -63,10 +63,10 @@ def read(path: Path) -> str:
     Raises:
         ConfigError: the file cannot be read, or is not text.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise unusable(str(path), "is a pipe or a device, which cannot be edited; give a file")
     # Raises the usual errors about an unusable file.
     read_file(path)
-    if not path.is_file():
-        raise unusable(str(path), "is a pipe or a device, which cannot be edited; give a file")
     return path.read_bytes().decode()
 
 

@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from devopsellence import input_file
 from devopsellence.agent_identity import IMAGE_BYTES, KEEPALIVE_SECONDS, MAX_MESSAGE_BYTES, server_name
 from devopsellence.api.v1.agent_pb2 import FetchImageRequest
 from devopsellence.api.v1.agent_pb2_grpc import PeersStub
@@ -130,7 +131,7 @@ class PeerPuller:
         """Read the certificate files for each pull, so that a renewed certificate needs no restart."""
         files = self._files
         try:
-            authority, key, chain = (path.read_bytes() for path in (files.authority, files.key, files.certificate))
+            authority, key, chain = (input_file.read(path) for path in (files.authority, files.key, files.certificate))
         except OSError as error:
             raise PeerFailed(f"{error.filename} cannot be read: {error.strerror}") from error
         return grpc.ssl_channel_credentials(authority, key, chain)
