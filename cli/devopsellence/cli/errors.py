@@ -18,6 +18,8 @@ from devopsellence.store.size import RecordTooLarge
 _ADDRESS: Final = re.compile(r"^(?:[A-Z_]+: )?(?:(?:ipv[46]|dns):\S+: )?")
 # A gateway's refusal, followed by its reason, which names the caller and the key; etcd itself gives no reason.
 _REFUSED: Final = "etcdserver: permission denied: "
+# A gateway's answer to a caller that has used up a limit, or asks for something that gateways do not serve.
+_LIMIT: Final = ": gateway: "
 _DOCTOR: Final = NextAction("check the setup", "devopsellence doctor")
 
 
@@ -75,6 +77,9 @@ def of_store(error: store_errors.StoreError, *, where: str = "", dev: bool = Fal
     at = f" at {where}" if where else ""
     detail = f" ({error})" if str(error) else ""
     match error:
+        case store_errors.Unavailable() if _LIMIT in str(error):
+            reason = str(error).partition(_LIMIT)[2]
+            return CliError("etcd_unavailable", f"the gateway{at} refused a request: {reason}", next_actions=[_DOCTOR])
         case store_errors.Unavailable():
             fix = NextAction("start the local cluster", "devopsellence dev up") if dev else _DOCTOR
             return CliError("etcd_unavailable", f"etcd{at} does not answer{_reason(str(error))}", next_actions=[fix])

@@ -74,3 +74,30 @@ def test_unreachable_etcd_is_a_short_message(said: str, message: str) -> None:
 def test_unreachable_local_cluster_is_fixed_by_dev_up() -> None:
     explained = of_store(store.Unavailable("x"), where="h:1", dev=True)
     assert [action.command for action in explained.next_actions] == ["devopsellence dev up"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (
+            store.PermissionDenied(
+                "write /p/nodes/n1 (etcd at a:1): etcdserver: permission denied: operator:ann may not"
+            ),
+            "etcd_permission_denied",
+            "access denied: operator:ann may not",
+        ),
+        (
+            store.PermissionDenied("write /p/nodes/n1 (etcd at a:1): etcdserver: permission denied"),
+            "etcd_permission_denied",
+            "etcd at a:1: permission denied (write /p/nodes/n1 (etcd at a:1): etcdserver: permission denied)",
+        ),
+        (
+            store.Unavailable("write /p/nodes/n1 (etcd at a:1): gateway: operator:ann writes too much"),
+            "etcd_unavailable",
+            "the gateway at a:1 refused a request: operator:ann writes too much",
+        ),
+    ],
+)
+def test_refusals_of_a_gateway_are_one_sentence(error: store.StoreError, code: str, message: str) -> None:
+    explained = of_store(error, where="a:1")
+    assert (explained.code, explained.message, explained.exit_code) == (code, message, 1)

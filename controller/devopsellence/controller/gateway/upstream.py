@@ -104,10 +104,10 @@ class Upstream:
         async def ask(limit: float) -> Response:
             return await self._connection.ask(what, method, request, limit, write=write, leader=leader)
 
-        return await translated(ask(seconds) if write else _asked_twice(ask, seconds), write=write)
+        return await translated(ask(seconds) if write else asked_twice(ask, seconds), write=write)
 
 
-async def _asked_twice(ask: Callable[[float], Awaitable[Response]], seconds: float) -> Response:
+async def asked_twice(ask: Callable[[float], Awaitable[Response]], seconds: float) -> Response:
     """Return the answer to a read: of another member, if the first is silent for its share of the time."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
