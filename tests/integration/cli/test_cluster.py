@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
@@ -266,8 +265,10 @@ def test_agent_started_by_registered_command_answers_operators(started: RunningC
     started.ok("issue", "operator", "ann")
     root, ann = started.as_party("root"), started.as_party("operator-ann")
     document = root.json("node", "register", "n1", "--address", "127.0.0.1", "--pki", str(started.pki))
-    of_ref: Any = {"organization": REF.organization, "project": REF.project, "environment": REF.environment}
-    root.write(lambda etcd: etcd.keys.environment(REF), Environment(**of_ref, nodes=["n1"]))
+    environment = Environment(
+        organization=REF.organization, project=REF.project, environment=REF.environment, nodes=["n1"]
+    )
+    root.write(lambda etcd: etcd.keys.environment(REF), environment)
     (port,) = free_ports(1)
     command = document["agent_command"]
     for its, meant in (
