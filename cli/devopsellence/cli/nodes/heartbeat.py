@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
-from devopsellence.api.v1.stored_pb2 import Heartbeat
+from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
 from devopsellence.store.codec import decode
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Compare, Delete, Etcd, KeyValue
@@ -17,24 +17,24 @@ _LOOKS: Final = 5
 _PAUSE: Final = 0.2
 
 
-async def end_heartbeat(etcd: Etcd, name: str, uid: str = "") -> None:
-    """Delete the heartbeat of node ``name``, except one with ``uid``. May be repeated.
+async def end_heartbeat(etcd: Etcd, name: str) -> None:
+    """Delete the heartbeat of node ``name``, except that of the machine in the node's record. May be repeated.
 
-    Call this after the node's record has changed, so that the machine has no access any more. Only the key is deleted:
+    Call this after the record has changed, so that the machine before has no access any more. Only the key is deleted:
     its lease belongs to the agent, and a gateway revokes nobody else's.
     """
-    key = etcd.keys.heartbeat(name)
     for _ in range(_LOOKS):
-        stored = await etcd.get(key)
-        if stored is None or _is_of(stored, uid):
+        beat, node = await etcd.get(etcd.keys.heartbeat(name)), await etcd.get(etcd.keys.node(name))
+        if beat is None or _is_of(beat, node):
             return
         # Not a heartbeat that another machine has written meanwhile.
-        await etcd.txn([Compare.unmodified(key, stored.mod_revision)], [Delete(key)])
+        await etcd.txn([Compare.unmodified(beat.key, beat.mod_revision)], [Delete(beat.key)])
         await asyncio.sleep(_PAUSE)
 
 
-def _is_of(stored: KeyValue, uid: str) -> bool:
-    """Return True if the machine ``uid`` wrote a heartbeat."""
+def _is_of(beat: KeyValue, node: KeyValue | None) -> bool:
+    """Return True if the machine in a node's record wrote the heartbeat."""
     with suppress(MalformedRecord):
-        return bool(uid) and decode(Heartbeat, stored.key, stored.value).uid == uid
+        if node is not None:
+            return decode(Heartbeat, beat.key, beat.value).uid == decode(Node, node.key, node.value).uid
     return False

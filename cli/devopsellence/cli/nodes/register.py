@@ -101,7 +101,7 @@ async def replace_node(etcd: Etcd, options: NodeOptions) -> Registration:
     attached = await attached_environments(etcd, options.name)
     puts = await event_puts(etcd, attached, options.name, "node_replaced", did)
     node = await transaction.change(etcd, etcd.keys.node(options.name), Node, edit, also=lambda _: puts)
-    await end_heartbeat(etcd, options.name, uid)
+    await end_heartbeat(etcd, options.name)
     return Registration(node, replaced, exposed, attached)
 
 
