@@ -16,15 +16,24 @@ import structlog
 from devopsellence import log
 from devopsellence.controller.controller import CertificateOptions, run
 from devopsellence.controller.gateway.server import GatewayOptions
+from devopsellence.gateways import InvalidGateways, gateway_address
 from devopsellence.program import PEM_FILE, etcd_options, read_settings, stop_event
 from devopsellence.server_certificate import CertificateFiles, ListenProblem
 from devopsellence.store.settings import Settings
 
 _ACME_CA_CERT = "DEVOPSELLENCE_ACME_CA_CERT"
 _GATEWAY_LISTEN = "DEVOPSELLENCE_GATEWAY_LISTEN"
+_GATEWAY_ADVERTISE = "DEVOPSELLENCE_GATEWAY_ADVERTISE"
 _GATEWAY_CERT = "DEVOPSELLENCE_GATEWAY_CERT"
 _GATEWAY_KEY = "DEVOPSELLENCE_GATEWAY_KEY"
 _GATEWAY_CA_CERT = "DEVOPSELLENCE_GATEWAY_CA_CERT"
+
+
+def _advertised(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str:
+    try:
+        return gateway_address(value) if value else ""
+    except InvalidGateways as error:
+        raise click.BadParameter(f"{error} ({_GATEWAY_ADVERTISE})") from error
 
 
 @click.command()
@@ -39,6 +48,13 @@ _GATEWAY_CA_CERT = "DEVOPSELLENCE_GATEWAY_CA_CERT"
     metavar="ADDRESS:PORT",
     envvar=_GATEWAY_LISTEN,
     help="Serve the gateway to etcd for agents and operators at this address.",
+)
+@click.option(
+    "--gateway-advertise",
+    metavar="ADDRESS:PORT",
+    envvar=_GATEWAY_ADVERTISE,
+    callback=_advertised,
+    help="Address of the gateway as agents reach it.  [default: the one of --gateway-listen, or this machine's]",
 )
 @click.option("--gateway-cert", type=PEM_FILE, envvar=_GATEWAY_CERT, help="PEM file of the gateway's certificate.")
 @click.option("--gateway-key", type=PEM_FILE, envvar=_GATEWAY_KEY, help="PEM file of the key of that certificate.")
@@ -56,7 +72,8 @@ def main(acme_ca_cert: Path | None, identity: str | None, debug: bool, **options
     Any number of controllers can run: a single leader, the rest on standby. Options take precedence over environment
     variables (DEVOPSELLENCE_ETCD_ENDPOINTS, DEVOPSELLENCE_ETCD_CA_CERT, DEVOPSELLENCE_ETCD_CERT,
     DEVOPSELLENCE_ETCD_KEY, DEVOPSELLENCE_PREFIX, DEVOPSELLENCE_ACME_CA_CERT, DEVOPSELLENCE_GATEWAY_LISTEN,
-    DEVOPSELLENCE_GATEWAY_CERT, DEVOPSELLENCE_GATEWAY_KEY, DEVOPSELLENCE_GATEWAY_CA_CERT). On SIGTERM or SIGINT the
+    DEVOPSELLENCE_GATEWAY_ADVERTISE, DEVOPSELLENCE_GATEWAY_CERT, DEVOPSELLENCE_GATEWAY_KEY,
+    DEVOPSELLENCE_GATEWAY_CA_CERT). On SIGTERM or SIGINT the
     controller stops, and a standby takes over at once.
 
     Example: devopsellence-controller --etcd-endpoints 127.0.0.1:2379
@@ -73,7 +90,8 @@ def _gateway(options: Mapping[str, Any], settings: Settings) -> GatewayOptions |
     listen, cert, key = options["gateway_listen"], options["gateway_cert"], options["gateway_key"]
     ca_cert = options["gateway_ca_cert"] or settings.ca_cert
     if not listen:
-        lone = {"--gateway-cert": cert, "--gateway-key": key, "--gateway-ca-cert": options["gateway_ca_cert"]}
+        names = ("gateway_advertise", "gateway_cert", "gateway_key", "gateway_ca_cert")
+        lone = {f"--{name.replace('_', '-')}": options[name] for name in names}
         if given := [name for name, value in lone.items() if value]:
             raise click.UsageError(f"{given[0]} needs an address: set --gateway-listen ({_GATEWAY_LISTEN})")
         return None
@@ -86,7 +104,7 @@ def _gateway(options: Mapping[str, Any], settings: Settings) -> GatewayOptions |
         )
     if ca_cert is None:
         raise click.UsageError(f"--gateway-listen needs --gateway-ca-cert ({_GATEWAY_CA_CERT}) or --etcd-ca-cert")
-    return GatewayOptions(listen, CertificateFiles(ca_cert, cert, key))
+    return GatewayOptions(listen, CertificateFiles(ca_cert, cert, key), options["gateway_advertise"])
 
 
 def _readable(ca_cert: Path | None) -> Path | None:

@@ -62,10 +62,14 @@ _log = structlog.get_logger("gateway")
 
 @dataclass(frozen=True)
 class GatewayOptions:
-    """``listen``: ``host:port``. ``files``: server certificate of the gateway, and the authority of its callers."""
+    """``listen``: ``host:port``. ``files``: server certificate of the gateway, and the authority of its callers.
+
+    ``advertise``: address to announce to agents; empty: made of ``listen``.
+    """
 
     listen: str
     files: CertificateFiles
+    advertise: str = ""
 
 
 class Gateway:
