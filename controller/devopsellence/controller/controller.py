@@ -88,7 +88,9 @@ def _announced(server: Gateway | None, options: GatewayOptions | None, settings:
         return ""
     address = announced_address(server.address, options.advertise, settings.endpoints)
     if not address:
-        _log.warning("agents do not learn the address of this gateway: set --gateway-advertise", listen=server.address)
+        _log.warning(
+            "agents do not learn of this gateway", fix="set --gateway-advertise", listen=server.address
+        )
     return address
 
 
