@@ -88,9 +88,7 @@ def _announced(server: Gateway | None, options: GatewayOptions | None, settings:
         return ""
     address = announced_address(server.address, options.advertise, settings.endpoints)
     if not address:
-        _log.warning(
-            "agents do not learn of this gateway", fix="set --gateway-advertise", listen=server.address
-        )
+        _log.warning("agents do not learn of this gateway", fix="set --gateway-advertise", listen=server.address)
     return address
 
 

@@ -78,7 +78,7 @@ class AccessMirror:
             return AccessState("", "this cluster has no certificates, so no gateways", "")
         if self._informer.connected:
             fix = f"delete {self._key}; the leading controller writes it again"
-            return AccessState(self._unusable, f"{len(self._gateways.addresses)} gateways are recorded", fix)
+            return AccessState(self._unusable, f"gateways known: {len(self._gateways.addresses)}", fix)
         problem = "" if self._now().mono < self._old_at() else self._sentence()
         return AccessState(problem, f"the addresses of the gateways are {self._age()}", self._fix())
 

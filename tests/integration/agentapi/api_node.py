@@ -139,7 +139,7 @@ async def api_node(folder: Path, host: str = "unix:///var/run/docker.sock") -> A
         cast("Assignments", node.assignments),
         SecretDecrypter(AgeIdentity.generate()),
         cast("ImageService", NoImages()),
-        lambda: AccessState("", "2 gateways are recorded", ""),
+        lambda: AccessState("", "gateways known: 2", ""),
     )
     node.address = api.address
     try:

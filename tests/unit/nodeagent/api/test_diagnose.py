@@ -24,7 +24,7 @@ def expired() -> float:
         (diagnose.check_docker("it does not"), False, "it does not"),
         (diagnose.check_etcd(""), True, "assignments are up to date"),
         (diagnose.check_etcd("no"), False, "no"),
-        (diagnose.check_access(AccessState("", "2 gateways are recorded", "x")), True, "2 gateways are recorded"),
+        (diagnose.check_access(AccessState("", "gateways known: 2", "x")), True, "gateways known: 2"),
         (diagnose.check_access(AccessState("3 hours old", "x", "make it reachable")), False, "3 hours old"),
         (
             diagnose.check_disk(Capacity(20_000, 2_000)),
