@@ -116,7 +116,7 @@ def test_writes(who: Caller, put: rpc.PutRequest, facts: Facts, expected: Refusa
     assert refusal(lambda: policy.check_put(who, KEYS, put, facts, set())) is expected
 
 
-def test_what_a_transaction_writes_is_told_by_branch() -> None:
+def test_writes_of_a_transaction_are_told_by_branch() -> None:
     deletion = rpc.DeleteRangeRequest(key=OWN_RELEASES, range_end=OWN_RELEASES[:-1] + b"0")
     request = rpc.TxnRequest(
         success=[rpc.RequestOp(request_put=PUT_STATUS), rpc.RequestOp(request_range=rpc.RangeRequest(key=STATUS))],
