@@ -16,15 +16,24 @@ import structlog
 from devopsellence import log
 from devopsellence.controller.controller import CertificateOptions, run
 from devopsellence.controller.gateway.server import GatewayOptions
+from devopsellence.gateways import InvalidGateways, gateway_address
 from devopsellence.program import PEM_FILE, etcd_options, read_settings, stop_event
 from devopsellence.server_certificate import CertificateFiles, ListenProblem
 from devopsellence.store.settings import Settings
 
 _ACME_CA_CERT = "DEVOPSELLENCE_ACME_CA_CERT"
 _GATEWAY_LISTEN = "DEVOPSELLENCE_GATEWAY_LISTEN"
+_GATEWAY_ADVERTISE = "DEVOPSELLENCE_GATEWAY_ADVERTISE"
 _GATEWAY_CERT = "DEVOPSELLENCE_GATEWAY_CERT"
 _GATEWAY_KEY = "DEVOPSELLENCE_GATEWAY_KEY"
 _GATEWAY_CA_CERT = "DEVOPSELLENCE_GATEWAY_CA_CERT"
+
+
+def _advertised(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str:
+    try:
+        return gateway_address(value) if value else ""
+    except InvalidGateways as error:
+        raise click.BadParameter(f"{error} ({_GATEWAY_ADVERTISE})") from error
 
 
 @click.command()
@@ -39,6 +48,13 @@ _GATEWAY_CA_CERT = "DEVOPSELLENCE_GATEWAY_CA_CERT"
     metavar="ADDRESS:PORT",
     envvar=_GATEWAY_LISTEN,
     help="Serve the gateway to etcd for agents and operators at this address.",
+)
+@click.option(
+    "--gateway-advertise",
+    metavar="ADDRESS:PORT",
+    envvar=_GATEWAY_ADVERTISE,
+    callback=_advertised,
+    help="Address of the gateway as agents reach it.  [default: the one of --gateway-listen, or this machine's]",
 )
 @click.option(
     "--gateway-cert",
@@ -66,7 +82,8 @@ def main(acme_ca_cert: Path | None, identity: str | None, debug: bool, **options
     Any number of controllers can run: a single leader, the rest on standby. Options take precedence over environment
     variables (DEVOPSELLENCE_ETCD_ENDPOINTS, DEVOPSELLENCE_ETCD_CA_CERT, DEVOPSELLENCE_ETCD_CERT,
     DEVOPSELLENCE_ETCD_KEY, DEVOPSELLENCE_PREFIX, DEVOPSELLENCE_ACME_CA_CERT, DEVOPSELLENCE_GATEWAY_LISTEN,
-    DEVOPSELLENCE_GATEWAY_CERT, DEVOPSELLENCE_GATEWAY_KEY, DEVOPSELLENCE_GATEWAY_CA_CERT). On SIGTERM or SIGINT the
+    DEVOPSELLENCE_GATEWAY_ADVERTISE, DEVOPSELLENCE_GATEWAY_CERT, DEVOPSELLENCE_GATEWAY_KEY,
+    DEVOPSELLENCE_GATEWAY_CA_CERT). On SIGTERM or SIGINT the
     controller stops, and a standby takes over at once.
 
     Example: devopsellence-controller --etcd-endpoints 127.0.0.1:2379
@@ -83,7 +100,7 @@ def _gateway(options: Mapping[str, Any], settings: Settings) -> GatewayOptions |
     listen, ca_cert = options["gateway_listen"], options["gateway_ca_cert"] or settings.ca_cert
     cert, key = options["gateway_cert"], options["gateway_key"]
     if not listen:
-        lone = ("gateway_cert", "gateway_key", "gateway_ca_cert")
+        lone = ("gateway_advertise", "gateway_cert", "gateway_key", "gateway_ca_cert")
         if given := [f"--{name.replace('_', '-')}" for name in lone if options[name]]:
             raise click.UsageError(f"{given[0]} needs an address: set --gateway-listen ({_GATEWAY_LISTEN})")
         return None
@@ -97,7 +114,7 @@ def _gateway(options: Mapping[str, Any], settings: Settings) -> GatewayOptions |
     cert, key = cert or settings.cert, key or settings.key
     if not (cert and key and ca_cert):
         raise click.UsageError("--gateway-listen needs certificates: set --gateway-* or --etcd-ca-cert, -cert and -key")
-    return GatewayOptions(listen, CertificateFiles(ca_cert, cert, key))
+    return GatewayOptions(listen, CertificateFiles(ca_cert, cert, key), options["gateway_advertise"])
 
 
 def _readable(ca_cert: Path | None) -> Path | None:

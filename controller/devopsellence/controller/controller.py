@@ -13,6 +13,8 @@ import structlog
 
 from devopsellence.client_certificate import certificate_end
 from devopsellence.clock import now
+from devopsellence.controller.access.advertise import announced_address
+from devopsellence.controller.access.registry import GatewayRegistry
 from devopsellence.controller.cache.store_cache import StoreCache
 from devopsellence.controller.certificates.failure import IssuancePace
 from devopsellence.controller.certificates.issuer import Issuer
@@ -71,12 +73,23 @@ async def run(
         # First, because a wrong option ends the program.
         server = Gateway(gateway, settings, etcd) if gateway is not None else None
         expires = partial(certificate_end, settings.ca_cert, settings.cert, settings.key)
-        election = Election(etcd, keeper, identity, expires=expires)
+        announced = partial(_announced, server, gateway, settings)
+        election = Election(etcd, keeper, identity, expires=expires, gateway=announced)
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(server.run()) if server is not None else None
             await serve(Controller(etcd, certificates=certificates), election, stop)
             if serving is not None:
                 serving.cancel()
+
+
+def _announced(server: Gateway | None, options: GatewayOptions | None, settings: Settings) -> str:
+    """Return the address of the gateway for the election; "" without one. May block."""
+    if server is None or options is None:
+        return ""
+    address = announced_address(server.address, options.advertise, settings.endpoints)
+    if not address:
+        _log.warning("agents do not learn of this gateway", fix="set --gateway-advertise", listen=server.address)
+    return address
 
 
 async def serve(controller: Controller, election: Election, stop: asyncio.Event) -> None:
@@ -148,7 +161,8 @@ class Controller:
         try:
             refs = self.caches.environments()
             _log.info("reconciling", environments=len(refs))
-            await run_all(self._workers.run(refs), self._issuer.run(refs))
+            gateways = GatewayRegistry(self._etcd, writer, now)
+            await run_all(self._workers.run(refs), self._issuer.run(refs), gateways.run())
         finally:
             self._workers = self._issuer = None
             _log.info("not leading")

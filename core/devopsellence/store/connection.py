@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 
 import grpc
@@ -70,8 +71,9 @@ T = TypeVar("T")
 class Stubs:
     """Channel with its stubs. Once replaced by another, a channel is closed when its last call has ended."""
 
-    def __init__(self, channel: grpc.aio.Channel, stamps: tuple[int, ...]) -> None:
+    def __init__(self, channel: grpc.aio.Channel, stamps: tuple[int, ...], endpoints: tuple[str, ...]) -> None:
         self.channel = channel
+        self.endpoints = endpoints
         #: Modification times of the certificate files that the channel was made with.
         self.stamps = stamps
         self.kv: KVAsyncStub = KVStub(channel)
@@ -86,8 +88,8 @@ class Stubs:
 class EtcdConnection:
     """Connection to one cluster. All methods raise only the errors of :mod:`devopsellence.store.errors`.
 
-    A renewed certificate is used without a restart: the files are looked at before each call and each new stream. An
-    open stream keeps its channel.
+    A renewed certificate and other endpoints are used without a restart: files and endpoints are looked at before each
+    call and each new stream. An open stream keeps its channel.
     """
 
     def __init__(self, settings: Settings, *, timeout: float) -> None:
@@ -120,23 +122,35 @@ class EtcdConnection:
         for stubs in (self._stubs, *self._replaced):
             await stubs.channel.close(None)
 
+    def use_endpoints(self, endpoints: tuple[str, ...]) -> None:
+        """Use ``endpoints`` for the next call and the next stream.
+
+        Raises:
+            SettingsError: they cannot be used together; nothing has changed.
+        """
+        self._settings = replace(self._settings, endpoints=endpoints)
+
     async def _dial(self) -> Stubs:
-        options = [*_OPTIONS, ("grpc.default_authority", self._settings.server_name)]
-        stamps, credentials = await asyncio.to_thread(_credentials, self._settings)
+        settings = self._settings
+        options = [*_OPTIONS, ("grpc.default_authority", settings.server_name)]
+        stamps, credentials = await asyncio.to_thread(_credentials, settings)
         if credentials is None:
-            channel = grpc.aio.insecure_channel(self._settings.target, options=options)
+            channel = grpc.aio.insecure_channel(settings.target, options=options)
         else:
-            options.append(("grpc.ssl_target_name_override", self._settings.server_name))
-            channel = grpc.aio.secure_channel(self._settings.target, credentials, options=options)
-        return Stubs(channel, stamps)
+            options.append(("grpc.ssl_target_name_override", settings.server_name))
+            channel = grpc.aio.secure_channel(settings.target, credentials, options=options)
+        return Stubs(channel, stamps, settings.endpoints)
+
+    def _is_current(self, stamps: tuple[int, ...] | None) -> bool:
+        return stamps == self._stubs.stamps and self._settings.endpoints == self._stubs.endpoints
 
     async def _renew(self) -> None:
-        """Replace the channel if the certificate files have changed; files that cannot be used change nothing."""
+        """Replace the channel if certificate files or endpoints have changed; unusable files change nothing."""
         stamps = file_stamps(self._settings.ca_cert, self._settings.cert, self._settings.key)
-        if stamps in (None, self._stubs.stamps, self._refused_stamps):
+        if stamps in (None, self._refused_stamps) or self._is_current(stamps):
             return
         async with self._renewing:
-            if stamps == self._stubs.stamps or self.closed:
+            if self._is_current(stamps) or self.closed:
                 return
             try:
                 renewed = await self._dial()
@@ -146,7 +160,8 @@ class EtcdConnection:
                 return
             before, self._stubs = self._stubs, renewed
             self._replaced.add(before)
-            log.info("the certificate for etcd was renewed")
+            if renewed.stamps != before.stamps:
+                log.info("the certificate for etcd was renewed")
             await self._release(before)
 
     @asynccontextmanager

@@ -32,8 +32,8 @@ T = TypeVar("T")
 #: vanished, because keepalives are sent every third of the TTL and etcd checks for expiry every 500 ms. A leader
 #: continues through 2.7 s without an answer.
 LEASE_SECONDS: Final = 4
-#: Interval at which a candidate's record follows its certificate, which may be renewed meanwhile.
-CERTIFICATE_SECONDS: Final = 600.0
+#: Interval at which a candidate's record follows its certificate and its address, which may change meanwhile.
+RECHECK_SECONDS: Final = 600.0
 _LONGEST_BACKOFF: Final = 2.0
 _REVOKE_SECONDS: Final = 2.0
 
@@ -44,6 +44,10 @@ async def _at_once() -> None:
 
 def _no_certificate() -> float:
     return 0.0
+
+
+def _no_gateway() -> str:
+    return ""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ class Election:
     """Candidate for leadership. ``identity`` is shown to people (such as ``"<hostname>/<pid>"``).
 
     Another candidate leads at most ``ttl`` seconds after a leader vanished. ``expires`` returns the end of the client
-    certificate in seconds since the epoch, 0 for none; it is shown, and read again every ``recheck`` seconds.
+    certificate in seconds since the epoch, 0 for none; ``gateway`` the address of this controller's gateway, "" for
+    none. Both block; they are shown, and read again every ``recheck`` seconds.
     """
 
     def __init__(
@@ -87,13 +92,15 @@ class Election:
         *,
         ttl: int = LEASE_SECONDS,
         expires: Callable[[], float] = _no_certificate,
-        recheck: float = CERTIFICATE_SECONDS,
+        gateway: Callable[[], str] = _no_gateway,
+        recheck: float = RECHECK_SECONDS,
     ) -> None:
         self._etcd = etcd
         self._keeper = keeper
         self._identity = identity
         self._ttl = ttl
         self._expires = expires
+        self._gateway = gateway
         self._recheck = recheck
 
     async def run(
@@ -129,13 +136,13 @@ class Election:
             candidate = stored_pb2.Candidate(identity=self._identity)
             candidate.since.GetCurrentTime()
             leadership = await _while_held(
-                lease, self._campaign(lease, candidate), self._show_certificate(lease, candidate)
+                lease, self._campaign(lease, candidate), self._keep_described(lease, candidate)
             )
             await _while_held(
                 lease,
                 _call(lead, leadership),
                 self._until_gone(leadership),
-                self._show_certificate(lease, candidate),
+                self._keep_described(lease, candidate),
             )
             raise LeaseLost(f"{leadership.key}: this controller no longer leads")
         finally:
@@ -144,25 +151,26 @@ class Election:
                 async with asyncio.timeout(_REVOKE_SECONDS):
                     await lease.revoke()
 
-    async def _show_certificate(self, lease: Lease, candidate: stored_pb2.Candidate) -> None:
-        """Write the candidate again whenever the certificate has been renewed; never returns."""
+    async def _keep_described(self, lease: Lease, candidate: stored_pb2.Candidate) -> None:
+        """Write the candidate again whenever its certificate was renewed or its address changed; never returns."""
         key = self._etcd.keys.candidate(lease.id)
         while True:
             await asyncio.sleep(self._recheck)
-            before = candidate.certificate_expires_at.seconds
-            await asyncio.to_thread(self._read_certificate, candidate)
-            if candidate.certificate_expires_at.seconds != before:
+            before = encode(candidate)
+            await asyncio.to_thread(self._describe, candidate)
+            if encode(candidate) != before:
                 with suppress(StoreError):  # the next look repeats it, if need be with the next lease
                     await self._etcd.txn([Compare.exists(key)], [Put(key, encode(bounded(candidate)), lease.id)])
 
-    def _read_certificate(self, candidate: stored_pb2.Candidate) -> None:
+    def _describe(self, candidate: stored_pb2.Candidate) -> None:
         if end := self._expires():
             candidate.certificate_expires_at.FromSeconds(int(end))
+        candidate.gateway = self._gateway()
 
     async def _campaign(self, lease: Lease, candidate: stored_pb2.Candidate) -> Leadership:
         """Put up a candidate and return once elected."""
         key = self._etcd.keys.candidate(lease.id)
-        await asyncio.to_thread(self._read_certificate, candidate)
+        await asyncio.to_thread(self._describe, candidate)
         value = encode(bounded(candidate))
         with suppress(Ambiguous):  # the next read shows the result; a write that arrives even later ends with the lease
             await self._etcd.txn([Compare.absent(key)], [Put(key, value, lease.id)])

@@ -99,6 +99,14 @@ class Etcd:
     ) -> None:
         await self._connection.close()
 
+    def use_endpoints(self, endpoints: tuple[str, ...]) -> None:
+        """Use ``endpoints`` from the next call and the next stream on; open watches and keepalives go on as they are.
+
+        Raises:
+            SettingsError: they cannot be used together; nothing has changed.
+        """
+        self._connection.use_endpoints(endpoints)
+
     async def get(self, key: str) -> KeyValue | None:
         """Read ``key``; None if ``key`` does not exist."""
         answer = await self._read(f"read {key}", lambda stubs: stubs.kv.Range, rpc.RangeRequest(key=key_bytes(key)))

@@ -201,6 +201,10 @@ class Keys:
     def operator_access(self, name: str) -> str:
         return self.all_operator_access_prefix + check_name("operator", name)
 
+    @property
+    def gateways(self) -> str:
+        return f"{self.prefix}access/gateways"
+
     def parse_operator(self, key: str) -> str:
         """Return the name of an ``operators/`` key."""
         return check_name("operator", self._after(key, self.operators_prefix))

@@ -15,6 +15,7 @@ import structlog
 
 from devopsellence import clock
 from devopsellence.api.v1 import stored_pb2
+from devopsellence.nodeagent.access import AccessMirror
 from devopsellence.nodeagent.api.images import ImageService
 from devopsellence.nodeagent.api.server import ApiServer, ListenOptions
 from devopsellence.nodeagent.assignments import Assignments
@@ -108,6 +109,7 @@ async def run(options: AgentOptions, folder: StateFolder, stop: asyncio.Event) -
                     agent.assignments,
                     agent.decrypter,
                     images,
+                    agent.access.state,
                 )
             )
         await agent.run(stop)
@@ -171,6 +173,7 @@ class Agent(Generic[R]):
         # Until the heartbeat says that no other agent of this uid reports.
         self._statuses.set_reporting(False)
         self.heartbeat = HeartbeatWriter(etcd, etcd.keys, resources.keeper, self.beat, process, self._set_ownership)
+        self.access = AccessMirror(context, options.settings)
         self.assignments = Assignments(context, events.assignment_changed.emit, events.assignments_listed.emit)
         self.images = ImageCollector(self.engine, options.state_dir / "images.json", disk, files=folder.files)
         self._state_keeper = StateKeeper(
@@ -231,6 +234,8 @@ class Agent(Generic[R]):
             self._reconciler.abandon()
 
     async def _run(self, stop: asyncio.Event) -> None:
+        # First: the addresses on disk are those of the first connection.
+        await self.access.load()
         await self.assignments.load()
         await self.images.load()
         await self.engine.owned.load()
@@ -245,6 +250,7 @@ class Agent(Generic[R]):
                 group.create_task(work)
                 for work in (
                     self.engine.run(),
+                    self.access.run(),
                     self.assignments.run(),
                     self._statuses.run(),
                     self.heartbeat.run(),
@@ -271,6 +277,7 @@ class Agent(Generic[R]):
         with suppress(TimeoutError, StoreError, ExceptionGroup):
             async with asyncio.timeout(GOODBYE_SECONDS):
                 await self.engine.owned.flush()
+                await self.access.flush()
                 await self._statuses.flush()
                 await self.heartbeat.close()
 

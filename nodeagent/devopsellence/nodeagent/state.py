@@ -3,7 +3,8 @@
 ``assignments/`` has the last assignment of each environment, ``memory/`` the restart histories, ``status/`` the last
 reported status (for people, while etcd is away), ``tasks/`` the records of release tasks, ``ingress/`` the ingress
 parts, ``logs/`` the output of removed containers (``log_archive``). There is a file per environment, in ``ingress/``
-per environment and part. ``containers.json`` has the containers that the agent has created (``docker.ledger``).
+per environment and part. ``containers.json`` has the containers that the agent has created (``docker.ledger``), and
+``access.json`` the addresses of the gateways (``access``).
 Assignments can contain confidential values, so only the agent's user can read the folder. Secrets are encrypted; the
 identity to decrypt them is in ``identity``. How files are read and written is in ``state_files``.
 """
@@ -35,6 +36,7 @@ from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.keys import EnvironmentRef
 
 _TASKS: Final = "tasks"
+_ACCESS: Final = "access.json"
 _KINDS: Final = ("assignments", "memory", "status", _TASKS, "ingress")
 #: Separator in file names in place of "/"; not valid in names.
 _SEPARATOR: Final = "+"
@@ -227,6 +229,28 @@ class StateFolder:
     def forget_part(self, ref: EnvironmentRef, part: str) -> None:
         """Remove an ingress part."""
         self.files.remove(self._part(ref, part))
+
+    def access(self) -> stored_pb2.AccessCopy | None:
+        """Return the access data; None if there is none. An unreadable file is logged and left in place."""
+        path = self._folder / _ACCESS
+        try:
+            content = self.files.read(path)
+            copy = decode(stored_pb2.AccessCopy, str(path), content)
+        except FileNotFoundError:
+            return None
+        except (OSError, MalformedRecord) as error:
+            _log.warning("the access data on disk cannot be read", path=str(path), error=str(error))
+            return None
+        self.files.adopt(path, content)
+        return copy
+
+    def save_access(self, copy: stored_pb2.AccessCopy, *, sync: bool) -> None:
+        """Write the access data.
+
+        Raises:
+            OSError.
+        """
+        self.files.write(self._folder / _ACCESS, encode(copy), sync=sync)
 
     def save_status(self, ref: EnvironmentRef, status: bytes) -> None:
         """Write a status, without sync.

@@ -16,6 +16,7 @@ from devopsellence.age import AgeIdentity
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.api.v1.agent_pb2 import RunAnswer, RunRequest
 from devopsellence.cli.agent.client import AgentEndpoint, connect, wait_accepted
+from devopsellence.nodeagent.access import AccessState
 from devopsellence.nodeagent.api.images import ImageService
 from devopsellence.nodeagent.api.server import ApiServer, ListenOptions
 from devopsellence.nodeagent.assignments import Assignments, AssignmentState
@@ -138,6 +139,7 @@ async def api_node(folder: Path, host: str = "unix:///var/run/docker.sock") -> A
         cast("Assignments", node.assignments),
         SecretDecrypter(AgeIdentity.generate()),
         cast("ImageService", NoImages()),
+        lambda: AccessState("", "gateways known: 2", ""),
     )
     node.address = api.address
     try:

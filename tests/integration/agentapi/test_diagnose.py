@@ -19,8 +19,10 @@ async def test_diagnosis_of_healthy_node(here: ApiNode) -> None:
     assert 0 < answer.memory_available_mib <= answer.memory_total_mib
     assert answer.agent_memory_mib > 0
     checks = {check.name: check for check in answer.checks}
-    assert list(checks) == ["docker", "etcd", "disk", "memory", "certificate", "assignments", "isolation"]
-    assert all(checks[name].ok and not checks[name].mend for name in ("docker", "etcd", "certificate", "assignments"))
+    assert list(checks) == ["docker", "etcd", "access", "disk", "memory", "certificate", "assignments", "isolation"]
+    assert all(
+        checks[name].ok and not checks[name].mend for name in ("docker", "etcd", "access", "certificate", "assignments")
+    )
 
 
 async def test_diagnosis_names_problems_with_fix(here: ApiNode) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.settings import Settings
 from tests.support.authority import Authority
 from tests.support.etcd import EtcdServer
 from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.gateway_cluster import GatewayCluster, gateway_cluster
 
 
 @pytest.fixture(scope="session")
@@ -21,4 +25,12 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 async def gateway(etcd_server: EtcdServer, authority: Authority) -> AsyncIterator[RunningGateway]:
     settings = etcd_server.settings(f"/test-{uuid.uuid4().hex[:12]}/")
     async with running_gateway(settings, authority) as running:
+        yield running
+
+
+@pytest.fixture
+async def cluster(
+    etcd: Etcd, settings: Settings, authority: Authority, tmp_path: Path
+) -> AsyncIterator[GatewayCluster]:
+    async with gateway_cluster(etcd, settings, authority, tmp_path) as running:
         yield running

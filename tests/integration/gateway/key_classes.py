@@ -50,6 +50,7 @@ def records(keys: Keys, author: str) -> dict[str, tuple[str, bytes]]:
         "recipient": (keys.operator("ann"), pb.Operator(name="ann")),
         "access ann": (keys.operator_access("ann"), pb.OperatorAccess(name="ann", environments=[str(OWN)])),
         "access bob": (keys.operator_access("bob"), pb.OperatorAccess(name="bob", environments=["*"], nodes=True)),
+        "gateways": (keys.gateways, pb.Gateways(addresses=["10.0.0.1:2381"])),
         "claim": (keys.host_claim("n1", HOST), pb.HostClaim()),
         "election": (keys.candidate(1), pb.Candidate()),
         "unknown kind": (f"{keys.prefix}junk/x", pb.Event()),

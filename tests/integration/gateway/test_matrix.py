@@ -24,17 +24,17 @@ EVERYTHING = frozenset(
     |assignment n2 other|ingress n1 own|ingress n1 other|ingress n2 own|ingress n2 other|status n1 own|status n1 other
     |status n2 own|status n2 other|environment own|environment other|release own|release other|rollout own|rollout other
     |secret own|secret other|certificate own|certificate other|event own|event other|recipient|access ann|access bob
-    |election|claim|unknown kind""".replace("\n    ", "").split("|")
+    |gateways|election|claim|unknown kind""".replace("\n    ", "").split("|")
 )
 OF_ENVIRONMENTS = frozenset(
     f"{kind} {name}"
     for kind in ("environment", "release", "secret", "certificate", "event")
     for name in ("own", "other")
 )
-SHARED = frozenset({"node n1", "node n2", "heartbeat n1", "heartbeat n2", "recipient", "election", "claim"})
+SHARED = frozenset({"node n1", "node n2", "heartbeat n1", "heartbeat n2", "recipient", "gateways", "election", "claim"})
 NODE_READS = frozenset(
     """node n1|heartbeat n1|assignment n1 own|assignment n1 other|ingress n1 own|ingress n1 other|status n1 own
-    |status n1 other""".replace("\n    ", "").split("|")
+    |status n1 other|gateways""".replace("\n    ", "").split("|")
 )
 ANN_READS = SHARED | {name for name in EVERYTHING if name.endswith(" own")} | {"access ann"}
 BOB_READS = EVERYTHING - {"access ann", "unknown kind"}
@@ -61,7 +61,7 @@ EXPECTED = {
         BOB_WRITES | {"rollout own", "rollout other", "heartbeat n1", "heartbeat n2"},
     ),
     "operator:eve": (NOTHING, NOTHING, NOTHING),
-    "root": (EVERYTHING, (BOB_WRITES | {"access ann", "access bob"}) - RELEASES - EVENTS, EVERYTHING),
+    "root": (EVERYTHING, (BOB_WRITES | {"access ann", "access bob", "gateways"}) - RELEASES - EVENTS, EVERYTHING),
     "controller": (EVERYTHING, EVERYTHING, EVERYTHING),
     "etcd": (NOTHING, NOTHING, NOTHING),
     "operator:": (NOTHING, NOTHING, NOTHING),

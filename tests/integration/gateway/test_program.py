@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from devopsellence.store.identities import USER_OPERATOR
 from devopsellence.store.settings import Settings
 from tests.support.authority import Authority, settings_with
 from tests.support.controller import ControllerProcess
+from tests.support.gateway_cluster import gateway_options
 from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.etcd
@@ -29,15 +31,7 @@ Options = Callable[[int], tuple[str, ...]]
 def options(authority: Authority) -> Options:
     files = authority.issue_server("gateway")
 
-    def options_of(port: int) -> tuple[str, ...]:
-        return (
-            f"--gateway-listen=127.0.0.1:{port}",
-            f"--gateway-cert={files.certificate}",
-            f"--gateway-key={files.key}",
-            f"--gateway-ca-cert={files.authority}",
-        )
-
-    return options_of
+    return partial(gateway_options, files)
 
 
 async def test_every_controller_serves_the_gateway(
@@ -74,6 +68,8 @@ async def test_every_controller_serves_the_gateway(
         (lambda given: given[1:], "--gateway-cert needs an address"),
         (lambda given: given[2:], "--gateway-key needs an address"),
         (lambda given: given[3:], "--gateway-ca-cert needs an address"),
+        (lambda given: ["--gateway-advertise=10.0.0.1:2381"], "--gateway-advertise needs an address"),
+        (lambda given: [*given, "--gateway-advertise=gateway.example:2381"], "'gateway.example:2381' is not an IP"),
         (lambda given: ["--gateway-listen=nowhere", *given[1:]], "'nowhere' is not address:port"),
         (lambda given: [*given[:1], "--gateway-cert=/missing", *given[2:]], "/missing cannot be read"),
         (lambda given: [*given[:2], given[1].replace("-cert=", "-key="), *given[3:]], "is not the key of"),

@@ -4,101 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bench.hollow.agent import HollowAgent
-from bench.hollow.fleet import registrations, uid_of
+from bench.hollow.fleet import uid_of
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.api.v1 import workload_pb2
-from devopsellence.store.codec import encode
-from devopsellence.store.etcd import Compare, Etcd, Put
+from devopsellence.store.etcd import Etcd
 from devopsellence.store.identities import user_of_node, user_of_operator
-from devopsellence.store.settings import Settings
 from tests.integration.cli import secret_operator
-from tests.integration.gateway.key_classes import fields
-from tests.support.authority import Authority, settings_with
-from tests.support.controller import REF, ControllerProcess, EnvironmentDriver
-from tests.support.ports import free_ports
+from tests.support.controller import REF, EnvironmentDriver
+from tests.support.gateway_cluster import NODES, GatewayCluster, deploy
 from tests.support.until import eventually
 
 pytestmark = pytest.mark.etcd
-
-NODES = ("n1", "n2", "n3")
-
-
-@dataclass(frozen=True)
-class GatewayCluster:
-    """Two controllers with gateways, three registered nodes, and an operator with all rights."""
-
-    settings: Settings
-    authority: Authority
-    endpoints: tuple[str, ...]
-    controllers: tuple[ControllerProcess, ...]
-    operator: str
-
-    def caller(self, common_name: str) -> Settings:
-        return settings_with(replace(self.settings, endpoints=self.endpoints), self.authority.issue(common_name))
-
-    def refusals(self) -> list[dict[str, Any]]:
-        """Return what the gateways refused, but for calls before they knew their callers."""
-        lines = [line for controller in self.controllers for line in controller.lines("refused")]
-        return [line for line in lines if line["kind"] != "not_now"]
-
-
-@pytest.fixture
-async def cluster(
-    etcd: Etcd, settings: Settings, authority: Authority, tmp_path: Path
-) -> AsyncIterator[GatewayCluster]:
-    operator = "ann"
-    access = pb.OperatorAccess(name=operator, environments=["*"], nodes=True)
-    await etcd.put(etcd.keys.operator_access(operator), encode(access))
-    await etcd.txn([], registrations(etcd, NODES, ["web"]))
-    files = authority.issue_server("gateway")
-    certificate = (f"--gateway-cert={files.certificate}", f"--gateway-key={files.key}")
-    async with AsyncExitStack() as stack:
-        ports, controllers = free_ports(2), []
-        for port in ports:
-            options = (f"--gateway-listen=127.0.0.1:{port}", *certificate, f"--gateway-ca-cert={files.authority}")
-            controllers.append(ControllerProcess(settings, tmp_path / f"{port}.log", *options))
-            stack.callback(controllers[-1].end)
-            await controllers[-1].logged("gateway started")
-        await controllers[0].logged("leading")
-        endpoints = tuple(f"127.0.0.1:{port}" for port in ports)
-        yield GatewayCluster(settings, authority, endpoints, tuple(controllers), operator)
-
-
-def release(number: int, author: str) -> pb.Release:
-    made = pb.Release(
-        number=number,
-        created_by=author,
-        **fields(REF),
-        services=[
-            workload_pb2.Service(
-                name="web",
-                kind=workload_pb2.Service.WEB,
-                image=workload_pb2.Image(pinned=f"sha256:{number:064x}"),
-                healthcheck=workload_pb2.HealthCheck(path="/up", port=3000),
-            )
-        ],
-    )
-    made.rollout.progress_deadline.FromSeconds(600)
-    made.rollout.max_parallel = "100%"
-    return made
-
-
-async def deploy(environment: EnvironmentDriver, number: int, author: str) -> None:
-    """Write a release and the environment in one transaction, as the command line does."""
-    keys, made = environment.keys, release(number, author)
-    record = pb.Environment(nodes=NODES, latest_release=number, **fields(REF))
-    key = keys.release(REF, number)
-    puts = [Put(key, encode(made)), Put(keys.environment(REF), encode(record))]
-    assert (await environment.etcd.txn([Compare.absent(key)], puts)).succeeded
 
 
 async def test_release_settles_through_gateways_also_without_one(cluster: GatewayCluster, tmp_path: Path) -> None:

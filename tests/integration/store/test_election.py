@@ -231,26 +231,27 @@ async def test_leader_survives_etcd_restart(tmp_path_factory: pytest.TempPathFac
             assert a.leadership is before
 
 
-async def test_candidate_shows_the_end_of_its_certificate_also_after_a_renewal(etcd: Etcd) -> None:
-    ends = [1_000_000.0, 2_000_000.0]
+async def test_candidate_shows_certificate_and_gateway_also_after_a_change(etcd: Etcd) -> None:
+    descriptions = [(1_000_000, "10.0.0.1:2381"), (2_000_000, "10.0.0.1:2381"), (2_000_000, "10.0.0.2:2381")]
+    left = descriptions.copy()
 
-    def expires() -> float:
-        return ends.pop(0) if len(ends) > 1 else ends[0]
+    def gateway() -> str:
+        return (left.pop(0) if len(left) > 1 else left[0])[1]
 
     async def lead(_leadership: Leadership) -> None:
         await asyncio.Event().wait()
 
     start = (await etcd.head(etcd.keys.election_prefix)).revision + 1
     async with LeaseKeeper(etcd) as keeper, asyncio.timeout(10):
-        election = Election(etcd, keeper, "a", ttl=2, expires=expires, recheck=0.1)
+        election = Election(etcd, keeper, "a", ttl=2, expires=lambda: left[0][0], gateway=gateway, recheck=0.1)
         task = asyncio.create_task(election.run(lead))
-        seen: list[int] = []
+        seen: list[tuple[int, str]] = []
         async with aclosing(etcd.watch(etcd.keys.election_prefix, start_revision=start)) as batches:
-            while 2_000_000 not in seen:
+            while descriptions[-1] not in seen:
                 for event in (await anext(batches)).events:
                     if event.kv is not None:
                         record = decode(stored_pb2.Candidate, event.key, event.kv.value)
-                        seen.append(record.certificate_expires_at.seconds)
-        assert seen == [1_000_000, 2_000_000]
+                        seen.append((record.certificate_expires_at.seconds, record.gateway))
+        assert seen == descriptions
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

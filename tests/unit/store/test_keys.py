@@ -28,6 +28,7 @@ def test_keys_read_as_designed() -> None:
     )
     assert KEYS.ingress("n1", ENV, PEERS) == "/devopsellence/v1/ingress/n1/acme/ShopApp/production/+peers"
     assert KEYS.host_claim("n1", "app.example.com") == "/devopsellence/v1/hosts/n1/app.example.com"
+    assert KEYS.gateways == "/devopsellence/v1/access/gateways"
     assert KEYS.candidate(0x1F) == "/devopsellence/v1/election/controller/000000000000001f"
 
 

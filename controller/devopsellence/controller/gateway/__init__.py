@@ -6,7 +6,7 @@ keys from answers, ``leases`` marks the owner in a lease's id, ``limits`` bounds
 recent changes. With IO: ``identities``
 follows the registered nodes and the operators' access, ``upstream`` calls etcd as the controller, ``kv``,
 ``lease_service`` and ``watch`` serve the methods, ``watch_hub`` fans one watch out to many, ``admission`` names the
-caller of each call, bounds and answers calls, ``audit`` logs them, ``server`` listens.
+caller of each call, bounds, answers and logs calls, ``server`` listens.
 
 May not go in here: decisions of the controller, which reads and writes etcd directly; a key, method or field that no
 grant names is refused. Covered by tests/integration/gateway as well.

@@ -19,6 +19,8 @@ from devopsellence.store.keys import Keys
 _WRITTEN_BY_OPERATORS: Final = ("environments", "releases", "secrets", "certificates", "events")
 #: Kinds of records whose key names the environment after the node.
 _OF_NODES: Final = ("assignments", "status", "ingress")
+#: Where the gateways are, for everybody.
+_GATEWAYS: Final = KeyPattern(("access", "gateways"), tree=False)
 
 
 class Role(StrEnum):
@@ -88,6 +90,7 @@ def node_grants(keys: Keys, node: str) -> Grants:
         KeyPattern(("nodes", node), tree=False),
         KeyPattern(("assignments", node)),
         KeyPattern(("ingress", node)),
+        _GATEWAYS,
     )
     return Grants(keys.prefix.encode(), read=(*own, heartbeat, status), write=(heartbeat, status, events))
 
@@ -96,7 +99,7 @@ def operator_grants(keys: Keys, operator: str, access: OperatorAccess) -> Grants
     """Return the rights of an operator: the records of some environments, and what all environments share."""
     environments = [_environment_parts(pattern) for pattern in access.environments]
     shared = [KeyPattern((kind,)) for kind in ("nodes", "heartbeats", "operators", "election", "hosts")]
-    shared.append(KeyPattern(("access", "operators", check_name("operator", operator)), tree=False))
+    shared += [KeyPattern(("access", "operators", check_name("operator", operator)), tree=False), _GATEWAYS]
     written = [KeyPattern((kind, *parts)) for kind in _WRITTEN_BY_OPERATORS for parts in environments]
     rollouts = [KeyPattern(("rollouts", *parts)) for parts in environments]
     of_nodes = [KeyPattern((kind, ANY, *parts) if parts else (kind,)) for kind in _OF_NODES for parts in environments]
@@ -129,7 +132,7 @@ def _root_grants(keys: Keys) -> Grants:
     rights = operator_grants(keys, USER_OPERATOR, OperatorAccess(environments=[ANY], nodes=True))
     access = KeyPattern(("access", "operators"))
     everything = KeyPattern(())
-    return Grants(rights.prefix, read=(everything,), write=(*rights.write, access), delete=(everything,))
+    return Grants(rights.prefix, read=(everything,), write=(*rights.write, access, _GATEWAYS), delete=(everything,))
 
 
 def _everything(keys: Keys) -> Grants:

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.gateway.caller import Caller, Role
 from devopsellence.controller.gateway.refusal import denied, invalid
+from devopsellence.gateways import gateway_addresses
 from devopsellence.store.codec import parse
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.keys import EnvironmentRef, Keys
@@ -63,12 +64,13 @@ def _event(keys: Keys, key: str) -> _Fields:
     return {}
 
 
-#: Kinds of records that nodes and operators write, by the first part of the key below the prefix.
+#: Kinds of records that nodes and operators write, by what :func:`kind_name` returns.
 KINDS: Final[Mapping[str, RecordKind]] = {
     "nodes": RecordKind(pb.Node, lambda keys, key: {"name": keys.parse_node(key)}),
     "heartbeats": RecordKind(pb.Heartbeat, lambda keys, key: {"node": keys.parse_node(key)}),
     "operators": RecordKind(pb.Operator, lambda keys, key: {"name": keys.parse_operator(key)}),
-    "access": RecordKind(pb.OperatorAccess, lambda keys, key: {"name": keys.parse_operator_access(key)}),
+    "access/operators": RecordKind(pb.OperatorAccess, lambda keys, key: {"name": keys.parse_operator_access(key)}),
+    "access/gateways": RecordKind(pb.Gateways, lambda keys, key: {}),
     "environments": RecordKind(pb.Environment, lambda keys, key: _of_environment(keys.parse_environment(key))),
     "releases": RecordKind(pb.Release, _release),
     "secrets": RecordKind(pb.Secret, _secret),
@@ -79,8 +81,9 @@ KINDS: Final[Mapping[str, RecordKind]] = {
 
 
 def kind_name(keys: Keys, key: str) -> str:
-    """Return the first part of ``key`` below the prefix, which names the kind of record."""
-    return key.removeprefix(keys.prefix).partition("/")[0]
+    """Return what names the kind of record: the first part of ``key`` below the prefix, two of them under access."""
+    kind, _, rest = key.removeprefix(keys.prefix).partition("/")
+    return f"{kind}/{rest.partition('/')[0]}" if kind == "access" else kind
 
 
 def is_compared_with_stored(keys: Keys, key: str) -> bool:
@@ -117,6 +120,8 @@ def _parsed(kind: RecordKind, keys: Keys, key: str, value: bytes) -> Message:
     try:
         expected = kind.fields(keys, key)
         message = parse(kind.message, key, value)
+        if isinstance(message, pb.Gateways):
+            gateway_addresses(message)
         if bounded(message) is not message:
             raise invalid(f"{key}: a text of the {name} is too long")
     except (MalformedRecord, RecordTooLarge) as error:

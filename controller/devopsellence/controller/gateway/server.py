@@ -11,8 +11,7 @@ import grpc.aio
 import structlog
 
 from devopsellence.controller.gateway import policy
-from devopsellence.controller.gateway.admission import Admission
-from devopsellence.controller.gateway.audit import AuditLog
+from devopsellence.controller.gateway.admission import Admission, AuditLog
 from devopsellence.controller.gateway.identities import Identities
 from devopsellence.controller.gateway.kv import KeyValueService
 from devopsellence.controller.gateway.lease_service import LeaseService
@@ -62,10 +61,14 @@ _log = structlog.get_logger("gateway")
 
 @dataclass(frozen=True)
 class GatewayOptions:
-    """``listen``: ``host:port``. ``files``: server certificate of the gateway, and the authority of its callers."""
+    """``listen``: ``host:port``. ``files``: server certificate of the gateway, and the authority of its callers.
+
+    ``advertise``: address to announce to agents; empty: made of ``listen``.
+    """
 
     listen: str
     files: CertificateFiles
+    advertise: str = ""
 
 
 class Gateway:

@@ -12,6 +12,7 @@ from typing import Final
 from devopsellence.agent_identity import server_name
 from devopsellence.api.v1.agent_pb2 import Check, DiagnoseAnswer
 from devopsellence.api.v1.stored_pb2 import Heartbeat
+from devopsellence.nodeagent.access import AccessState
 from devopsellence.nodeagent.api import isolation
 from devopsellence.nodeagent.api.isolation import Isolation
 from devopsellence.nodeagent.assignments import Assignments
@@ -43,6 +44,7 @@ class Diagnosis:
 
     beat: Heartbeat
     engine: DockerEngine
+    access: Callable[[], AccessState]
     assignments: Assignments
     files: CertificateFiles
     state_dir: Path
@@ -69,6 +71,7 @@ class Diagnosis:
             checks=[
                 check_docker("" if self.engine.connected else self.engine.problem),
                 check_etcd(self.assignments.problem),
+                check_access(self.access()),
                 check_disk(disk),
                 check_memory(memory),
                 await self.threads.run(self._certificate),
@@ -117,6 +120,11 @@ def check_etcd(problem: str) -> Check:
     """Check the connection to etcd. ``problem``: reason why assignments cannot be read."""
     fix = "run devopsellence doctor; services keep running meanwhile"
     return _check("etcd", problem, "assignments are up to date", fix)
+
+
+def check_access(access: AccessState) -> Check:
+    """Check the addresses of the gateways: usable, and confirmed by a connection not long ago."""
+    return _check("access", access.problem, access.summary, access.fix)
 
 
 def check_disk(capacity: Capacity) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
@@ -18,6 +19,7 @@ from devopsellence.api.v1.agent_pb2_grpc import (
     add_PeersServicer_to_server,
 )
 from devopsellence.api.v1.stored_pb2 import Heartbeat
+from devopsellence.nodeagent.access import AccessState
 from devopsellence.nodeagent.api.admission import CallAdmission
 from devopsellence.nodeagent.api.diagnose import Diagnosis
 from devopsellence.nodeagent.api.images import ImageService
@@ -98,12 +100,13 @@ class ApiServer:
         assignments: Assignments,
         decrypter: SecretDecrypter,
         images: ImageService,
+        access: Callable[[], AccessState],
     ) -> None:
         self._uid = beat.uid
         self._files = listen.files
         self._engine = engine
         self._threads = ThreadPool(2, "api")
-        diagnosis = Diagnosis(beat, engine, assignments, listen.files, state_dir, self._threads)
+        diagnosis = Diagnosis(beat, engine, access, assignments, listen.files, state_dir, self._threads)
         archive = LogArchive(state_dir / "logs")
         self._service = AgentService(beat.node, engine, assignments, decrypter, images, diagnosis, archive)
         self._peers = PeerService(beat.node, engine, assignments)

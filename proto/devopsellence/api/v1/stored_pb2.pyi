@@ -315,6 +315,64 @@ class OperatorAccess(_message.Message):
 Global___OperatorAccess: _TypeAlias = OperatorAccess  # noqa: Y015
 
 @_typing.final
+class Gateways(_message.Message):
+    """access/gateways. Written by the leading controller, readable for nodes and operators: where controllers serve the
+    gateway. Absent while none does.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"<IP address>:<port>", IPv6 in brackets; sorted, at most 64. Also of controllers that vanished minutes ago."""
+
+    @_builtins.property
+    def updated_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        updated_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["updated_at", b"updated_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "updated_at", b"updated_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Gateways: _TypeAlias = Gateways  # noqa: Y015
+
+@_typing.final
+class AccessCopy(_message.Message):
+    """access.json in the agent's state folder, not in etcd: the agent's copy of the records under access/."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GATEWAYS_FIELD_NUMBER: _builtins.int
+    CONFIRMED_AT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def gateways(self) -> Global___Gateways: ...
+    @_builtins.property
+    def confirmed_at(self) -> _timestamp_pb2.Timestamp:
+        """By the node's clock: the last time at which a connection to a gateway was known to show the newest records."""
+
+    def __init__(
+        self,
+        *,
+        gateways: Global___Gateways | None = ...,
+        confirmed_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["confirmed_at", b"confirmed_at", "gateways", b"gateways"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed_at", b"confirmed_at", "gateways", b"gateways"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccessCopy: _TypeAlias = AccessCopy  # noqa: Y015
+
+@_typing.final
 class Secret(_message.Message):
     """secrets/<organization>/<project>/<environment>/<service>/<name>. Written by an operator (secret set, node attach). The
     service is "_registry" for the password of a registry.
@@ -2193,8 +2251,11 @@ class Candidate(_message.Message):
     IDENTITY_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
     CERTIFICATE_EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    GATEWAY_FIELD_NUMBER: _builtins.int
     identity: _builtins.str
     """"<hostname>/<pid>" """
+    gateway: _builtins.str
+    """Address of the controller's gateway as in Gateways; empty without one, and in earlier versions."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -2207,10 +2268,11 @@ class Candidate(_message.Message):
         identity: _builtins.str = ...,
         since: _timestamp_pb2.Timestamp | None = ...,
         certificate_expires_at: _timestamp_pb2.Timestamp | None = ...,
+        gateway: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_expires_at", b"certificate_expires_at", "since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_expires_at", b"certificate_expires_at", "identity", b"identity", "since", b"since"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_expires_at", b"certificate_expires_at", "gateway", b"gateway", "identity", b"identity", "since", b"since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -58,6 +58,7 @@ def check(who: Caller, key: str, value: bytes, stored: bytes | None = None) -> s
         (ANN, CERTIFICATE, certificate("1", "ben@desk"), certificate("1", "ben@desk")),
         (ANN, CERTIFICATE, certificate("2", "ann@laptop"), certificate("1", "ben@desk")),
         (ROOT, KEYS.node("n1"), node(drain=pb.Drain(requested_by="x")), None),
+        (ROOT, KEYS.gateways, encode(pb.Gateways(addresses=["10.0.0.1:2381"])), None),
         # A field that only a later version knows.
         (NODE, STATUS, status()[:-1] + b', "later": 1}', None),
     ],
@@ -98,6 +99,9 @@ def test_honest_record_is_written(who: Caller, key: str, value: bytes, stored: b
         (ANN, KEYS.node("n1"), node(drain=pb.Drain(requested_by="ben")), node(), "written by 'ben'"),
         (ROOT, KEYS.rollout(REF), encode(pb.Rollout(**ENV)), None, "not written through the gateway"),
         (ROOT, KEYS.assignment("n1", REF), encode(pb.Assignment(**ENV)), None, "not written through the gateway"),
+        (ROOT, KEYS.gateways, encode(pb.Gateways(addresses=["nonsense"])), None, "not an IP address"),
+        (ROOT, KEYS.gateways, encode(pb.Gateways(addresses=["10.0.0.1:1"] * 65)), None, "64 are the most"),
+        (ROOT, "/v1/access/junk", b"{}", None, "not written through the gateway"),
         (ROOT, "/v1/junk/x", b"{}", None, "not written through the gateway"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.api.v1.agent_pb2 import Check
+from devopsellence.nodeagent.access import AccessState
 from devopsellence.nodeagent.api import diagnose
 from devopsellence.nodeagent.api.diagnose import Capacity
 from devopsellence.server_certificate import CertificateProblem
@@ -23,6 +24,8 @@ def expired() -> float:
         (diagnose.check_docker("it does not"), False, "it does not"),
         (diagnose.check_etcd(""), True, "assignments are up to date"),
         (diagnose.check_etcd("no"), False, "no"),
+        (diagnose.check_access(AccessState("", "gateways known: 2", "x")), True, "gateways known: 2"),
+        (diagnose.check_access(AccessState("3 hours old", "x", "make it reachable")), False, "3 hours old"),
         (
             diagnose.check_disk(Capacity(20_000, 2_000)),
             True,
