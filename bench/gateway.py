@@ -20,8 +20,8 @@ import psutil
 
 from bench.report import Figure
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.gateway.caller import Role
-from devopsellence.controller.gateway.limits import PROFILES
+from devopsellence.controller.gateway.rules.caller import Role
+from devopsellence.controller.gateway.rules.limits import PROFILES
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd, Put
 from devopsellence.store.identities import user_of_node

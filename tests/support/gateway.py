@@ -13,7 +13,7 @@ import grpc.aio
 
 from devopsellence.api.v1.stored_pb2 import Node, OperatorAccess
 from devopsellence.client_certificate import read_credentials
-from devopsellence.controller.gateway.refusal import Refused
+from devopsellence.controller.gateway.rules.refusal import Refused
 from devopsellence.controller.gateway.server import Gateway, GatewayOptions
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd

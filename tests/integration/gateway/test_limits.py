@@ -10,9 +10,9 @@ import grpc.aio
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.gateway.caller import Role
-from devopsellence.controller.gateway.limits import PROFILES
-from devopsellence.controller.gateway.reports import UNASSIGNED_STATUSES
+from devopsellence.controller.gateway.rules.caller import Role
+from devopsellence.controller.gateway.rules.limits import PROFILES
+from devopsellence.controller.gateway.rules.reports import UNASSIGNED_STATUSES
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.etcd.v3.etcd_pb2_grpc import KVStub, LeaseStub, WatchStub
 from devopsellence.store.codec import encode

@@ -1,9 +1,9 @@
-"""Admission of calls: who calls, within which limits, the answer to a call that is refused or fails, the audit log."""
+"""Admission of calls: who calls, within which limits, and the answer to a call that is refused or fails."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
@@ -12,11 +12,11 @@ import grpc
 import grpc.aio
 import structlog
 
-from devopsellence.controller.gateway.caller import Caller
-from devopsellence.controller.gateway.grants import KeyRange
+from devopsellence.controller.gateway.audit import AuditLog
 from devopsellence.controller.gateway.identities import Identities
-from devopsellence.controller.gateway.limits import CallerLimits, LimitTable, Rate, TokenBucket
-from devopsellence.controller.gateway.refusal import RefusalKind, Refused
+from devopsellence.controller.gateway.rules.caller import Caller
+from devopsellence.controller.gateway.rules.limits import CallerLimits, LimitTable
+from devopsellence.controller.gateway.rules.refusal import RefusalKind, Refused
 from devopsellence.controller.gateway.upstream import NOT_PROCESSED, UpstreamFailed
 
 _COMMON_NAME: Final = "x509_common_name"
@@ -36,46 +36,7 @@ _TEXTS: Final[Mapping[RefusalKind, str]] = {
     RefusalKind.DENIED: "etcdserver: permission denied: ",
     RefusalKind.NOT_NOW: f"{NOT_PROCESSED}: ",
 }
-#: Most keys in a line of the audit log, and the longest key or reason.
-_SHOWN_KEYS: Final = 5
-_LONGEST_TEXT: Final = 300
-#: Refusals of one caller that are logged: a caller that is refused in a loop must not fill the log.
-_REFUSALS: Final = Rate(50, 0.2)
 _log = structlog.get_logger("gateway")
-
-
-class AuditLog:
-    """Audit log of one gateway: a line for each write, grant and refusal, with caller and keys, never a value."""
-
-    def __init__(self) -> None:
-        self._buckets: dict[str, TokenBucket] = {}
-        self._dropped: dict[str, int] = {}
-
-    def written(self, identity: str, method: str, keys: Sequence[KeyRange], outcome: str) -> None:
-        """Log a write that was passed on to etcd."""
-        shown = [str(key)[:_LONGEST_TEXT] for key in keys[:_SHOWN_KEYS]]
-        more = {"more_keys": len(keys) - _SHOWN_KEYS} if len(keys) > _SHOWN_KEYS else {}
-        _log.info("written", caller=identity, method=method, keys=shown, outcome=outcome, **more)
-
-    def failed(self, identity: str, method: str, code: str, reason: str) -> None:
-        """Log a call that etcd refused or did not answer; an unanswered write may have happened."""
-        _log.info("failed", caller=identity, method=method, code=code, reason=reason[:_LONGEST_TEXT])
-
-    def read(self, identity: str, method: str) -> None:
-        """Log a read or a watch, for debugging."""
-        _log.debug("read", caller=identity, method=method)
-
-    def refused(self, identity: str, method: str, refused: Refused, now: float) -> None:
-        """Log a refusal, or count it if too many of this caller's were logged."""
-        bucket = self._buckets.setdefault(identity, TokenBucket(_REFUSALS, now))
-        if not bucket.has(1, now):
-            self._dropped[identity] = self._dropped.get(identity, 0) + 1
-            return
-        bucket.take(1)
-        dropped = self._dropped.pop(identity, 0)
-        more = {"not_logged": dropped} if dropped else {}
-        reason = refused.reason[:_LONGEST_TEXT]
-        _log.warning("refused", caller=identity, method=method, kind=refused.kind.name.lower(), reason=reason, **more)
 
 
 @dataclass(frozen=True, slots=True)

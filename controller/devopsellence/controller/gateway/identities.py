@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from devopsellence.api.v1.stored_pb2 import Node, OperatorAccess
-from devopsellence.controller.gateway.caller import Caller, identify
-from devopsellence.controller.gateway.refusal import RefusalKind, Refused
+from devopsellence.controller.gateway.rules.caller import Caller, identify
+from devopsellence.controller.gateway.rules.refusal import RefusalKind, Refused
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.identities import USER_CONTROLLER, USER_OPERATOR
 from devopsellence.store.informer import Informer

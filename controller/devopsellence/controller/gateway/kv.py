@@ -8,13 +8,13 @@ from typing import Any
 
 import grpc.aio
 
-from devopsellence.controller.gateway import filters, policy
 from devopsellence.controller.gateway.admission import Admission, AdmittedCall
-from devopsellence.controller.gateway.caller import Caller
-from devopsellence.controller.gateway.grants import KeyRange, end_of
-from devopsellence.controller.gateway.limits import WriteCost
-from devopsellence.controller.gateway.policy import ReadMode
-from devopsellence.controller.gateway.reports import Facts, NeededFacts, needed_facts, statuses_in
+from devopsellence.controller.gateway.rules import filters, policy
+from devopsellence.controller.gateway.rules.caller import Caller
+from devopsellence.controller.gateway.rules.grants import KeyRange, end_of
+from devopsellence.controller.gateway.rules.limits import WriteCost
+from devopsellence.controller.gateway.rules.policy import ReadMode
+from devopsellence.controller.gateway.rules.reports import Facts, NeededFacts, needed_facts, statuses_in
 from devopsellence.controller.gateway.upstream import Upstream
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.etcd.v3.etcd_pb2_grpc import KVServicer

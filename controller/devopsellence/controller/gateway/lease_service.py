@@ -10,11 +10,11 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from devopsellence.controller.gateway import policy
 from devopsellence.controller.gateway.admission import Admission, AdmittedCall
-from devopsellence.controller.gateway.grants import Right
-from devopsellence.controller.gateway.leases import RANDOM_BITS, lease_id, owns
-from devopsellence.controller.gateway.refusal import denied, unsupported
+from devopsellence.controller.gateway.rules import policy
+from devopsellence.controller.gateway.rules.grants import Right
+from devopsellence.controller.gateway.rules.leases import RANDOM_BITS, lease_id, owns
+from devopsellence.controller.gateway.rules.refusal import denied, unsupported
 from devopsellence.controller.gateway.upstream import Upstream, UpstreamFailed, failure_of
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.etcd.v3.etcd_pb2_grpc import LeaseServicer

@@ -10,11 +10,12 @@ import grpc
 import grpc.aio
 import structlog
 
-from devopsellence.controller.gateway import policy
-from devopsellence.controller.gateway.admission import Admission, AuditLog
+from devopsellence.controller.gateway.admission import Admission
+from devopsellence.controller.gateway.audit import AuditLog
 from devopsellence.controller.gateway.identities import Identities
 from devopsellence.controller.gateway.kv import KeyValueService
 from devopsellence.controller.gateway.lease_service import LeaseService
+from devopsellence.controller.gateway.rules import policy
 from devopsellence.controller.gateway.upstream import Upstream
 from devopsellence.controller.gateway.watch import WatchService
 from devopsellence.controller.gateway.watch_hub import WatchHub

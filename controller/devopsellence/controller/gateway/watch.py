@@ -9,12 +9,12 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from devopsellence.controller.gateway import policy
 from devopsellence.controller.gateway.admission import Admission, AdmittedCall, status_text
-from devopsellence.controller.gateway.filters import readable_events
-from devopsellence.controller.gateway.grants import Grants, KeyRange
-from devopsellence.controller.gateway.policy import ReadMode
-from devopsellence.controller.gateway.refusal import Refused, unsupported
+from devopsellence.controller.gateway.rules import policy
+from devopsellence.controller.gateway.rules.filters import readable_events
+from devopsellence.controller.gateway.rules.grants import Grants, KeyRange
+from devopsellence.controller.gateway.rules.policy import ReadMode
+from devopsellence.controller.gateway.rules.refusal import Refused, unsupported
 from devopsellence.controller.gateway.upstream import Upstream, failure_of
 from devopsellence.controller.gateway.watch_buffer import WatcherQueue
 from devopsellence.controller.gateway.watch_hub import HubWatch, WatchHub

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final
 
-from devopsellence.controller.gateway.grants import KeyRange, end_of
+from devopsellence.controller.gateway.rules.grants import KeyRange, end_of
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 
 _MIB: Final = 1 << 20

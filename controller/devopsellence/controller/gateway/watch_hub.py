@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from devopsellence.controller.gateway.grants import end_of
+from devopsellence.controller.gateway.rules.grants import end_of
 from devopsellence.controller.gateway.upstream import Upstream
 from devopsellence.controller.gateway.watch_buffer import Change, WatchBuffer, WatcherQueue
 from devopsellence.etcd.v3 import etcd_pb2 as rpc

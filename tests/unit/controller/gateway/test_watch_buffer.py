@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.controller.gateway.grants import KeyRange, end_of
+from devopsellence.controller.gateway.rules.grants import KeyRange, end_of
 from devopsellence.controller.gateway.watch_buffer import WatchBuffer, WatcherQueue
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 

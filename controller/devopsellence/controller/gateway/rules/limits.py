@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from devopsellence.controller.gateway.caller import Role
-from devopsellence.controller.gateway.refusal import RefusalKind, Refused, invalid
+from devopsellence.controller.gateway.rules.caller import Role
+from devopsellence.controller.gateway.rules.refusal import RefusalKind, Refused, invalid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,8 @@ from typing import Any, Final
 from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.gateway.caller import Caller, Role
-from devopsellence.controller.gateway.refusal import denied, invalid
+from devopsellence.controller.gateway.rules.caller import Caller, Role
+from devopsellence.controller.gateway.rules.refusal import denied, invalid
 from devopsellence.gateways import gateway_addresses
 from devopsellence.store.codec import parse
 from devopsellence.store.errors import MalformedRecord

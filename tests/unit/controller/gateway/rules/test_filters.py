@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.controller.gateway import filters
-from devopsellence.controller.gateway.grants import Grants, KeyPattern
+from devopsellence.controller.gateway.rules import filters
+from devopsellence.controller.gateway.rules.grants import Grants, KeyPattern
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 
 GRANTS = Grants(b"/v1/", read=(KeyPattern(("a",)),))

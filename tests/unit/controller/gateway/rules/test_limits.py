@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.controller.gateway.caller import Role
-from devopsellence.controller.gateway.limits import PROFILES, CallerLimits, LimitTable, Rate, TokenBucket, WriteCost
-from devopsellence.controller.gateway.refusal import RefusalKind, Refused
+from devopsellence.controller.gateway.rules.caller import Role
+from devopsellence.controller.gateway.rules.limits import (
+    PROFILES,
+    CallerLimits,
+    LimitTable,
+    Rate,
+    TokenBucket,
+    WriteCost,
+)
+from devopsellence.controller.gateway.rules.refusal import RefusalKind, Refused
 
 NODE = PROFILES[Role.NODE]
 

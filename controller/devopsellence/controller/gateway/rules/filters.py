@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from devopsellence.controller.gateway.grants import Grants, KeyRange, Right
+from devopsellence.controller.gateway.rules.grants import Grants, KeyRange, Right
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 
 

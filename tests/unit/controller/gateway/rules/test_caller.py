@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import OperatorAccess
-from devopsellence.controller.gateway.caller import Caller, Role, identify
-from devopsellence.controller.gateway.grants import KeyRange, Right
-from devopsellence.controller.gateway.refusal import Refused
+from devopsellence.controller.gateway.rules.caller import Caller, Role, identify
+from devopsellence.controller.gateway.rules.grants import KeyRange, Right
+from devopsellence.controller.gateway.rules.refusal import Refused
 from devopsellence.store.keys import Keys
 
 KEYS = Keys("/v1/")

@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 import pytest
 
-from devopsellence.controller.gateway import policy
-from devopsellence.controller.gateway.caller import Caller
-from devopsellence.controller.gateway.leases import lease_id
-from devopsellence.controller.gateway.policy import ReadMode
-from devopsellence.controller.gateway.refusal import RefusalKind, Refused
-from devopsellence.controller.gateway.reports import UNASSIGNED_STATUSES, Facts
+from devopsellence.controller.gateway.rules import policy
+from devopsellence.controller.gateway.rules.caller import Caller
+from devopsellence.controller.gateway.rules.leases import lease_id
+from devopsellence.controller.gateway.rules.policy import ReadMode
+from devopsellence.controller.gateway.rules.refusal import RefusalKind, Refused
+from devopsellence.controller.gateway.rules.reports import UNASSIGNED_STATUSES, Facts
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store.keys import EnvironmentRef
-from tests.unit.controller.gateway.gateway_builders import (
+from tests.unit.controller.gateway.rules.gateway_builders import (
     ANN,
     CONTROLLER,
     KEYS,

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from devopsellence.controller.gateway.caller import Caller, Role
-from devopsellence.controller.gateway.grants import text_of
-from devopsellence.controller.gateway.records import is_compared_with_stored, kind_name
-from devopsellence.controller.gateway.refusal import denied
+from devopsellence.controller.gateway.rules.caller import Caller, Role
+from devopsellence.controller.gateway.rules.grants import text_of
+from devopsellence.controller.gateway.rules.records import is_compared_with_stored, kind_name
+from devopsellence.controller.gateway.rules.refusal import denied
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store.keys import EnvironmentRef, Keys
 

@@ -13,13 +13,13 @@ from typing import Final
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from devopsellence.controller.gateway.caller import Caller, Role
-from devopsellence.controller.gateway.grants import KeyRange, Right, text_of
-from devopsellence.controller.gateway.leases import owns
-from devopsellence.controller.gateway.limits import WriteCost
-from devopsellence.controller.gateway.records import check_record, kind_name
-from devopsellence.controller.gateway.refusal import denied, invalid, unsupported
-from devopsellence.controller.gateway.reports import Facts, check_reports
+from devopsellence.controller.gateway.rules.caller import Caller, Role
+from devopsellence.controller.gateway.rules.grants import KeyRange, Right, text_of
+from devopsellence.controller.gateway.rules.leases import owns
+from devopsellence.controller.gateway.rules.limits import WriteCost
+from devopsellence.controller.gateway.rules.records import check_record, kind_name
+from devopsellence.controller.gateway.rules.refusal import denied, invalid, unsupported
+from devopsellence.controller.gateway.rules.reports import Facts, check_reports
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store.keys import Keys
 
@@ -96,7 +96,7 @@ def _read_mode(caller: Caller, keys: KeyRange) -> ReadMode:
 
 
 def check_put(caller: Caller, keys: Keys, put: rpc.PutRequest, facts: Facts, known: set[str]) -> None:
-    """Decide on a write; ``known``: see :func:`~devopsellence.controller.gateway.reports.needed_facts`.
+    """Decide on a write; ``known``: see :func:`~devopsellence.controller.gateway.rules.reports.needed_facts`.
 
     Raises:
         Refused: the key is not granted, the value is no record for it, or the lease belongs to somebody else.

@@ -9,8 +9,8 @@ from typing import Final
 
 from devopsellence.agent_identity import NODE_PREFIX, OPERATOR_PREFIX
 from devopsellence.api.v1.stored_pb2 import OperatorAccess
-from devopsellence.controller.gateway.grants import ANY, Grants, KeyPattern
-from devopsellence.controller.gateway.refusal import denied
+from devopsellence.controller.gateway.rules.grants import ANY, Grants, KeyPattern
+from devopsellence.controller.gateway.rules.refusal import denied
 from devopsellence.names import NAME, check_name
 from devopsellence.store.identities import USER_CONTROLLER, USER_OPERATOR
 from devopsellence.store.keys import Keys

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.gateway.caller import Caller, identify
+from devopsellence.controller.gateway.rules.caller import Caller, identify
 from devopsellence.store.codec import encode
 from devopsellence.store.keys import EnvironmentRef, Keys
 

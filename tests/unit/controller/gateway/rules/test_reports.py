@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from devopsellence.controller.gateway.caller import Caller
-from devopsellence.controller.gateway.leases import lease_id
-from devopsellence.controller.gateway.refusal import Refused
-from devopsellence.controller.gateway.reports import (
+from devopsellence.controller.gateway.rules.caller import Caller
+from devopsellence.controller.gateway.rules.leases import lease_id
+from devopsellence.controller.gateway.rules.refusal import Refused
+from devopsellence.controller.gateway.rules.reports import (
     UNASSIGNED_STATUSES,
     Facts,
     NeededFacts,
@@ -19,7 +19,7 @@ from devopsellence.controller.gateway.reports import (
 )
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store.keys import EnvironmentRef
-from tests.unit.controller.gateway.gateway_builders import ANN, CONTROLLER, KEYS, NODE, REF, event, status
+from tests.unit.controller.gateway.rules.gateway_builders import ANN, CONTROLLER, KEYS, NODE, REF, event, status
 
 STATUS, EVENT = KEYS.status("n1", REF), KEYS.event(REF, "e1")
 ASSIGNMENT = KEYS.assignment("n1", REF)

@@ -8,11 +8,11 @@ import pytest
 from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.gateway.caller import Caller
-from devopsellence.controller.gateway.records import check_record
-from devopsellence.controller.gateway.refusal import Refused
+from devopsellence.controller.gateway.rules.caller import Caller
+from devopsellence.controller.gateway.rules.records import check_record
+from devopsellence.controller.gateway.rules.refusal import Refused
 from devopsellence.store.codec import encode
-from tests.unit.controller.gateway.gateway_builders import ANN, ENV, KEYS, NODE, REF, ROOT, event, release, status
+from tests.unit.controller.gateway.rules.gateway_builders import ANN, ENV, KEYS, NODE, REF, ROOT, event, release, status
 
 HOST = "app.example.com"
 STATUS, EVENT, RELEASE = KEYS.status("n1", REF), KEYS.event(REF, "e1"), KEYS.release(REF, 1)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devopsellence.controller.gateway.grants import ANY, NO_END, Grants, KeyPattern, KeyRange, Right, end_of
+from devopsellence.controller.gateway.rules.grants import ANY, NO_END, Grants, KeyPattern, KeyRange, Right, end_of
 
 GRANTS = Grants(
     b"/v1/",

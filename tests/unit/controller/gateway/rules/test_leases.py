@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devopsellence.controller.gateway.leases import RANDOM_BITS, lease_id, owns
+from devopsellence.controller.gateway.rules.leases import RANDOM_BITS, lease_id, owns
 
 
 @given(st.text(max_size=70), st.integers(0, 2**RANDOM_BITS - 1))
