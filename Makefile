@@ -35,8 +35,9 @@ check: python ## Check style, types, layers, words, generated code, pinned versi
 test: setup ## Run every test, with a real etcd and a real Docker Engine; ARGS="-k word" goes to pytest
 	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
-soak: setup ## Run the property tests with random examples, then play 300 random schedules of faults and deploys; SEEDS=1000 for more
+soak: setup ## Run the property tests with random examples, upgrade a cluster of an earlier revision, then play 300 random schedules of faults and deploys; SEEDS=1000 for more
 	$(BIN)/python -m pytest -q --hypothesis-profile=random -m hypothesis tests/unit
+	$(BIN)/python -m tests.upgrade
 	SCHEDULES="$$(seq $(or $(SEEDS),300))" $(BIN)/python -m pytest -q tests/schedules $(ARGS)
 
 proto: python ## Generate Python code from the messages in proto/

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -114,7 +114,7 @@ class Bed:
                 host.describe_engine(self._cgroup)
             engines = [pool.submit(self._start_engine, host) for host in self.hosts.values()]
             self._start_etcd()
-            self._start_controllers()
+            self.start_controllers()
             _all(pool, self.enlist, self.hosts.values())
             for work in engines:
                 work.result()
@@ -169,6 +169,18 @@ class Bed:
             controller.install(self._controllers, f"--acme-ca-cert={authority}")
             controller.start()
         self.wait()
+
+    def take(self, variables: Mapping[str, str]) -> None:
+        """Use the variables that ``cluster init`` has printed."""
+        self.variables = dict(variables)
+        self._remember()
+
+    def restart_member(self, name: str) -> None:
+        """Restart a member of etcd with its present bundle; return once all members answer."""
+        self.etcd[name].etcd.stop()
+        self._install_member(name)
+        self.etcd[name].start()
+        until("etcd answers", self._etcd_answers, every=0.1)
 
     def wait(self) -> None:
         """Return once etcd answers, a controller leads, and every agent has a heartbeat and a Docker Engine."""
@@ -272,14 +284,14 @@ class Bed:
         """Create certificates and start the members."""
         members = [f"--etcd={name}={member.address}" for name, member in self.etcd.items()]
         controllers = [f"--controller={controller.address}" for controller in self.controllers.values()]
-        begun = self.json("cluster", "init", *members, *controllers)
-        self.variables = begun["variables"]
-        self._remember()
-        pki = self.folder / "home" / "cluster"
-        for name, member in self.etcd.items():
-            member.install(pki / f"etcd-{name}")
-            member.start()
+        self.take(self.json("cluster", "init", *members, *controllers)["variables"])
+        for name in self.etcd:
+            self._install_member(name)
+            self.etcd[name].start()
         until("etcd answers", self._etcd_answers, every=0.1)
+
+    def _install_member(self, name: str) -> None:
+        self.etcd[name].install(self.folder / "home" / "cluster" / f"etcd-{name}")
 
     def _etcd_answers(self) -> bool:
         running = [name for name, member in self.etcd.items() if member.etcd.running]
@@ -293,7 +305,8 @@ class Bed:
             )
         return self.leader()
 
-    def _start_controllers(self) -> None:
+    def start_controllers(self) -> None:
+        """Start all controllers with the bundle of ``cluster init``; return once a gateway answers."""
         for controller in self.controllers.values():
             controller.install(self._controllers)
             controller.start()
