@@ -23,7 +23,6 @@ from tests.support.cluster.bed import Bed
 from tests.support.need import need_etcd
 from tests.support.project import PROJECT
 from tests.support.run import run
-from tests.support.until import until
 
 #: The last revision whose agents and commands used etcd itself, with its users and roles.
 BEFORE_GATEWAYS: Final = "4537706"
