@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from itertools import product
+from typing import Final
 
 import grpc
 import grpc.aio
 
-from devopsellence.api.v1.stored_pb2 import Node, OperatorAccess
+from devopsellence.access.rights import Rights, record_of
+from devopsellence.access.roles import Role
+from devopsellence.api.v1.stored_pb2 import DeniedCertificate, DenyList, Node
 from devopsellence.client_certificate import read_credentials
 from devopsellence.controller.gateway.rules.refusal import Refused
 from devopsellence.controller.gateway.server import Gateway, GatewayOptions
@@ -21,6 +25,9 @@ from devopsellence.store.identities import USER_CONTROLLER, USER_OPERATOR, user_
 from devopsellence.store.settings import Settings
 from tests.support.authority import Authority, settings_with
 from tests.support.until import eventually
+
+#: Roles of an operator that uses an environment.
+DEPLOY_AND_EXECUTE: Final = (Role.DEPLOYER, Role.EXEC)
 
 
 class RunningGateway:
@@ -57,11 +64,15 @@ class RunningGateway:
             await self.direct.put(self.direct.keys.node(name), encode(Node(name=name, uid=f"uid-{name}")))
         await self._known(*(user_of_node(f"uid-{name}") for name in nodes))
 
-    async def grant(self, operator: str, *environments: str, nodes: bool = False) -> None:
+    async def grant(self, operator: str, *environments: str, roles: Sequence[Role] = DEPLOY_AND_EXECUTE) -> None:
         """Grant an operator access, and return once the gateway knows of it."""
-        access = OperatorAccess(name=operator, environments=environments, nodes=nodes)
+        access = record_of(operator, Rights(frozenset(product(roles, environments))))
         await self.direct.put(self.direct.keys.operator_access(operator), encode(access))
         await self._known(user_of_operator(operator))
+
+    async def deny(self, *certificates: DeniedCertificate) -> None:
+        """Replace the deny-list."""
+        await self.direct.put(self.direct.keys.denied, encode(DenyList(certificates=certificates)))
 
     async def _known(self, *identities: str) -> None:
         for identity in identities:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
+from devopsellence.access.roles import Action
 from devopsellence.cli.options import global_flags
 from devopsellence.cli.output import CliError, NextAction, Output
 
@@ -158,8 +159,8 @@ def environment_from_config(ctx: click.Context, organization: str, project: str,
     return ref
 
 
-async def environment(ctx: click.Context, etcd: Etcd) -> EnvironmentRef:
-    """Return the environment of a command, also in a folder without a configuration.
+async def environment(ctx: click.Context, etcd: Etcd, action: Action = Action.VIEW) -> EnvironmentRef:
+    """Return the environment of a command, in which the operator may do ``action``; also without a configuration.
 
     A full path is taken literally. A configuration supplies organization, project and the default environment.
     Without a configuration, the cluster must have exactly one environment (of the name in ``--env``).
@@ -170,7 +171,7 @@ async def environment(ctx: click.Context, etcd: Etcd) -> EnvironmentRef:
     from devopsellence.cli.store.rights import check_environment
 
     ref = await _chosen_environment(ctx, etcd)
-    await check_environment(etcd, ref)
+    await check_environment(etcd, ref, action)
     return ref
 
 

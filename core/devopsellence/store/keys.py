@@ -202,6 +202,10 @@ class Keys:
         return self.all_operator_access_prefix + check_name("operator", name)
 
     @property
+    def denied(self) -> str:
+        return f"{self.prefix}access/denied"
+
+    @property
     def gateways(self) -> str:
         return f"{self.prefix}access/gateways"
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from devopsellence.access.rights import Rights, record_of
+from devopsellence.access.roles import Role
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.store.codec import encode
 from devopsellence.store.keys import EnvironmentRef, Keys
@@ -13,6 +15,14 @@ from devopsellence.store.keys import EnvironmentRef, Keys
 OWN = EnvironmentRef("acme", "shop", "production")
 OTHER = EnvironmentRef("acme", "shop", "staging")
 HOST = "app.example.com"
+#: Operators with a single role.
+ROLES = {
+    "viewer": (Role.VIEWER, str(OWN)),
+    "deployer": (Role.DEPLOYER, str(OWN)),
+    "exec": (Role.EXEC, str(OWN)),
+    "admin": (Role.ADMIN, str(OWN)),
+    "admins": (Role.ADMIN, "*"),
+}
 
 
 def fields(ref: EnvironmentRef) -> dict[str, Any]:
@@ -47,9 +57,14 @@ def records(keys: Keys, author: str) -> dict[str, tuple[str, bytes]]:
             f"event {name}": (keys.event(ref, "e1"), pb.Event(source="cli")),
         }
     found |= {
-        "recipient": (keys.operator("ann"), pb.Operator(name="ann")),
+        "recipient": (keys.operator("ann"), pb.Operator(name="ann", operator=author)),
+        # Of a version without roles, and of this one.
         "access ann": (keys.operator_access("ann"), pb.OperatorAccess(name="ann", environments=[str(OWN)])),
-        "access bob": (keys.operator_access("bob"), pb.OperatorAccess(name="bob", environments=["*"], nodes=True)),
+        **{
+            f"access {name}": (keys.operator_access(name), record_of(name, Rights(frozenset({(role, where)}))))
+            for name, (role, where) in ROLES.items()
+        },
+        "denied": (keys.denied, pb.DenyList(certificates=[pb.DeniedCertificate(serial="c0ffee")])),
         "gateways": (keys.gateways, pb.Gateways(addresses=["10.0.0.1:2381"])),
         "claim": (keys.host_claim("n1", HOST), pb.HostClaim()),
         "election": (keys.candidate(1), pb.Candidate()),

@@ -13,7 +13,7 @@ import pytest
 
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.etcd.v3.etcd_pb2_grpc import KVStub, LeaseStub, MaintenanceStub, WatchStub
-from tests.integration.gateway.key_classes import OWN, records
+from tests.integration.gateway.key_classes import OWN, ROLES, records
 from tests.support.authority import Authority
 from tests.support.gateway import RunningGateway, open_channel
 
@@ -23,8 +23,9 @@ EVERYTHING = frozenset(
     """node n1|node n2|heartbeat n1|heartbeat n2|assignment n1 own|assignment n1 other|assignment n2 own
     |assignment n2 other|ingress n1 own|ingress n1 other|ingress n2 own|ingress n2 other|status n1 own|status n1 other
     |status n2 own|status n2 other|environment own|environment other|release own|release other|rollout own|rollout other
-    |secret own|secret other|certificate own|certificate other|event own|event other|recipient|access ann|access bob
-    |gateways|election|claim|unknown kind""".replace("\n    ", "").split("|")
+    |secret own|secret other|certificate own|certificate other|event own|event other|recipient|access ann|access viewer
+    |access deployer|access exec|access admin|access admins|denied|gateways|election|claim
+    |unknown kind""".replace("\n    ", "").split("|")
 )
 OF_ENVIRONMENTS = frozenset(
     f"{kind} {name}"
@@ -32,19 +33,28 @@ OF_ENVIRONMENTS = frozenset(
     for name in ("own", "other")
 )
 SHARED = frozenset({"node n1", "node n2", "heartbeat n1", "heartbeat n2", "recipient", "gateways", "election", "claim"})
-NODE_READS = frozenset(
+ACCESS = frozenset(name for name in EVERYTHING if name.startswith("access ")) | {"denied"}
+NODE_READS = ACCESS | frozenset(
     """node n1|heartbeat n1|assignment n1 own|assignment n1 other|ingress n1 own|ingress n1 other|status n1 own
     |status n1 other|gateways""".replace("\n    ", "").split("|")
 )
-ANN_READS = SHARED | {name for name in EVERYTHING if name.endswith(" own")} | {"access ann"}
-BOB_READS = EVERYTHING - {"access ann", "unknown kind"}
 RELEASES = frozenset({"release own", "release other"})
 EVENTS = frozenset({"event own", "event other"})
-ANN_WRITES = {name for name in OF_ENVIRONMENTS if name.endswith(" own")} | {"recipient"}
-BOB_WRITES = OF_ENVIRONMENTS | {"recipient", "node n1", "node n2"}
 NOTHING: frozenset[str] = frozenset()
 
-#: Identity: classes read, written, deleted. A key that exists is written: releases and events are written once.
+
+def own(*kinds: str) -> frozenset[str]:
+    return frozenset(f"{kind} own" for kind in kinds)
+
+
+VIEW_OWN = SHARED | own("environment", "release", "rollout", "certificate", "event", "status n1", "status n2")
+SECRETS_OWN = own("secret", "assignment n1", "assignment n2", "ingress n1", "ingress n2")
+DEPLOY_OWN = own("environment", "release", "event", "secret", "certificate")
+NODES = frozenset({"node n1", "node n2"})
+HEARTBEATS = frozenset({"heartbeat n1", "heartbeat n2"})
+
+#: Identity: classes read, written, deleted. A key that exists is written: releases and events are written once, and
+#: records of access without a change.
 EXPECTED = {
     "node:uid-n1": (NODE_READS, frozenset({"heartbeat n1", "status n1 own", "status n1 other"}), NOTHING),
     "node:uid-n2": (
@@ -54,14 +64,30 @@ EXPECTED = {
     ),
     "node:uid-revoked": (NOTHING, NOTHING, NOTHING),
     "node:n1": (NOTHING, NOTHING, NOTHING),
-    "operator:ann": (ANN_READS, ANN_WRITES - RELEASES - EVENTS, ANN_WRITES | {"rollout own"}),
-    "operator:bob": (
-        BOB_READS,
-        BOB_WRITES - RELEASES - EVENTS,
-        BOB_WRITES | {"rollout own", "rollout other", "heartbeat n1", "heartbeat n2"},
+    "operator:ann": (
+        VIEW_OWN | SECRETS_OWN | {"access ann"},
+        DEPLOY_OWN - RELEASES - EVENTS | {"recipient"},
+        DEPLOY_OWN | {"rollout own"},
+    ),
+    "operator:viewer": (VIEW_OWN | {"access viewer"}, NOTHING, NOTHING),
+    "operator:exec": (VIEW_OWN | {"access exec"}, NOTHING, NOTHING),
+    "operator:deployer": (
+        VIEW_OWN | SECRETS_OWN | {"access deployer"},
+        DEPLOY_OWN - RELEASES - EVENTS | {"recipient"},
+        DEPLOY_OWN | {"rollout own"},
+    ),
+    "operator:admin": (VIEW_OWN | SECRETS_OWN | ACCESS, ACCESS - {"denied"}, NOTHING),
+    "operator:admins": (
+        EVERYTHING - {"unknown kind"},
+        ACCESS | NODES | {"environment own", "environment other"},
+        ACCESS - {"denied"} | NODES | HEARTBEATS | {"recipient"},
     ),
     "operator:eve": (NOTHING, NOTHING, NOTHING),
-    "root": (EVERYTHING, (BOB_WRITES | {"access ann", "access bob", "gateways"}) - RELEASES - EVENTS, EVERYTHING),
+    "root": (
+        EVERYTHING,
+        (OF_ENVIRONMENTS | ACCESS | NODES | {"recipient", "gateways"}) - RELEASES - EVENTS,
+        EVERYTHING,
+    ),
     "controller": (EVERYTHING, EVERYTHING, EVERYTHING),
     "etcd": (NOTHING, NOTHING, NOTHING),
     "operator:": (NOTHING, NOTHING, NOTHING),
@@ -74,7 +100,7 @@ REFUSALS = (
 )
 CLIENT_RACE = "Internal error from Core"
 #: Operators' reads are filtered: a key that they may not read looks as if it did not exist.
-FILTERED = {"operator:ann", "operator:bob", "root"}
+FILTERED = {"root"} | {f"operator:{name}" for name in ("ann", "viewer", "exec", "deployer", "admin", "admins")}
 
 
 class Calls:
@@ -169,8 +195,11 @@ async def outcome(call: Callable[[bytes, bytes], Awaitable[bool]], key: bytes, v
 
 
 async def prepare(gateway: RunningGateway, author: str) -> dict[str, tuple[bytes, bytes]]:
+    # A deny-list that cannot be read admits nobody.
+    await gateway.deny()
+    for name, (role, where) in ROLES.items():
+        await gateway.grant(name, where, roles=[role])
     await gateway.grant("ann", str(OWN))
-    await gateway.grant("bob", "*", nodes=True)
     await gateway.register("n1", "n2")
     known = {name: (key, value) for name, (key, value) in records(gateway.direct.keys, author).items()}
     for key, value in known.values():

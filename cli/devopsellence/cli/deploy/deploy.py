@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from devopsellence.access.roles import Action
 from devopsellence.api.v1.stored_pb2 import Release
 from devopsellence.cli import secrets
 from devopsellence.cli.deploy import git, preflight, replicas, size
@@ -89,7 +90,7 @@ async def run_checks(etcd: Etcd, run: DeployRun) -> PublishTarget:
     Raises:
         CliError: ``etcd_permission_denied``, ``no_node_for_service``, ``dependency_unreachable``, ``ingress_conflict``.
     """
-    await check_environment(etcd, run.ref)
+    await check_environment(etcd, run.ref, Action.DEPLOY)
     target = await read_target(etcd, run.ref, default_node=run.default_node)
     for error in target.unreadable:
         run.output.warning(f"{error}; the node is ignored")

@@ -17,8 +17,8 @@ from devopsellence import input_file
 from devopsellence.age import AgeIdentity, EncryptionError
 from devopsellence.api.v1.stored_pb2 import Operator
 from devopsellence.cli.output import CliError, NextAction
+from devopsellence.cli.store import author as certificate_author
 from devopsellence.cli.store import transaction
-from devopsellence.cli.store.author import author
 from devopsellence.cli.store.reader import Reader
 from devopsellence.cli.util.files import state_home
 from devopsellence.store.etcd import Etcd
@@ -90,11 +90,21 @@ def _make(path: Path) -> None:
 async def _registered(etcd: Etcd, recipient: str) -> str:
     """Return the operator name of the public key ``recipient``, registered if missing."""
     known = await Reader(etcd).get_prefix(etcd.keys.operators_prefix, Operator)
-    for operator in known.values():
-        if operator.age_recipient == recipient:
-            return operator.name
-    new = Operator(name=operator_name(author(etcd), recipient), age_recipient=recipient, created_at=transaction.now())
-    return (await transaction.change(etcd, etcd.keys.operator(new.name), Operator, lambda before: before or new)).name
+    found = next((operator for operator in known.values() if operator.age_recipient == recipient), None)
+    owner = certificate_author.operator_name(etcd)
+    if found is not None and (found.operator or not owner):
+        return found.name
+    name = found.name if found is not None else operator_name(certificate_author.author(etcd), recipient)
+    new = Operator(name=name, age_recipient=recipient, created_at=transaction.now())
+
+    def edit(before: Operator | None) -> Operator:
+        after = Operator()
+        after.CopyFrom(before or new)
+        # For ``operator remove``. Records of earlier versions name nobody.
+        after.operator = after.operator or owner
+        return after
+
+    return (await transaction.change(etcd, etcd.keys.operator(name), Operator, edit)).name
 
 
 def operator_name(who: str, recipient: str) -> str:

@@ -6,32 +6,21 @@ be new, a node to be unused, and a command would end halfway. Without an operato
 
 from __future__ import annotations
 
-from typing import Final
-
+from devopsellence.access.certificate import Certificate
+from devopsellence.access.policy import AccessDenied, AccessPolicy
+from devopsellence.access.rights import InvalidAccess, Rights, rights_of
+from devopsellence.access.roles import Action
 from devopsellence.api.v1.stored_pb2 import OperatorAccess
 from devopsellence.cli.errors import access_denied
 from devopsellence.cli.store.author import operator_name
 from devopsellence.store.codec import decode
 from devopsellence.store.etcd import Etcd
+from devopsellence.store.identities import user_of_operator
 from devopsellence.store.keys import EnvironmentRef
 
-#: Last part of a pattern that stands for all names.
-_ANY: Final = "*"
 
-
-async def check_environment(etcd: Etcd, ref: EnvironmentRef) -> None:
-    """Check that the operator has access to an environment.
-
-    Raises:
-        CliError: ``etcd_permission_denied``. MalformedRecord: the operator's access is unreadable.
-    """
-    access = await _own_access(etcd)
-    if access is not None and not any(matches(pattern, ref) for pattern in access.environments):
-        raise access_denied(f"operator {access.name} may not use the environment {ref}")
-
-
-async def check_whole_node(etcd: Etcd, name: str) -> None:
-    """Check that the operator may change nodes, and sees everything that is on node ``name``.
+async def check_environment(etcd: Etcd, ref: EnvironmentRef, action: Action) -> None:
+    """Check that the operator may do something in an environment.
 
     Raises:
         CliError: ``etcd_permission_denied``. MalformedRecord: the operator's access is unreadable.
@@ -39,18 +28,37 @@ async def check_whole_node(etcd: Etcd, name: str) -> None:
     access = await _own_access(etcd)
     if access is None:
         return
-    if not access.nodes:
-        raise access_denied(f"operator {access.name} may not change node {name}")
-    if _ANY not in access.environments:
-        environments = ", ".join(access.environments) or "no environment"
-        raise access_denied(f"operator {access.name} sees {environments}, and not all that is on node {name}")
+    try:
+        caller = Certificate(user_of_operator(access.name))
+        AccessPolicy({access.name: access}).check(caller, action, str(ref))
+    except AccessDenied as error:
+        raise access_denied(str(error)) from error
 
 
-def matches(pattern: str, ref: EnvironmentRef) -> bool:
-    """Return True if a pattern of an operator's access stands for ``ref``: ``*``, ``acme/*`` or ``acme/shop/web``."""
-    parts = pattern.split("/")
-    fixed = parts[:-1] if parts[-1] == _ANY else parts
-    return str(ref).split("/")[: len(fixed)] == fixed
+async def check_whole_node(etcd: Etcd, name: str) -> None:
+    """Check that the operator may change nodes, and so sees everything that is on node ``name``.
+
+    Raises:
+        CliError: ``etcd_permission_denied``. MalformedRecord: the operator's access is unreadable.
+    """
+    rights = await own_rights(etcd)
+    if rights is not None and not rights.permit_somewhere(Action.CHANGE_NODES):
+        operator = operator_name(etcd)
+        needed = "which needs the role admin in all environments"
+        raise access_denied(f"operator {operator} may not change node {name}, {needed}")
+
+
+async def own_rights(etcd: Etcd) -> Rights | None:
+    """Return the operator's rights; None for root, and for an etcd without gateways: there are no limits then.
+
+    Raises:
+        CliError: ``etcd_permission_denied``: the record gives no rights. MalformedRecord: it is unreadable.
+    """
+    access = await _own_access(etcd)
+    try:
+        return rights_of(access) if access is not None else None
+    except InvalidAccess as error:
+        raise access_denied(str(error)) from error
 
 
 async def _own_access(etcd: Etcd) -> OperatorAccess | None:

@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from devopsellence.access.certificate import certificate_of, common_names
 from devopsellence.controller.gateway.audit import AuditLog
 from devopsellence.controller.gateway.identities import Identities
 from devopsellence.controller.gateway.rules.caller import Caller
@@ -19,7 +20,6 @@ from devopsellence.controller.gateway.rules.limits import CallerLimits, LimitTab
 from devopsellence.controller.gateway.rules.refusal import RefusalKind, Refused
 from devopsellence.controller.gateway.upstream import NOT_PROCESSED, UpstreamFailed
 
-_COMMON_NAME: Final = "x509_common_name"
 #: Longest time that a unary call may take, in seconds.
 _LONGEST_CALL: Final = 10.0
 # A status travels as metadata, which has a limit of 8 KiB, and each character may need nine bytes.
@@ -44,6 +44,8 @@ class AdmittedCall:
     """A call whose caller is known."""
 
     caller: Caller
+    #: Serial number of the caller's certificate.
+    serial: str
     limits: CallerLimits
     method: str
     #: Seconds until the caller stops waiting.
@@ -63,13 +65,14 @@ class Admission:
         self, context: grpc.aio.ServicerContext[Any, Any], method: str, *, stream: bool = False
     ) -> AsyncIterator[AdmittedCall]:
         """Admit a call for the time of the block; the block's refusals and failures become the call's status."""
-        names = common_names(context)
+        identities = context.auth_context()
+        names, serial = common_names(identities), certificate_of(identities).serial
         shown = ",".join(names) or "nobody"
         try:
-            caller = self.identities.caller(names)
+            caller = self.identities.caller(names, serial)
             limits = self._table.of(caller.identity, caller.role, asyncio.get_running_loop().time())
             with limits.call(stream=stream):
-                yield AdmittedCall(caller, limits, method, _seconds_left(context))
+                yield AdmittedCall(caller, serial, limits, method, _seconds_left(context))
         except Refused as refused:
             self.audit.refused(shown, method, refused, asyncio.get_running_loop().time())
             await context.abort(_CODES[refused.kind], status_text(refused))
@@ -91,12 +94,6 @@ def _seconds_left(context: grpc.aio.ServicerContext[Any, Any]) -> float:
 
 async def _abort_internal(context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
     await context.abort(grpc.StatusCode.INTERNAL, "internal error of the gateway; see the controller's log")
-
-
-def common_names(context: grpc.aio.ServicerContext[Any, Any]) -> list[str]:
-    """Return the common names of the caller's certificate."""
-    names = context.auth_context().get(_COMMON_NAME) or ()
-    return [name.decode(errors="backslashreplace") for name in names]
 
 
 def status_text(refused: Refused) -> str:

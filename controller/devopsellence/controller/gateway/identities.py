@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from devopsellence.api.v1.stored_pb2 import Node, OperatorAccess
+from devopsellence.access.policy import AccessPolicy
+from devopsellence.api.v1.stored_pb2 import DenyList, Node, OperatorAccess
 from devopsellence.controller.gateway.rules.caller import Caller, identify
 from devopsellence.controller.gateway.rules.refusal import RefusalKind, Refused
 from devopsellence.store.etcd import Etcd
@@ -30,13 +31,15 @@ class Identities:
         # Names of the nodes registered with a uid: several only by mistake, and then none of them has access.
         self._nodes_by_uid: dict[str, set[str]] = {}
         self._uid_by_key: dict[str, str] = {}
-        self._callers: dict[str, Caller] = {}
+        self._callers: dict[tuple[str, str], Caller] = {}
         self._nodes = Informer(etcd, self._keys.nodes_prefix, Node, self._node_changed)
         self._access = Informer(etcd, self._keys.all_operator_access_prefix, OperatorAccess, self._access_changed)
+        self._denied = Informer(etcd, self._keys.denied, DenyList, self._access_changed)
+        self._policy = AccessPolicy()
 
     @property
     def _informers(self) -> Iterable[Informer[Any]]:
-        return self._nodes, self._access
+        return self._nodes, self._access, self._denied
 
     async def run(self) -> None:
         """Follow the records until cancelled."""
@@ -49,8 +52,8 @@ class Identities:
         for informer in self._informers:
             await informer.synced()
 
-    def caller(self, common_names: Sequence[str]) -> Caller:
-        """Return the caller with a certificate of ``common_names``.
+    def caller(self, common_names: Sequence[str], serial: str = "") -> Caller:
+        """Return the caller with a certificate of ``common_names`` and the serial number ``serial``.
 
         Raises:
             Refused: the certificate gives no access, or the gateway cannot know at present.
@@ -58,20 +61,22 @@ class Identities:
         name = common_names[0] if len(common_names) == 1 else ""
         if name not in _FIXED and (problem := self._problem()):
             raise Refused(RefusalKind.NOT_NOW, f"the gateway does not know its callers: {problem}")
-        caller = self._callers.get(name)
+        caller = self._callers.get((name, serial))
         if caller is None:
-            caller = self._callers[name] = identify(common_names, self._keys, self._node_with_uid, self._access_of)
+            caller = identify(common_names, serial, self._keys, self._node_with_uid, self._policy)
+            self._callers[name, serial] = caller
         return caller
 
     def _problem(self) -> str:
+        denied = self._denied.records.get(self._keys.denied)
+        if denied is not None and denied.error is not None:
+            # Else a damaged record would admit those that it denied.
+            return str(denied.error)
         return next((informer.problem for informer in self._informers if informer.problem), "")
 
     def _node_with_uid(self, uid: str) -> str:
         names = self._nodes_by_uid.get(uid, set())
         return next(iter(names)) if len(names) == 1 else ""
-
-    def _access_of(self, operator: str) -> OperatorAccess | None:
-        return message_of(self._access.records.get(self._keys.operator_access(operator)))
 
     def _node_changed(self, key: str) -> None:
         record = message_of(self._nodes.records.get(key))
@@ -89,6 +94,11 @@ class Identities:
         self._forget()
 
     def _access_changed(self, _key: str) -> None:
+        prefix = self._keys.all_operator_access_prefix
+        known = ((key.removeprefix(prefix), message_of(record)) for key, record in self._access.records.items())
+        operators = {name: access for name, access in known if access is not None}
+        denied = message_of(self._denied.records.get(self._keys.denied))
+        self._policy = AccessPolicy(operators, denied or DenyList())
         self._forget()
 
     def _forget(self) -> None:

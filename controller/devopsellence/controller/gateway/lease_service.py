@@ -98,7 +98,7 @@ class LeaseService(LeaseServicer):
             async for request in requests:
                 policy.check_understood(request)
                 # The caller may have lost its access since the stream was opened.
-                self._admission.identities.caller([call.caller.identity])
+                self._admission.identities.caller([call.caller.identity], call.serial)
                 _check_owner(call, request.ID)
                 answer = await upstream.exchange(request)
                 if answer.TTL > 0:

@@ -98,7 +98,7 @@ class WatchSession:
     def check_access(self) -> None:
         """End the stream if the caller's rights have changed since it was opened."""
         try:
-            if self._admission.identities.caller([self._call.caller.identity]) == self._call.caller:
+            if self._admission.identities.caller([self._call.caller.identity], self._call.serial) == self._call.caller:
                 return
             error: Exception = WatchLost("the caller's access has changed")
         except Refused as refused:

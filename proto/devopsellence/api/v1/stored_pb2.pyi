@@ -261,9 +261,12 @@ class Operator(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     AGE_RECIPIENT_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The key's name: "<user>.<host>-<6 hex digits>", generated once per identity."""
     age_recipient: _builtins.str
+    operator: _builtins.str
+    """Operator in the certificate of the writer; empty for root, without certificates, and in earlier records."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -272,10 +275,11 @@ class Operator(_message.Message):
         name: _builtins.str = ...,
         age_recipient: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        operator: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_recipient", b"age_recipient", "created_at", b"created_at", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_recipient", b"age_recipient", "created_at", b"created_at", "name", b"name", "operator", b"operator"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -283,8 +287,9 @@ Global___Operator: _TypeAlias = Operator  # noqa: Y015
 
 @_typing.final
 class OperatorAccess(_message.Message):
-    """access/operators/<name>. Written by root: rights of an operator at the controllers' gateways. Without this record an
-    operator has none there. The name is that of the certificate (operator:<name>), not that of an Operator record.
+    """access/operators/<name>. Written by root and by operators with the role admin, readable for nodes: what an operator may
+    do at the gateways and at the API of agents. Without this record an operator has no access. The name is that of the
+    certificate (operator:<name>), not that of an Operator record.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -292,27 +297,146 @@ class OperatorAccess(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ENVIRONMENTS_FIELD_NUMBER: _builtins.int
     NODES_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     nodes: _builtins.bool
-    """May register, change and remove nodes. All operators may read nodes."""
+    """Written by versions without roles: also the role admin in these environments. Not written any more."""
     @_builtins.property
     def environments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Environments whose records the operator may read and write: "*", "acme/*", "acme/shop/*" or "acme/shop/production"."""
+        """Written by versions without roles: environments with the roles deployer and exec. Not written any more."""
 
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoleGrant]: ...
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         environments: _abc.Iterable[_builtins.str] | None = ...,
         nodes: _builtins.bool = ...,
+        roles: _abc.Iterable[Global___RoleGrant] | None = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environments", b"environments", "name", b"name", "nodes", b"nodes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "environments", b"environments", "name", b"name", "nodes", b"nodes", "roles", b"roles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OperatorAccess: _TypeAlias = OperatorAccess  # noqa: Y015
+
+@_typing.final
+class RoleGrant(_message.Message):
+    """A role of an operator, in some environments."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Role:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RoleGrant._Role.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        ROLE_UNSPECIFIED: RoleGrant._Role.ValueType  # 0
+        VIEWER: RoleGrant._Role.ValueType  # 1
+        """Reads records of environments, but no secrets."""
+        DEPLOYER: RoleGrant._Role.ValueType  # 2
+        """As viewer; deploys, rolls back, writes secrets and certificates, reads logs."""
+        ADMIN: RoleGrant._Role.ValueType  # 3
+        """As viewer; grants and revokes access, and, in all environments, changes nodes and denies certificates."""
+        EXEC: RoleGrant._Role.ValueType  # 4
+        """As viewer; runs commands in containers, and tasks."""
+
+    class Role(_Role, metaclass=_RoleEnumTypeWrapper): ...
+    ROLE_UNSPECIFIED: RoleGrant.Role.ValueType  # 0
+    VIEWER: RoleGrant.Role.ValueType  # 1
+    """Reads records of environments, but no secrets."""
+    DEPLOYER: RoleGrant.Role.ValueType  # 2
+    """As viewer; deploys, rolls back, writes secrets and certificates, reads logs."""
+    ADMIN: RoleGrant.Role.ValueType  # 3
+    """As viewer; grants and revokes access, and, in all environments, changes nodes and denies certificates."""
+    EXEC: RoleGrant.Role.ValueType  # 4
+    """As viewer; runs commands in containers, and tasks."""
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    ENVIRONMENTS_FIELD_NUMBER: _builtins.int
+    role: Global___RoleGrant.Role.ValueType
+    @_builtins.property
+    def environments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"*", "acme/*", "acme/shop/*" or "acme/shop/production"; sorted."""
+
+    def __init__(
+        self,
+        *,
+        role: Global___RoleGrant.Role.ValueType = ...,
+        environments: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environments", b"environments", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoleGrant: _TypeAlias = RoleGrant  # noqa: Y015
+
+@_typing.final
+class DenyList(_message.Message):
+    """access/denied. Written by root and by operators with the role admin in all environments, readable for nodes:
+    certificates that gateways and agents refuse although they are valid. Absent before the first.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def certificates(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeniedCertificate]: ...
+    def __init__(
+        self,
+        *,
+        certificates: _abc.Iterable[Global___DeniedCertificate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificates", b"certificates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DenyList: _TypeAlias = DenyList  # noqa: Y015
+
+@_typing.final
+class DeniedCertificate(_message.Message):
+    """Either name or serial is set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SERIAL_FIELD_NUMBER: _builtins.int
+    DENIED_AT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Common name, such as "operator:ann". Never "root" or "controller"."""
+    serial: _builtins.str
+    """Serial number in hexadecimal, in lower case, without leading zeros."""
+    reason: _builtins.str
+    @_builtins.property
+    def denied_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        serial: _builtins.str = ...,
+        denied_at: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["denied_at", b"denied_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["denied_at", b"denied_at", "name", b"name", "reason", b"reason", "serial", b"serial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeniedCertificate: _TypeAlias = DeniedCertificate  # noqa: Y015
 
 @_typing.final
 class Gateways(_message.Message):
@@ -352,21 +476,29 @@ class AccessCopy(_message.Message):
 
     GATEWAYS_FIELD_NUMBER: _builtins.int
     CONFIRMED_AT_FIELD_NUMBER: _builtins.int
+    OPERATORS_FIELD_NUMBER: _builtins.int
+    DENIED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def gateways(self) -> Global___Gateways: ...
     @_builtins.property
     def confirmed_at(self) -> _timestamp_pb2.Timestamp:
         """By the node's clock: the last time at which a connection to a gateway was known to show the newest records."""
 
+    @_builtins.property
+    def operators(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperatorAccess]: ...
+    @_builtins.property
+    def denied(self) -> Global___DenyList: ...
     def __init__(
         self,
         *,
         gateways: Global___Gateways | None = ...,
         confirmed_at: _timestamp_pb2.Timestamp | None = ...,
+        operators: _abc.Iterable[Global___OperatorAccess] | None = ...,
+        denied: Global___DenyList | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["confirmed_at", b"confirmed_at", "gateways", b"gateways"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["confirmed_at", b"confirmed_at", "denied", b"denied", "gateways", b"gateways"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed_at", b"confirmed_at", "gateways", b"gateways"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed_at", b"confirmed_at", "denied", b"denied", "gateways", b"gateways", "operators", b"operators"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

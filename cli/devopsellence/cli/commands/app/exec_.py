@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from devopsellence.access.roles import Action
 from devopsellence.cli import context
 from devopsellence.cli.commands.complete import complete_nodes, complete_services
 from devopsellence.cli.options import environment_option
@@ -71,7 +72,7 @@ async def _exec(
     from devopsellence.cli.agent.locate import read_agents
     from devopsellence.cli.agent.select import agent_for_exec
 
-    ref = await context.environment(ctx, etcd)
+    ref = await context.environment(ctx, etcd, Action.EXECUTE)
     nodes = await read_agents(etcd, ref, (node,) if node else ())
     agent, note = agent_for_exec(nodes, service, node_given=node is not None)
     if note:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from devopsellence.access.roles import Action
 from devopsellence.cli import context
 from devopsellence.cli.commands.app.ingress_cert import cert
 from devopsellence.cli.commands.complete import complete_hosts, complete_services
@@ -192,7 +193,7 @@ def check(ctx: click.Context, output: Output, seconds: float, resolver: str | No
         output.progress(operation, result.text(), check=result.document())
 
     async def work(etcd: Etcd) -> tuple[str, list[CheckResult]]:
-        ref = await context.environment(ctx, etcd)
+        ref = await context.environment(ctx, etcd, Action.LIST_SECRETS)
         ingress_check = IngressCheck(etcd, ref, resolver_address(resolver))
         await ingress_check.all()
         if seconds and check_findings.failed_results(ingress_check.checks):

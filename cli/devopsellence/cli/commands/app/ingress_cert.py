@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from devopsellence import input_file
+from devopsellence.access.roles import Action
 from devopsellence.cli import context
 from devopsellence.cli.commands.complete import complete_certificate_hosts, complete_hosts
 from devopsellence.cli.confirm import confirm, destroys
@@ -74,7 +75,7 @@ def install(ctx: click.Context, output: Output, cert_file: Path, key_file: Path,
     certificate = pem.read_files(_content(cert_file), _content(key_file), datetime.now(UTC))
 
     async def work(etcd: Etcd) -> tuple[EnvironmentRef, list[str], Ingress | None, InstalledCertificates]:
-        ref = await context.environment(ctx, etcd)
+        ref = await context.environment(ctx, etcd, Action.WRITE_SECRETS)
         ingress = await _ingress(ctx, etcd, ref)
         chosen = _chosen(ref, certificate, hosts, list(ingress.hosts) if ingress is not None else [])
         return ref, chosen, ingress, await certificates.install(etcd, ref, certificate, chosen)
@@ -154,7 +155,7 @@ def remove(ctx: click.Context, output: Output, host: str) -> None:
     host = check_host(host.lower())
 
     async def environment(etcd: Etcd) -> EnvironmentRef:
-        return await context.environment(ctx, etcd)
+        return await context.environment(ctx, etcd, Action.WRITE_SECRETS)
 
     ref = context.run(ctx, environment)
     confirm(ctx, f"This permanently deletes the certificate and private key of {host} in {ref}.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from devopsellence.access.roles import Action
 from devopsellence.cli import context
 from devopsellence.cli.commands.complete import complete_nodes, complete_services
 from devopsellence.cli.options import AliasedOption, environment_option
@@ -151,7 +152,7 @@ async def _show(ctx: click.Context, etcd: Etcd, output: Output, options: _Option
     from devopsellence.cli.agent.select import log_sources, past_log_sources
     from devopsellence.cli.agent.stdio import StdioWriter
 
-    ref = await context.environment(ctx, etcd)
+    ref = await context.environment(ctx, etcd, Action.READ_LOGS)
     survey = await read_agents(etcd, ref, options.nodes)
     if options.past:
         sources = past_log_sources(survey, options.services, await _release(etcd, ref, options.release))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from devopsellence.access.roles import Action
 from devopsellence.cli import context
 from devopsellence.cli.commands.complete import complete_releases
 from devopsellence.cli.groups import CommandGroup
@@ -122,7 +123,9 @@ def rollback(ctx: click.Context, output: Output, number: int | None, dry_run: bo
     begun: list[RollbackRun] = []
 
     async def work(etcd: Etcd) -> None:
-        run = RollbackRun(await context.environment(ctx, etcd), settings, docker, output, number, message)
+        run = RollbackRun(
+            await context.environment(ctx, etcd, Action.DEPLOY), settings, docker, output, number, message
+        )
         begun.append(run)
         await run_rollback(etcd, run, dry_run=dry_run)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from devopsellence.access.roles import Action
 from devopsellence.cli import context
 from devopsellence.cli.commands.complete import complete_secrets, complete_services
 from devopsellence.cli.confirm import confirm, destroys
@@ -95,7 +96,7 @@ def set_(
     note = reapply.InterruptNote()
 
     async def work(etcd: Etcd) -> None:
-        ref = await context.environment(ctx, etcd)
+        ref = await context.environment(ctx, etcd, Action.WRITE_SECRETS)
         for warning in reapply.config_warnings(context.config_path(), ref, secret_id):
             output.warning(warning)
         await reapply.set_secret(etcd, ref, secret_id, plaintext, output, note, apply=apply)
@@ -122,7 +123,7 @@ def list_(ctx: click.Context, output: Output) -> None:
     from devopsellence.cli.secrets import listing
 
     async def work(etcd: Etcd) -> tuple[EnvironmentRef, list[listing.SecretEntry], list[UnreadableKey]]:
-        ref = await context.environment(ctx, etcd)
+        ref = await context.environment(ctx, etcd, Action.LIST_SECRETS)
         return ref, *await listing.read_entries(etcd, ref)
 
     ref, entries, problems = context.run(ctx, work)
@@ -167,7 +168,7 @@ def delete(
     secret_id = _secret_id(name, left_over, service, registry)
 
     async def check_unused(etcd: Etcd) -> EnvironmentRef:
-        ref = await context.environment(ctx, etcd)
+        ref = await context.environment(ctx, etcd, Action.WRITE_SECRETS)
         for release in () if force else await releases_in_use(etcd, ref):
             if releases.pinned(release, secret_id):
                 raise vault.secret_in_use(ref, secret_id, release.number)
@@ -197,7 +198,7 @@ def reencrypt(ctx: click.Context, output: Output) -> None:
     from devopsellence.cli.secrets import access
 
     async def work(etcd: Etcd) -> tuple[EnvironmentRef, ReencryptResult]:
-        ref = await context.environment(ctx, etcd)
+        ref = await context.environment(ctx, etcd, Action.WRITE_SECRETS)
         return ref, await access.reencrypt(etcd, ref)
 
     ref, done = context.run(ctx, work)

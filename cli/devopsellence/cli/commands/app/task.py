@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from devopsellence.access.roles import Action
 from devopsellence.cli import context
 from devopsellence.cli.commands.complete import complete_nodes, complete_tasks
 from devopsellence.cli.confirm import confirm, destroys
@@ -86,7 +87,7 @@ async def _agents(ctx: click.Context, etcd: Etcd, node: str | None) -> Environme
     from devopsellence.cli.agent.locate import read_agents
     from devopsellence.cli.store.releases import read_numbers
 
-    ref = await context.environment(ctx, etcd)
+    ref = await context.environment(ctx, etcd, Action.EXECUTE)
     # An unreadable record of the rollout is an error: the newest release may be one that was rolled back.
     await read_numbers(etcd, ref)
     return await read_agents(etcd, ref, (node,) if node else ())

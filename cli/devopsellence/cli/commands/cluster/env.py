@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from devopsellence.access.roles import Action
 from devopsellence.cli import context, errors
 from devopsellence.cli.commands.cluster.node_drain import dry_run_option, timeout_option
 from devopsellence.cli.commands.complete import complete_environments
@@ -135,7 +136,7 @@ def removal_progress(output: Output, operation: str) -> Any:
 async def _plan(ctx: click.Context, etcd: Etcd, output: Output, *, detach: bool, dry_run: bool) -> Deletion:
     from devopsellence.cli.environments import delete
 
-    planned = await delete.plan(etcd, await context.environment(ctx, etcd))
+    planned = await delete.plan(etcd, await context.environment(ctx, etcd, Action.DEPLOY))
     refused = delete.refusal(planned, detach=detach)
     if refused is not None and (planned.nothing or not dry_run):
         raise refused

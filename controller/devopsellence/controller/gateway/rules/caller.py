@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from devopsellence.access.certificate import Certificate
+from devopsellence.access.patterns import fixed_parts
+from devopsellence.access.policy import AccessDenied, AccessPolicy
+from devopsellence.access.rights import FULL_ROLES, NO_RIGHTS, Rights
+from devopsellence.access.roles import Action
 from devopsellence.agent_identity import NODE_PREFIX, OPERATOR_PREFIX
-from devopsellence.api.v1.stored_pb2 import OperatorAccess
 from devopsellence.controller.gateway.rules.grants import ANY, Grants, KeyPattern
 from devopsellence.controller.gateway.rules.refusal import denied
 from devopsellence.names import NAME, check_name
 from devopsellence.store.identities import USER_CONTROLLER, USER_OPERATOR
 from devopsellence.store.keys import Keys
 
-#: Kinds of records whose key names the environment first, and that operators write.
-_WRITTEN_BY_OPERATORS: Final = ("environments", "releases", "secrets", "certificates", "events")
-#: Kinds of records whose key names the environment after the node.
-_OF_NODES: Final = ("assignments", "status", "ingress")
+#: Kinds of records whose key names the environment first, and those whose key names it after the node, by the action
+#: that reads them. Assignments and ingress have encrypted secrets.
+_READ: Final[Mapping[Action, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    Action.VIEW: (("environments", "releases", "rollouts", "certificates", "events"), ("status",)),
+    Action.LIST_SECRETS: (("secrets",), ("assignments", "ingress")),
+}
+#: Kinds of records whose key names the environment first, by the action that writes and deletes them.
+_WRITTEN: Final[Mapping[Action, tuple[str, ...]]] = {
+    Action.DEPLOY: ("environments", "releases", "events"),
+    Action.WRITE_SECRETS: ("secrets", "certificates"),
+}
+_ACCESS: Final = KeyPattern(("access", "operators"))
+_DENIED: Final = KeyPattern(("access", "denied"), tree=False)
+_RECIPIENTS: Final = KeyPattern(("operators",))
 #: Where the gateways are, for everybody.
 _GATEWAYS: Final = KeyPattern(("access", "gateways"), tree=False)
 
@@ -42,6 +56,8 @@ class Caller:
     grants: Grants
     #: Machine of a node; empty otherwise.
     uid: str = ""
+    #: Rights of an operator; none otherwise.
+    rights: Rights = NO_RIGHTS
 
     @property
     def is_trusted(self) -> bool:
@@ -51,34 +67,40 @@ class Caller:
 
 def identify(
     common_names: Sequence[str],
+    serial: str,
     keys: Keys,
     node_with_uid: Callable[[str], str],
-    access_of: Callable[[str], OperatorAccess | None],
+    policy: AccessPolicy,
 ) -> Caller:
-    """Return the caller with a certificate of ``common_names``.
+    """Return the caller with a certificate of ``common_names`` and the serial number ``serial``.
 
     Args:
         node_with_uid: name of the node registered with a uid; "" for none.
-        access_of: access of an operator; None for none.
 
     Raises:
         Refused: the certificate gives no access.
     """
     name = common_names[0] if len(common_names) == 1 else ""
-    if name == USER_CONTROLLER:
-        return Caller(Role.CONTROLLER, name, name, _everything(keys))
-    if name == USER_OPERATOR:
-        return Caller(Role.ROOT, name, name, _root_grants(keys))
-    if (uid := name.removeprefix(NODE_PREFIX)) != name:
-        if not (NAME.match(uid) and (node := node_with_uid(uid))):
-            raise denied(f"no node is registered with the uid of the certificate {name!r}")
-        return Caller(Role.NODE, name, node, node_grants(keys, node), uid)
-    if (operator := name.removeprefix(OPERATOR_PREFIX)) != name:
-        access = access_of(operator) if NAME.match(operator) else None
-        if access is None:
-            raise denied(f"operator {operator!r} has been granted no access")
-        return Caller(Role.OPERATOR, name, operator, operator_grants(keys, operator, access))
+    try:
+        policy.check_denied(Certificate(name, serial))
+        if name == USER_CONTROLLER:
+            return Caller(Role.CONTROLLER, name, name, _everything(keys))
+        if name == USER_OPERATOR:
+            return Caller(Role.ROOT, name, name, _root_grants(keys))
+        if (uid := name.removeprefix(NODE_PREFIX)) != name:
+            return _node(name, uid, keys, node_with_uid)
+        if (operator := name.removeprefix(OPERATOR_PREFIX)) != name:
+            rights = policy.rights(Certificate(name))
+            return Caller(Role.OPERATOR, name, operator, operator_grants(keys, operator, rights), rights=rights)
+    except AccessDenied as error:
+        raise denied(str(error)) from error
     raise denied(f"a certificate of {', '.join(common_names) or 'nobody'} gives no access")
+
+
+def _node(name: str, uid: str, keys: Keys, node_with_uid: Callable[[str], str]) -> Caller:
+    if not (NAME.match(uid) and (node := node_with_uid(uid))):
+        raise denied(f"no node is registered with the uid of the certificate {name!r}")
+    return Caller(Role.NODE, name, node, node_grants(keys, node), uid)
 
 
 def node_grants(keys: Keys, node: str) -> Grants:
@@ -90,49 +112,47 @@ def node_grants(keys: Keys, node: str) -> Grants:
         KeyPattern(("nodes", node), tree=False),
         KeyPattern(("assignments", node)),
         KeyPattern(("ingress", node)),
+        # For the API of its agent, which admits operators by the same records.
+        _ACCESS,
+        _DENIED,
         _GATEWAYS,
     )
     return Grants(keys.prefix.encode(), read=(*own, heartbeat, status), write=(heartbeat, status, events))
 
 
-def operator_grants(keys: Keys, operator: str, access: OperatorAccess) -> Grants:
-    """Return the rights of an operator: the records of some environments, and what all environments share."""
-    environments = [_environment_parts(pattern) for pattern in access.environments]
-    shared = [KeyPattern((kind,)) for kind in ("nodes", "heartbeats", "operators", "election", "hosts")]
-    shared += [KeyPattern(("access", "operators", check_name("operator", operator)), tree=False), _GATEWAYS]
-    written = [KeyPattern((kind, *parts)) for kind in _WRITTEN_BY_OPERATORS for parts in environments]
-    rollouts = [KeyPattern(("rollouts", *parts)) for parts in environments]
-    of_nodes = [KeyPattern((kind, ANY, *parts) if parts else (kind,)) for kind in _OF_NODES for parts in environments]
-    recipients = [KeyPattern(("operators",))]
-    nodes = [KeyPattern(("nodes",))] if access.nodes else []
-    heartbeats = [KeyPattern(("heartbeats",))] if access.nodes else []
-    return Grants(
-        keys.prefix.encode(),
-        read=(*shared, *written, *rollouts, *of_nodes),
-        write=(*written, *recipients, *nodes),
-        delete=(*written, *rollouts, *recipients, *nodes, *heartbeats),
-    )
+def operator_grants(keys: Keys, operator: str, rights: Rights) -> Grants:
+    """Return the rights of an operator on keys: the records of some environments, and what all environments share."""
 
+    def of_environments(action: Action, kinds: Sequence[str], *, of_nodes: bool = False) -> list[KeyPattern]:
+        places = [fixed_parts(pattern) for pattern in rights.patterns(action)]
+        between = (ANY,) if of_nodes else ()
+        return [KeyPattern((kind, *(between if parts else ()), *parts)) for kind in kinds for parts in places]
 
-def _environment_parts(pattern: str) -> tuple[str, ...]:
-    """Return the parts of an environment's path that a pattern of OperatorAccess fixes.
-
-    Raises:
-        Refused: the pattern is malformed, so the access record gives no access.
-    """
-    parts = tuple(pattern.split("/"))
-    fixed = parts[:-1] if parts[-1] == ANY else parts
-    is_valid = all(NAME.match(part) for part in fixed) and (len(fixed) == 3 if fixed == parts else len(fixed) < 3)
-    if not is_valid:
-        raise denied(f"the operator's access record is malformed: {pattern!r} is no pattern of environments")
-    return fixed
+    read = [KeyPattern((kind,)) for kind in ("nodes", "heartbeats", "operators", "election", "hosts")]
+    read += [KeyPattern(("access", "operators", check_name("operator", operator)), tree=False), _GATEWAYS]
+    for action, (kinds, kinds_of_nodes) in _READ.items():
+        read += of_environments(action, kinds) + of_environments(action, kinds_of_nodes, of_nodes=True)
+    written = [pattern for action, kinds in _WRITTEN.items() for pattern in of_environments(action, kinds)]
+    write, delete = list(written), written + of_environments(Action.DEPLOY, ("rollouts",))
+    if rights.permit_somewhere(Action.WRITE_SECRETS):
+        write.append(_RECIPIENTS)
+    if rights.permit_somewhere(Action.CHANGE_NODES):
+        # Nodes are attached to environments, whose records and events tell of their changes.
+        write += [KeyPattern((kind,)) for kind in ("nodes", "environments", "events")]
+        delete += [KeyPattern((kind,)) for kind in ("nodes", "heartbeats")]
+    if rights.permit_somewhere(Action.GRANT):
+        read += [_ACCESS, _DENIED]
+        write.append(_ACCESS)
+    if rights.permit_somewhere(Action.DENY):
+        write.append(_DENIED)
+        delete += [_ACCESS, _RECIPIENTS]
+    return Grants(keys.prefix.encode(), tuple(read), tuple(write), tuple(delete))
 
 
 def _root_grants(keys: Keys) -> Grants:
-    rights = operator_grants(keys, USER_OPERATOR, OperatorAccess(environments=[ANY], nodes=True))
-    access = KeyPattern(("access", "operators"))
-    everything = KeyPattern(())
-    return Grants(rights.prefix, read=(everything,), write=(*rights.write, access, _GATEWAYS), delete=(everything,))
+    rights = operator_grants(keys, USER_OPERATOR, Rights(frozenset((role, ANY) for role in FULL_ROLES)))
+    everything = (KeyPattern(()),)
+    return Grants(rights.prefix, read=everything, write=(*rights.write, _GATEWAYS), delete=everything)
 
 
 def _everything(keys: Keys) -> Grants:

@@ -8,6 +8,9 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
+from devopsellence.access.denied import check_denial
+from devopsellence.access.rights import InvalidAccess, rights_of
+from devopsellence.access.roles import Action
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.gateway.rules.caller import Caller, Role
 from devopsellence.controller.gateway.rules.refusal import denied, invalid
@@ -19,6 +22,7 @@ from devopsellence.store.size import MAX_RECORD_BYTES, REPORT_BYTES, RecordTooLa
 
 #: Source of the events that operators write.
 OPERATOR_SOURCE: Final = "cli"
+_COMPARED: Final = ("nodes", "secrets", "certificates", "events", "environments", "operators", "access/operators")
 _Fields = Mapping[str, object]
 
 
@@ -70,6 +74,7 @@ KINDS: Final[Mapping[str, RecordKind]] = {
     "heartbeats": RecordKind(pb.Heartbeat, lambda keys, key: {"node": keys.parse_node(key)}),
     "operators": RecordKind(pb.Operator, lambda keys, key: {"name": keys.parse_operator(key)}),
     "access/operators": RecordKind(pb.OperatorAccess, lambda keys, key: {"name": keys.parse_operator_access(key)}),
+    "access/denied": RecordKind(pb.DenyList, lambda keys, key: {}),
     "access/gateways": RecordKind(pb.Gateways, lambda keys, key: {}),
     "environments": RecordKind(pb.Environment, lambda keys, key: _of_environment(keys.parse_environment(key))),
     "releases": RecordKind(pb.Release, _release),
@@ -88,7 +93,7 @@ def kind_name(keys: Keys, key: str) -> str:
 
 def is_compared_with_stored(keys: Keys, key: str) -> bool:
     """Return True if :func:`check_record` needs the record that ``key`` has now."""
-    return kind_name(keys, key) in ("nodes", "secrets", "certificates", "events")
+    return kind_name(keys, key) in _COMPARED
 
 
 def check_record(caller: Caller, keys: Keys, key: str, value: bytes, stored: bytes | None) -> None:
@@ -109,7 +114,9 @@ def check_record(caller: Caller, keys: Keys, key: str, value: bytes, stored: byt
         if message.source != OPERATOR_SOURCE:
             raise denied(f"{key}: an operator's event has the source {OPERATOR_SOURCE!r}, not {message.source!r}")
     elif caller.role is Role.OPERATOR:
-        _check_authors(caller.name, key, message, _stored(kind, key, stored))
+        before = _stored(kind, key, stored)
+        _check_authors(caller.name, key, message, before)
+        _check_rights(caller, key, message, before)
 
 
 def _parsed(kind: RecordKind, keys: Keys, key: str, value: bytes) -> Message:
@@ -120,8 +127,7 @@ def _parsed(kind: RecordKind, keys: Keys, key: str, value: bytes) -> Message:
     try:
         expected = kind.fields(keys, key)
         message = parse(kind.message, key, value)
-        if isinstance(message, pb.Gateways):
-            gateway_addresses(message)
+        _check_content(message)
         if bounded(message) is not message:
             raise invalid(f"{key}: a text of the {name} is too long")
     except (MalformedRecord, RecordTooLarge) as error:
@@ -132,6 +138,24 @@ def _parsed(kind: RecordKind, keys: Keys, key: str, value: bytes) -> Message:
         if (found := getattr(message, field)) != wanted:
             raise denied(f"{key}: {field} is {found!r}, which is not the key's {wanted!r}")
     return message
+
+
+def _check_content(message: Message) -> None:
+    """Check what a record of access says, whoever writes it.
+
+    Raises:
+        ValueError: no reader could use it.
+    """
+    match message:
+        case pb.Gateways():
+            gateway_addresses(message)
+        case pb.OperatorAccess():
+            rights_of(message)
+        case pb.DenyList():
+            for entry in message.certificates:
+                check_denial(entry)
+        case _:
+            pass
 
 
 def _check_report(caller: Caller, key: str, message: Message, stored: bytes | None) -> None:
@@ -165,6 +189,50 @@ def _check_authors(operator: str, key: str, message: Message, before: Message | 
         author = entry[-1]
         if entry not in known and author.partition("@")[0] != operator:
             raise denied(f"{key}: written by {author!r}, and the certificate's operator is {operator!r}")
+
+
+def _check_rights(caller: Caller, key: str, message: Message, before: Message | None) -> None:
+    """Check a record by the rights of the operator, where these depend on what changes."""
+    match message:
+        case pb.OperatorAccess():
+            _check_granting(caller, key, message, before)
+        case pb.Operator():
+            owners = {message.operator, before.operator if isinstance(before, pb.Operator) else ""} - {""}
+            if owners != {caller.name}:
+                raise denied(f"{key}: a recipient of {', '.join(sorted(owners)) or 'nobody'}, not of {caller.name!r}")
+        case pb.Environment():
+            path = f"{message.organization}/{message.project}/{message.environment}"
+            if not caller.rights.permit(Action.DEPLOY, path) and not _differs_in_nodes_only(message, before):
+                raise denied(f"{key}: operator {caller.name} may change the nodes of the environment, and nothing else")
+        case _:
+            pass
+
+
+def _check_granting(caller: Caller, key: str, message: pb.OperatorAccess, before: Message | None) -> None:
+    try:
+        held = rights_of(before).grants if isinstance(before, pb.OperatorAccess) else frozenset()
+    except InvalidAccess:
+        # It gives nothing.
+        held = frozenset()
+    wanted = rights_of(message).grants
+    for role, pattern in sorted(wanted - held):
+        if not caller.rights.permit_granting(role, pattern):
+            raise denied(
+                f"{key}: operator {caller.name} may not grant {role} in {pattern}, which exceeds its own roles"
+            )
+    for role, pattern in sorted(held - wanted):
+        if not caller.rights.permit(Action.GRANT, pattern):
+            raise denied(f"{key}: operator {caller.name} may not revoke {role} in {pattern}")
+
+
+def _differs_in_nodes_only(message: pb.Environment, before: Message | None) -> bool:
+    if not isinstance(before, pb.Environment):
+        return False
+    same = pb.Environment()
+    same.CopyFrom(before)
+    del same.nodes[:]
+    same.nodes.extend(message.nodes)
+    return same == message
 
 
 def _authors(record: Message) -> Iterator[tuple[Any, ...]]:

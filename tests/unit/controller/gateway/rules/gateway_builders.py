@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from devopsellence.access.policy import AccessPolicy
+from devopsellence.access.rights import Rights, record_of
+from devopsellence.access.roles import Role as AccessRole
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.gateway.rules.caller import Caller, identify
 from devopsellence.store.codec import encode
@@ -15,12 +18,19 @@ ENV: dict[str, Any] = {"organization": "acme", "project": "shop", "environment":
 
 
 def caller(common_name: str) -> Caller:
-    """Return a caller: node n1 has the uid u1, operator ann may access the environment REF."""
-    access = {"ann": pb.OperatorAccess(name="ann", environments=[str(REF)])}
-    return identify([common_name], KEYS, lambda uid: {"u1": "n1", "u2": "n2"}.get(uid, ""), access.get)
+    """Return a caller: node n1 has the uid u1, operator ann is deployer of REF, amy is admin of all."""
+    roles = {
+        "ann": {(AccessRole.DEPLOYER, str(REF))},
+        "amy": {(AccessRole.ADMIN, "*")},
+        "abe": {(AccessRole.ADMIN, "acme/*"), (AccessRole.DEPLOYER, str(REF))},
+    }
+    access = AccessPolicy({name: record_of(name, Rights(frozenset(held))) for name, held in roles.items()})
+    return identify([common_name], "1", KEYS, lambda uid: {"u1": "n1", "u2": "n2"}.get(uid, ""), access)
 
 
 NODE, ANN, ROOT, CONTROLLER = (caller(name) for name in ("node:u1", "operator:ann", "root", "controller"))
+#: Admin of all environments, and admin of some who is also deployer of REF.
+AMY, ABE = caller("operator:amy"), caller("operator:abe")
 
 
 def status(**fields: Any) -> bytes:

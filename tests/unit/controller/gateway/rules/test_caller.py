@@ -6,30 +6,39 @@ from collections.abc import Sequence
 
 import pytest
 
-from devopsellence.api.v1.stored_pb2 import OperatorAccess
+from devopsellence.access.policy import AccessPolicy
+from devopsellence.api.v1.stored_pb2 import DeniedCertificate, DenyList, OperatorAccess
 from devopsellence.controller.gateway.rules.caller import Caller, Role, identify
 from devopsellence.controller.gateway.rules.grants import KeyRange, Right
 from devopsellence.controller.gateway.rules.refusal import Refused
 from devopsellence.store.keys import Keys
 
 KEYS = Keys("/v1/")
-NODES = {"u1": "n1"}
+NODES = {"u1": "n1", "u3": "n3"}
 ACCESS = {
     "ann": ["acme/shop/production"],
     "ben": ["*"],
     "cat": ["acme/*", "other/app/*"],
     "dan": [],
+    "lee": ["*"],
     "bad": ["acme/shop"],
     "worse": ["acme/*/production"],
     "worst": [""],
 }
 
 
-def caller(*names: str) -> Caller:
-    def access(name: str) -> OperatorAccess | None:
-        return OperatorAccess(name=name, environments=ACCESS[name]) if name in ACCESS else None
+DENIED = DenyList(
+    certificates=[
+        DeniedCertificate(name="operator:lee"),
+        DeniedCertificate(name="node:u3"),
+        DeniedCertificate(serial="f"),
+    ]
+)
 
-    return identify(names, KEYS, lambda uid: NODES.get(uid, ""), access)
+
+def caller(*names: str, serial: str = "1") -> Caller:
+    operators = {name: OperatorAccess(name=name, environments=patterns) for name, patterns in ACCESS.items()}
+    return identify(names, serial, KEYS, lambda uid: NODES.get(uid, ""), AccessPolicy(operators, DENIED))
 
 
 def reads(who: Caller, key: str) -> bool:
@@ -69,11 +78,19 @@ def test_common_name_names_role_and_caller(name: str, role: Role, shown: str) ->
         ("operator:bad",),
         ("operator:worse",),
         ("operator:worst",),
+        ("operator:lee",),
+        ("node:u3",),
     ],
 )
 def test_other_certificates_give_no_access(names: Sequence[str]) -> None:
     with pytest.raises(Refused):
         caller(*names)
+
+
+@pytest.mark.parametrize("name", ["node:u1", "operator:ann", "root", "controller"])
+def test_denied_serial_number_gives_no_access(name: str) -> None:
+    with pytest.raises(Refused, match="with the serial number f is denied"):
+        caller(name, serial="f")
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,32 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
+from devopsellence.access.rights import Rights, record_of
+from devopsellence.access.roles import Role
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.gateway.rules.caller import Caller
 from devopsellence.controller.gateway.rules.records import check_record
 from devopsellence.controller.gateway.rules.refusal import Refused
 from devopsellence.store.codec import encode
-from tests.unit.controller.gateway.rules.gateway_builders import ANN, ENV, KEYS, NODE, REF, ROOT, event, release, status
+from tests.unit.controller.gateway.rules.gateway_builders import (
+    ABE,
+    AMY,
+    ANN,
+    ENV,
+    KEYS,
+    NODE,
+    REF,
+    ROOT,
+    event,
+    release,
+    status,
+)
 
 HOST = "app.example.com"
 STATUS, EVENT, RELEASE = KEYS.status("n1", REF), KEYS.event(REF, "e1"), KEYS.release(REF, 1)
 SECRET, CERTIFICATE = KEYS.secret(REF, "web", "KEY"), KEYS.certificate(REF, HOST)
 HEARTBEAT = KEYS.heartbeat("n1")
+BOB, RECIPIENT, ENVIRONMENT = KEYS.operator_access("bob"), KEYS.operator("ann.x-1"), KEYS.environment(REF)
 
 
 def secret(*authors: str) -> bytes:
@@ -29,8 +44,27 @@ def certificate(serial: str, author: str) -> bytes:
     return encode(pb.Certificate(host=HOST, serial=serial, obtained_by=author, **ENV))
 
 
+def access(role: Role, *patterns: str, name: str = "bob") -> bytes:
+    return encode(record_of(name, Rights(frozenset((role, pattern) for pattern in patterns))))
+
+
+def denied(**fields: str) -> bytes:
+    return encode(pb.DenyList(certificates=[pb.DeniedCertificate(**fields)]))  # type: ignore[arg-type]
+
+
+def environment(*nodes: str, latest: int = 1) -> bytes:
+    return encode(pb.Environment(nodes=nodes, latest_release=latest, **ENV))
+
+
+def recipient(operator: str = "") -> bytes:
+    return encode(pb.Operator(name="ann.x-1", operator=operator))
+
+
 def node(**fields: Any) -> bytes:
     return encode(pb.Node(**{"name": "n1", "uid": "u1", **fields}))
+
+
+BOTH = encode(record_of("bob", Rights(frozenset({(Role.DEPLOYER, "*"), (Role.EXEC, "*")}))))
 
 
 def check(who: Caller, key: str, value: bytes, stored: bytes | None = None) -> str:
@@ -59,6 +93,21 @@ def check(who: Caller, key: str, value: bytes, stored: bytes | None = None) -> s
         (ANN, CERTIFICATE, certificate("2", "ann@laptop"), certificate("1", "ben@desk")),
         (ROOT, KEYS.node("n1"), node(drain=pb.Drain(requested_by="x")), None),
         (ROOT, KEYS.gateways, encode(pb.Gateways(addresses=["10.0.0.1:2381"])), None),
+        (ROOT, BOB, access(Role.EXEC, "*"), None),
+        (ROOT, KEYS.denied, denied(name="operator:bob"), None),
+        (AMY, KEYS.denied, denied(serial="c0ffee"), None),
+        (AMY, BOB, access(Role.ADMIN, "*"), None),
+        (AMY, BOB, access(Role.VIEWER, "acme/*"), access(Role.DEPLOYER, "acme/*")),
+        (AMY, BOB, access(Role.VIEWER, "*"), b"unreadable"),
+        # Granted by somebody else.
+        (AMY, BOB, encode(pb.OperatorAccess(name="bob", environments=["*"])), BOTH),
+        (ABE, BOB, access(Role.DEPLOYER, str(REF)), None),
+        (ABE, BOB, access(Role.VIEWER, "acme/*"), access(Role.EXEC, "acme/*")),
+        (ABE, BOB, access(Role.EXEC, "other/*"), access(Role.EXEC, "other/*", "acme/*")),
+        (ANN, RECIPIENT, recipient("ann"), None),
+        (ANN, RECIPIENT, recipient("ann"), recipient()),
+        (ANN, ENVIRONMENT, environment("n1", latest=2), environment()),
+        (AMY, ENVIRONMENT, environment("n1"), environment("n2")),
         # A field that only a later version knows.
         (NODE, STATUS, status()[:-1] + b', "later": 1}', None),
     ],
@@ -101,6 +150,23 @@ def test_honest_record_is_written(who: Caller, key: str, value: bytes, stored: b
         (ROOT, KEYS.assignment("n1", REF), encode(pb.Assignment(**ENV)), None, "not written through the gateway"),
         (ROOT, KEYS.gateways, encode(pb.Gateways(addresses=["nonsense"])), None, "not an IP address"),
         (ROOT, KEYS.gateways, encode(pb.Gateways(addresses=["10.0.0.1:1"] * 65)), None, "64 are the most"),
+        (ROOT, BOB, access(Role.EXEC, "acme"), None, "no pattern of environments"),
+        (ROOT, BOB, access(Role.EXEC, "*", name="ben"), None, "name is 'ben'"),
+        (ROOT, KEYS.denied, denied(name="root"), None, "cannot be denied by name"),
+        (ROOT, KEYS.denied, denied(serial="XYZ"), None, "no serial number"),
+        (AMY, BOB, access(Role.DEPLOYER, "acme/*"), None, "may not grant deployer in acme/*"),
+        (AMY, BOB, access(Role.EXEC, str(REF)), None, "may not grant exec"),
+        (AMY, BOB, encode(pb.OperatorAccess(name="bob", environments=["*"])), None, "may not grant deployer in *"),
+        (AMY, KEYS.operator_access("amy"), access(Role.DEPLOYER, "*", name="amy"), None, "may not grant deployer in *"),
+        (ABE, BOB, access(Role.DEPLOYER, "acme/*"), None, "may not grant deployer in acme/*"),
+        (ABE, BOB, access(Role.VIEWER, "other/*"), None, "may not grant viewer in other/*"),
+        (ABE, BOB, access(Role.ADMIN, "*"), None, "may not grant admin in *"),
+        (ABE, BOB, access(Role.EXEC), access(Role.EXEC, "other/*"), "may not revoke exec in other/*"),
+        (ANN, RECIPIENT, recipient(), None, "of nobody, not of 'ann'"),
+        (ANN, RECIPIENT, recipient("bob"), None, "of bob, not of 'ann'"),
+        (ANN, RECIPIENT, recipient("ann"), recipient("bob"), "of ann, bob, not of 'ann'"),
+        (AMY, ENVIRONMENT, environment("n1"), None, "and nothing else"),
+        (AMY, ENVIRONMENT, environment("n1", latest=2), environment("n1"), "and nothing else"),
         (ROOT, "/v1/access/junk", b"{}", None, "not written through the gateway"),
         (ROOT, "/v1/junk/x", b"{}", None, "not written through the gateway"),
     ],
