@@ -1,10 +1,11 @@
-"""Access data of this node: the addresses of the gateways, read from etcd, kept on disk, and used for the connection.
+"""Access data of this node: addresses of the gateways and access of operators, read from etcd and kept on disk.
 
 An agent whose configured gateways are all gone finds another, also directly after a start: it connects to the
 configured addresses and to those that it has learned. A record that is missing or unusable changes nothing. The copy on
 disk has the time at which a connection last confirmed it; once that is long ago, the log and the diagnosis say so.
 
-Without a certificate the agent talks to etcd itself, and there is nothing to learn.
+Without a certificate the agent talks to etcd itself, and there is nothing to learn. Access of operators is in no record
+that anybody could rely on then, so their certificates admit them.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from typing import Final
 import structlog
 
 from devopsellence import clock
+from devopsellence.access.policy import AccessPolicy
 from devopsellence.api.v1.stored_pb2 import AccessCopy, Gateways
 from devopsellence.clock import Now
 from devopsellence.gateways import InvalidGateways, endpoints_with, gateway_addresses
 from devopsellence.nodeagent.mirror import NodeContext
+from devopsellence.nodeagent.operator_access import OperatorMirror
 from devopsellence.store.informer import Informer
 from devopsellence.store.record import Record
 from devopsellence.store.settings import Settings
@@ -67,10 +70,21 @@ class AccessMirror:
         self._unusable = ""
         self._unusable_revision = 0
         self._unsaved = False
-        self._saved = Gateways()
+        self._saved = AccessCopy()
         self._wake = asyncio.Event()
+        self._operators = OperatorMirror(context.etcd, self._operators_changed)
+        self._on_policy: Callable[[], None] = lambda: None
         self._key = context.etcd.keys.gateways
         self._informer = Informer(context.etcd, self._key, Gateways, self._on_key, on_connection=self._connection)
+
+    @property
+    def policy(self) -> AccessPolicy | None:
+        """Return the policy for operators; None without a certificate."""
+        return self._operators.policy if self._has_gateways else None
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """Call ``changed`` whenever :attr:`policy` is another."""
+        self._on_policy = changed
 
     def state(self) -> AccessState:
         """Return the state for people."""
@@ -89,12 +103,13 @@ class AccessMirror:
         copy = await self._context.disk.run(self._context.folder.access)
         if copy is None:
             return
+        self._operators.load(copy)
         try:
             self._use(copy.gateways)
         except InvalidGateways as error:
             _log.warning("the access data on disk cannot be used", error=str(error))
             return
-        self._saved, self._unsaved = copy.gateways, False
+        self._saved, self._unsaved = _without_time(copy), False
         if copy.HasField("confirmed_at"):
             # Never in the future: the clock may have been set back.
             now = self._now()
@@ -106,6 +121,7 @@ class AccessMirror:
             return
         async with asyncio.TaskGroup() as group:
             group.create_task(self._informer.run())
+            group.create_task(self._operators.run())
             while True:
                 self._wake.clear()
                 if self._unsaved:
@@ -157,6 +173,11 @@ class AccessMirror:
             self._endpoints = endpoints
             _log.info("connecting to these gateways from now on", endpoints=",".join(endpoints))
 
+    def _operators_changed(self) -> None:
+        self._unsaved = True
+        self._wake.set()
+        self._on_policy()
+
     def _connection(self) -> None:
         """Note a contact: the connection is there, or was until now."""
         self._confirmed = self._now().mono
@@ -197,17 +218,26 @@ class AccessMirror:
         if self._informer.connected:
             self._confirmed = now.mono
         copy = AccessCopy(gateways=self._gateways)
+        self._operators.save(copy)
         if self._confirmed is not None:
             copy.confirmed_at.FromSeconds(int(now.wall - (now.mono - self._confirmed)))
-        # A slightly older time after a crash is of no consequence, an older address is.
-        write = partial(self._context.folder.save_access, copy, sync=self._gateways != self._saved)
+        # A slightly older time after a crash is of no consequence, an older address or right is.
+        saved = _without_time(copy)
+        write = partial(self._context.folder.save_access, copy, sync=saved != self._saved)
         try:
             await self._context.disk.run(write)
         except OSError as error:
             # ``state_keeper`` repeats the write.
             _log.error("the access data could not be kept on disk", error=str(error))
         else:
-            self._saved = copy.gateways
+            self._saved = saved
+
+
+def _without_time(copy: AccessCopy) -> AccessCopy:
+    records = AccessCopy()
+    records.CopyFrom(copy)
+    records.ClearField("confirmed_at")
+    return records
 
 
 def _span(seconds: float) -> str:

@@ -109,7 +109,7 @@ async def run(options: AgentOptions, folder: StateFolder, stop: asyncio.Event) -
                     agent.assignments,
                     agent.decrypter,
                     images,
-                    agent.access.state,
+                    agent.access,
                 )
             )
         await agent.run(stop)
@@ -215,6 +215,7 @@ class Agent(Generic[R]):
     def serve(self, api: ApiServer) -> None:
         """Start ``api`` with the agent, and put its address into the heartbeat."""
         self._api = api
+        self.access.subscribe(api.rights.changed)
         self.beat.api_address = api.address
 
     def monitor_disk(self, disk: DiskMonitor) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 import grpc.aio
 
+from devopsellence.access.policy import AccessPolicy
+from devopsellence.access.rights import FULL_ROLES, Rights, record_of
 from devopsellence.age import AgeIdentity
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.api.v1.agent_pb2 import RunAnswer, RunRequest
@@ -60,6 +62,17 @@ class FakeAssignments:
         return AssignmentState(self.desired.get(ref))
 
 
+class FakeAccess:
+    """Stand-in for the agent's access data, with what the test grants: by default everything to ann and bob."""
+
+    def __init__(self) -> None:
+        full = Rights(frozenset((role, "*") for role in FULL_ROLES))
+        self.policy: AccessPolicy | None = AccessPolicy({name: record_of(name, full) for name in ("ann", "bob")})
+
+    def state(self) -> AccessState:
+        return AccessState("", "gateways known: 2", "")
+
+
 class NoImages:
     """Stand-in for the image service, without calls."""
 
@@ -72,7 +85,14 @@ class ApiNode:
     assignments: FakeAssignments
     uid: str
     authority: Authority
+    access: FakeAccess
     address: str = ""
+    changed: Callable[[], None] = lambda: None
+
+    def permit(self, policy: AccessPolicy) -> None:
+        """Replace the policy, as the agent does when a record of access changes."""
+        self.access.policy = policy
+        self.changed()
 
     def assign(self, *services: workload_pb2.Service) -> Desired:
         """Assign these services in place of the services before."""
@@ -129,7 +149,7 @@ async def api_node(folder: Path, host: str = "unix:///var/run/docker.sock") -> A
     uid = f"test-{uuid.uuid4().hex}"
     connected = asyncio.Event()
     engine = DockerEngine(host, uid, EngineCallbacks(lambda _env: None, lambda: None, lambda: connected.set()))
-    node = ApiNode(engine, FakeAssignments(), uid, Authority(folder / "pki"))
+    node = ApiNode(engine, FakeAssignments(), uid, Authority(folder / "pki"), FakeAccess())
     running = asyncio.create_task(engine.run())
     api = ApiServer(
         ListenOptions("127.0.0.1:0", "", node.authority.issue_agent(uid)),
@@ -139,9 +159,10 @@ async def api_node(folder: Path, host: str = "unix:///var/run/docker.sock") -> A
         cast("Assignments", node.assignments),
         SecretDecrypter(AgeIdentity.generate()),
         cast("ImageService", NoImages()),
-        lambda: AccessState("", "gateways known: 2", ""),
+        node.access,
     )
     node.address = api.address
+    node.changed = api.rights.changed
     try:
         await asyncio.wait_for(connected.wait(), 20)
         await api.start()

@@ -18,7 +18,6 @@ from devopsellence.api.v1.agent_pb2 import DiagnoseRequest, LogsRequest
 from devopsellence.api.v1.agent_pb2_grpc import AgentStub
 from devopsellence.api.v1.stored_pb2 import Heartbeat
 from devopsellence.cli.agent.client import AgentEndpoint, connect
-from devopsellence.nodeagent.access import AccessState
 from devopsellence.nodeagent.api.server import ApiServer, ListenOptions
 from devopsellence.nodeagent.secrets import SecretDecrypter
 from devopsellence.server_certificate import CertificateFiles, CertificateProblem, ListenProblem, certificate_expiry
@@ -112,8 +111,8 @@ async def test_taken_port_and_missing_certificate_are_reported(here: ApiNode, tm
     def listen(at: ListenOptions) -> ApiServer:
         decrypter, images = SecretDecrypter(AgeIdentity.generate()), cast("ImageService", None)
         beat = Heartbeat(node=NODE, uid=here.uid)
-        access, assignments = AccessState("", "", ""), cast("Assignments", here.assignments)
-        return ApiServer(at, tmp_path, beat, here.engine, assignments, decrypter, images, lambda: access)
+        assignments = cast("Assignments", here.assignments)
+        return ApiServer(at, tmp_path, beat, here.engine, assignments, decrypter, images, here.access)
 
     files = here.authority.issue_agent(here.uid)
     with pytest.raises(ListenProblem, match=f"cannot listen on {here.address}"):

@@ -19,6 +19,7 @@ from devopsellence.api.v1.stored_pb2 import Heartbeat
 from devopsellence.cli.agent.client import AgentEndpoint, connect
 from devopsellence.store.etcd import Etcd
 from tests.integration.agentapi.api_node import ENV, NODE, CommandResult, command, execute, first_output, settings
+from tests.support.access import full_access
 from tests.support.agent import AgentNode, worker
 from tests.support.authority import Authority, settings_with
 from tests.support.docker import docker
@@ -63,6 +64,7 @@ def server(authority: Authority, tmp_path: Path) -> Iterator[EtcdServer]:
 @pytest.fixture
 async def cluster(authority: Authority, server: EtcdServer, tmp_path: Path) -> AsyncIterator[ApiCluster]:
     async with Etcd(server.settings(user="root")) as etcd:
+        await etcd.put(etcd.keys.operator_access("ann"), full_access("ann"))
         machine = AgentNode(etcd, server.settings(), tmp_path)
         machine.settings = settings_with(machine.settings, authority.issue_agent(machine.uid))
         try:

@@ -6,19 +6,22 @@ import asyncio
 import os
 import subprocess
 from contextlib import AsyncExitStack, aclosing
+from functools import partial
 
 import pytest
 
+from devopsellence.access.certificate import serial_number
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.etcd.v3.etcd_pb2_grpc import KVStub, LeaseStub
 from devopsellence.store.codec import encode
-from devopsellence.store.errors import PermissionDenied, Rejected
+from devopsellence.store.errors import PermissionDenied, Rejected, Unavailable
 from devopsellence.store.etcd import Compare, Delete, Etcd, Put, WatchEvent
 from tests.integration.gateway.key_classes import OTHER, OWN, fields
 from tests.support.authority import Authority
 from tests.support.etcd import EtcdServer
 from tests.support.gateway import RunningGateway, open_channel, running_gateway
+from tests.support.until import eventually
 
 pytestmark = pytest.mark.etcd
 
@@ -149,6 +152,49 @@ async def test_withdrawn_access_ends_watches_and_calls(gateway: RunningGateway) 
             await anext(batches)
         with pytest.raises(PermissionDenied):
             await etcd.list(keys.secrets_prefix(OWN))
+
+
+@pytest.mark.parametrize("by", ["name", "serial"])
+async def test_denied_certificate_ends_watches_and_calls(gateway: RunningGateway, by: str) -> None:
+    await gateway.grant("ann", str(OWN))
+    keys = gateway.direct.keys
+    denied, other = gateway.operator("ann"), gateway.operator("ann")
+    assert denied.cert is not None
+    serial = serial_number(denied.cert.read_bytes())
+    entry = pb.DeniedCertificate(name="operator:ann") if by == "name" else pb.DeniedCertificate(serial=serial)
+    async with Etcd(denied) as etcd, Etcd(other) as renewed, asyncio.timeout(10):
+        watches = [client.watch(keys.secrets_prefix(OWN), start_revision=0) for client in (etcd, renewed)]
+        for batches in watches:
+            await anext(batches)
+        await gateway.deny(entry)
+        with pytest.raises(PermissionDenied, match="is denied"):
+            await anext(watches[0])
+        with pytest.raises(PermissionDenied, match="is denied"):
+            await etcd.list(keys.secrets_prefix(OWN))
+        if by == "serial":
+            revision = await gateway.direct.put(keys.secret(OWN, "web", "KEY"), b"{}")
+            assert [event.mod_revision for event in (await anext(watches[1])).events] == [revision]
+        await gateway.deny()
+        await eventually("the certificate is accepted again", partial(_lists, etcd, keys.secrets_prefix(OWN)))
+
+
+async def _lists(etcd: Etcd, prefix: str) -> bool:
+    try:
+        await etcd.list(prefix)
+    except PermissionDenied:
+        return False
+    return True
+
+
+async def test_damaged_deny_list_admits_nobody_but_root(gateway: RunningGateway) -> None:
+    await gateway.grant("ann", str(OWN))
+    keys = gateway.direct.keys
+    await gateway.direct.put(keys.denied, b"garbage")
+    async with Etcd(gateway.operator("ann"), timeout=1) as etcd, Etcd(gateway.root()) as root, asyncio.timeout(10):
+        with pytest.raises(Unavailable, match="does not know its callers"):
+            await etcd.list(keys.secrets_prefix(OWN))
+        await root.txn([], [Delete(keys.denied)])
+        await eventually("ann is admitted again", partial(_lists, etcd, keys.secrets_prefix(OWN)))
 
 
 async def test_lease_belongs_to_its_owner_through_another_gateway(

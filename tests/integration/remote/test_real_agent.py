@@ -13,6 +13,7 @@ from devopsellence.api.v1.workload_pb2 import Task
 from devopsellence.store.etcd import Etcd
 from tests.integration.remote.cluster import FakeAgentCluster
 from tests.integration.remote.resizable_terminal import ResizableTerminal
+from tests.support.access import full_access
 from tests.support.agent import AgentNode, worker
 from tests.support.authority import settings_with
 from tests.support.cli import REF
@@ -30,6 +31,7 @@ async def machine(cluster: FakeAgentCluster, tmp_path: Path) -> AsyncIterator[Ag
         node = AgentNode(etcd, cluster.settings, tmp_path)
         node.settings = settings_with(cluster.settings, cluster.authority.issue_agent(node.uid))
         await asyncio.to_thread(cluster.registered, "n1", node.uid, ["worker"])
+        await etcd.put(etcd.keys.operator_access("ann"), full_access("ann"))
         try:
             node.start("--api-listen", "127.0.0.1:0")
             jobs = worker("jobs", "sh", "-c", "echo hello; echo oh >&2; exec sleep 100000", GREETING="hi")

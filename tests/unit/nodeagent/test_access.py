@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 import structlog.testing
 
-from devopsellence.api.v1.stored_pb2 import AccessCopy, Gateways
+from devopsellence.access.certificate import Certificate
+from devopsellence.access.policy import AccessDenied, AccessPolicy
+from devopsellence.access.rights import Rights, record_of
+from devopsellence.access.roles import Action, Role
+from devopsellence.api.v1.stored_pb2 import AccessCopy, DeniedCertificate, Gateways
 from devopsellence.clock import Now
 from devopsellence.nodeagent.access import OLD_SECONDS, START_SECONDS, AccessMirror
 from devopsellence.nodeagent.mirror import NodeContext
@@ -139,3 +143,33 @@ async def test_agent_without_a_certificate_has_no_gateways(tmp_path: Path) -> No
         clock.forward(OLD_SECONDS)
         await mirror.run()
         assert mirror.state().problem == ""
+
+
+def policy_of(mirror: AccessMirror) -> AccessPolicy:
+    assert mirror.policy is not None
+    return mirror.policy
+
+
+async def test_access_of_operators_on_disk_counts_until_etcd_answers(tmp_path: Path) -> None:
+    stored = copy(WALL)
+    stored.operators.append(record_of("ann", Rights(frozenset({(Role.EXEC, "acme/*")}))))
+    stored.operators.append(record_of("bob", Rights(frozenset({(Role.EXEC, "*")}))))
+    stored.denied.certificates.append(DeniedCertificate(name="operator:bob"))
+    write(tmp_path, stored)
+    async with loaded(tmp_path, Clock()) as mirror:
+        policy_of(mirror).check(Certificate("operator:ann"), Action.EXECUTE, "acme/shop/production")
+        with pytest.raises(AccessDenied, match="lacks the role exec in the environment other/shop/production"):
+            policy_of(mirror).check(Certificate("operator:ann"), Action.EXECUTE, "other/shop/production")
+        with pytest.raises(AccessDenied, match="the certificate of operator:bob is denied"):
+            policy_of(mirror).check(Certificate("operator:bob"), Action.EXECUTE)
+        await mirror.flush()
+    assert (tmp_path / "access.json").read_bytes() == encode(stored)
+
+
+async def test_root_alone_has_access_before_the_agent_knows_any(tmp_path: Path) -> None:
+    async with loaded(tmp_path, Clock()) as mirror:
+        policy_of(mirror).check(Certificate("root"), Action.EXECUTE)
+        with pytest.raises(AccessDenied, match="has been granted no access"):
+            policy_of(mirror).check(Certificate("operator:ann"), Action.EXECUTE)
+    async with loaded(tmp_path / "x", Clock(), Settings(("10.0.0.9:2379",))) as mirror:
+        assert mirror.policy is None

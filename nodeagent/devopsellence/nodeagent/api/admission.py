@@ -1,4 +1,4 @@
-"""Admission of calls: the caller's certificate, the number of calls per caller, and a first message soon.
+"""Admission of calls: the caller's certificate, the deny-list, the number of calls per caller, a first message soon.
 
 gRPC limits calls over all callers together, and hands a call with a single request to its handler only once the request
 is there. So calls that say nothing would take the API from everybody. Here every call is looked at when it begins, as a
@@ -20,9 +20,11 @@ import grpc
 import grpc.aio
 import structlog
 
+from devopsellence.access.certificate import certificate_of
 from devopsellence.agent_identity import ACCEPTED_BY
 from devopsellence.nodeagent.api import auth
 from devopsellence.nodeagent.api.auth import CallRefused
+from devopsellence.nodeagent.api.rights import CallRights
 
 #: Calls of one operator at the same time; a call may use some hundred KiB.
 OPERATOR_CALLS: Final = 64
@@ -54,8 +56,9 @@ _RULES: Final = {
 class CallAdmission(grpc.aio.ServerInterceptor):
     """Interceptor before every handler. Lives on the event loop."""
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, rights: CallRights) -> None:
         self._node = node
+        self._rights = rights
         self._calls: Counter[str] = Counter()
 
     async def intercept_service(
@@ -72,7 +75,9 @@ class CallAdmission(grpc.aio.ServerInterceptor):
 
         async def admitted(requests: AsyncIterator[Any], context: _Context) -> None:
             try:
-                caller = rule.caller(context.auth_context())
+                identities = context.auth_context()
+                caller = rule.caller(identities)
+                self._rights.check_denied(certificate_of(identities))
                 with self._counted(caller, rule.calls):
                     if rule.accepts:
                         await context.send_initial_metadata(((ACCEPTED_BY, self._node),))

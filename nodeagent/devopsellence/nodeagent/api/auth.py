@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
 
+from devopsellence.access.certificate import common_names
 from devopsellence.agent_identity import REFUSED_BY, is_node, is_operator
 from devopsellence.nodeagent.docker import errors
 
-_COMMON_NAME: Final = "x509_common_name"
 _Code = grpc.StatusCode
 
 
@@ -43,7 +43,7 @@ def node_name(identities: Mapping[str, Iterable[bytes]]) -> str:
 
 
 def _checked_name(identities: Mapping[str, Iterable[bytes]], may: Callable[[str], bool], rule: str) -> str:
-    names = [name.decode(errors="replace") for name in identities.get(_COMMON_NAME) or ()]
+    names = common_names(identities)
     if len(names) != 1 or not may(names[0]):
         shown = ", ".join(names) or "nobody"
         raise CallRefused(_Code.PERMISSION_DENIED, f"{rule}; this is the certificate of {shown}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
@@ -19,11 +18,11 @@ from devopsellence.api.v1.agent_pb2_grpc import (
     add_PeersServicer_to_server,
 )
 from devopsellence.api.v1.stored_pb2 import Heartbeat
-from devopsellence.nodeagent.access import AccessState
 from devopsellence.nodeagent.api.admission import CallAdmission
 from devopsellence.nodeagent.api.diagnose import Diagnosis
 from devopsellence.nodeagent.api.images import ImageService
 from devopsellence.nodeagent.api.peers import PeerService
+from devopsellence.nodeagent.api.rights import CallRights, NodeAccess
 from devopsellence.nodeagent.api.run_task import discard_leftovers
 from devopsellence.nodeagent.api.service import AgentService
 from devopsellence.nodeagent.assignments import Assignments
@@ -100,19 +99,21 @@ class ApiServer:
         assignments: Assignments,
         decrypter: SecretDecrypter,
         images: ImageService,
-        access: Callable[[], AccessState],
+        access: NodeAccess,
     ) -> None:
         self._uid = beat.uid
         self._files = listen.files
         self._engine = engine
         self._threads = ThreadPool(2, "api")
-        diagnosis = Diagnosis(beat, engine, access, assignments, listen.files, state_dir, self._threads)
+        #: Rights of callers; to be told of changed access.
+        self.rights = CallRights(access)
+        diagnosis = Diagnosis(beat, engine, access.state, assignments, listen.files, state_dir, self._threads)
         archive = LogArchive(state_dir / "logs")
-        self._service = AgentService(beat.node, engine, assignments, decrypter, images, diagnosis, archive)
+        self._service = AgentService(beat.node, engine, assignments, decrypter, images, diagnosis, archive, self.rights)
         self._peers = PeerService(beat.node, engine, assignments)
         self._cleanup: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(
-            interceptors=(CallAdmission(beat.node),), options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS
+            interceptors=(CallAdmission(beat.node, self.rights),), options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS
         )
         opened = open_port(self._server, "the API", listen.address, listen.files)
         #: Advertised address.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 
 import grpc
 import grpc.aio
 import structlog
 
+from devopsellence.access.certificate import Certificate, certificate_of
+from devopsellence.access.roles import Action
 from devopsellence.api.v1.agent_pb2 import (
     DiagnoseAnswer,
     DiagnoseRequest,
@@ -31,6 +33,7 @@ from devopsellence.nodeagent.api.diagnose import Diagnosis
 from devopsellence.nodeagent.api.exec import ContainerExec
 from devopsellence.nodeagent.api.images import ImageService
 from devopsellence.nodeagent.api.logs import LogTail
+from devopsellence.nodeagent.api.rights import CallRights
 from devopsellence.nodeagent.api.run_task import OneOffTask
 from devopsellence.nodeagent.api.session import Answer, Requests, first_request
 from devopsellence.nodeagent.assignments import Assignments
@@ -62,6 +65,7 @@ class AgentService:
         images: ImageService,
         diagnosis: Diagnosis,
         archive: LogArchive,
+        rights: CallRights,
     ) -> None:
         self._node = node
         self._engine = engine
@@ -70,6 +74,7 @@ class AgentService:
         self._images = images
         self._diagnosis = diagnosis
         self._archive = archive
+        self._rights = rights
         self._archive_threads = ThreadPool(1, "log-archive")
         self._decrypt_threads = ThreadPool(1, "decrypt")
         #: Tasks that end abandoned commands.
@@ -78,27 +83,27 @@ class AgentService:
         self._calls: set[asyncio.Event] = set()
 
     async def Logs(self, request: LogsRequest, context: _Context) -> None:  # noqa: N802 - the call's name
-        await self._serve(context, "Logs", lambda: self._logs(request, context.write))
+        await self._serve(context, "Logs", lambda caller: self._logs(caller, request, context.write))
 
     async def Exec(self, requests: AsyncIterator[RunRequest], context: _Context) -> None:  # noqa: N802
-        await self._serve(context, "Exec", lambda: self._exec(requests, context.write))
+        await self._serve(context, "Exec", lambda caller: self._exec(caller, requests, context.write))
 
     async def RunTask(self, requests: AsyncIterator[RunRequest], context: _Context) -> None:  # noqa: N802
-        await self._serve(context, "RunTask", lambda: self._run_task(requests, context.write))
+        await self._serve(context, "RunTask", lambda caller: self._run_task(caller, requests, context.write))
 
     async def Diagnose(self, _: DiagnoseRequest, context: _Context) -> DiagnoseAnswer:  # noqa: N802
-        return await self._serve(context, "Diagnose", self._diagnosis.answer)
+        return await self._serve(context, "Diagnose", self._diagnose)
 
     async def FindImages(self, request: FindImagesRequest, context: _Context) -> FindImagesAnswer:  # noqa: N802
-        return await self._serve(context, "FindImages", lambda: self._images.find(request))
+        return await self._serve_image(context, "FindImages", lambda: self._images.find(request))
 
     async def SendLayer(  # noqa: N802
         self, requests: AsyncIterator[SendLayerRequest], context: _Context
     ) -> SendLayerAnswer:
-        return await self._serve(context, "SendLayer", lambda: self._images.send_layer(requests))
+        return await self._serve_image(context, "SendLayer", lambda: self._images.send_layer(requests))
 
     async def LoadImage(self, request: LoadImageRequest, context: _Context) -> LoadImageAnswer:  # noqa: N802
-        return await self._serve(context, "LoadImage", lambda: self._images.load(request))
+        return await self._serve_image(context, "LoadImage", lambda: self._images.load(request))
 
     async def close(self, seconds: float) -> None:
         """Wait for abandoned commands to end, at most ``seconds``. The server must be stopped."""
@@ -109,14 +114,23 @@ class AgentService:
                 if self._ending:
                     await asyncio.wait(self._ending)
 
-    async def _serve(self, context: _Context, call: str, work: Callable[[], Awaitable[T]]) -> T:
+    async def _serve_image(self, context: _Context, call: str, work: Callable[[], Awaitable[T]]) -> T:
+        async def permitted(caller: Certificate) -> T:
+            # An image belongs to no environment.
+            async with self._rights.during(caller, Action.SEND_IMAGES):
+                return await work()
+
+        return await self._serve(context, call, permitted)
+
+    async def _serve(self, context: _Context, call: str, work: Callable[[Certificate], Awaitable[T]]) -> T:
         """Run ``work`` for an operator; any error becomes a refusal."""
         ended = asyncio.Event()
         self._calls.add(ended)
         try:
-            caller = auth.operator_name(context.auth_context())
-            _log.info("API call", call=call, caller=caller, peer=context.peer())
-            return await work()
+            identities = context.auth_context()
+            name = auth.operator_name(identities)
+            _log.info("API call", call=call, caller=name, peer=context.peer())
+            return await work(certificate_of(identities))
         except Exception as error:  # noqa: BLE001 - reported to the caller; bugs are logged
             refused = auth.refusal_of(error)
             if refused.code is _Code.INTERNAL:
@@ -126,13 +140,19 @@ class AgentService:
             self._calls.discard(ended)
             ended.set()
 
-    async def _logs(self, request: LogsRequest, answer: Callable[[LogsAnswer], Awaitable[None]]) -> None:
-        ref, desired, containers = self._environment(request.environment)
-        if past_logs.is_about_past(request):
-            await self._past_logs(ref, containers, request, answer)
-            return
-        targets.check_services(ref, self._node, request.services, targets.services(desired, containers))
-        await LogTail(self._engine, str(ref), request, answer).run()
+    async def _diagnose(self, caller: Certificate) -> DiagnoseAnswer:
+        async with self._rights.during(caller, Action.DIAGNOSE):
+            return await self._diagnosis.answer()
+
+    async def _logs(
+        self, caller: Certificate, request: LogsRequest, answer: Callable[[LogsAnswer], Awaitable[None]]
+    ) -> None:
+        async with self._environment(caller, Action.READ_LOGS, request.environment) as (ref, desired, containers):
+            if past_logs.is_about_past(request):
+                await self._past_logs(ref, containers, request, answer)
+                return
+            targets.check_services(ref, self._node, request.services, targets.services(desired, containers))
+            await LogTail(self._engine, str(ref), request, answer).run()
 
     async def _past_logs(
         self,
@@ -155,28 +175,29 @@ class AgentService:
             ids = frozenset(container.id for container in present)
             await LogTail(self._engine, str(ref), request, answer, only=ids).run()
 
-    async def _exec(self, requests: Requests, answer: Answer) -> None:
+    async def _exec(self, caller: Certificate, requests: Requests, answer: Answer) -> None:
         start = await first_request(requests, "command")
-        ref, desired, containers = self._environment(start.environment)
-        if not 0 < len(start.command.command) <= _MAX_ARGUMENTS:
-            raise CallRefused(_Code.INVALID_ARGUMENT, f"a command must have 1 to {_MAX_ARGUMENTS} arguments")
-        service = start.command.service
-        targets.check_services(ref, self._node, [service], targets.services(desired, containers))
-        execution = ContainerExec(self._engine, targets.running(desired, containers, service, self._node).id)
-        try:
-            await execution.run(start, requests, answer)
-        finally:
-            self._end_in_background(execution.abandon())
+        async with self._environment(caller, Action.EXECUTE, start.environment) as (ref, desired, containers):
+            if not 0 < len(start.command.command) <= _MAX_ARGUMENTS:
+                raise CallRefused(_Code.INVALID_ARGUMENT, f"a command must have 1 to {_MAX_ARGUMENTS} arguments")
+            service = start.command.service
+            targets.check_services(ref, self._node, [service], targets.services(desired, containers))
+            execution = ContainerExec(self._engine, targets.running(desired, containers, service, self._node).id)
+            try:
+                await execution.run(start, requests, answer)
+            finally:
+                self._end_in_background(execution.abandon())
 
-    async def _run_task(self, requests: Requests, answer: Answer) -> None:
+    async def _run_task(self, caller: Certificate, requests: Requests, answer: Answer) -> None:
         start = await first_request(requests, "task")
-        ref, desired, _ = self._environment(start.environment)
-        try:
-            check_name("task", start.task.name)
-        except InvalidName as error:
-            raise CallRefused(_Code.INVALID_ARGUMENT, str(error)) from error
-        targets.check_services(ref, self._node, [start.task.service], desired.services if desired is not None else ())
-        await self._run_one_off(desired, start, requests, answer)
+        async with self._environment(caller, Action.EXECUTE, start.environment) as (ref, desired, _):
+            try:
+                check_name("task", start.task.name)
+            except InvalidName as error:
+                raise CallRefused(_Code.INVALID_ARGUMENT, str(error)) from error
+            known = desired.services if desired is not None else ()
+            targets.check_services(ref, self._node, [start.task.service], known)
+            await self._run_one_off(desired, start, requests, answer)
 
     async def _run_one_off(self, desired: Desired | None, start: RunStart, requests: Requests, answer: Answer) -> None:
         if desired is None:
@@ -187,12 +208,18 @@ class AgentService:
         finally:
             self._end_in_background(one_off.abandon())
 
-    def _environment(self, path: str) -> tuple[EnvironmentRef, Desired | None, tuple[Container, ...]]:
-        """Return an environment, its desired state, and its containers on this node."""
-        known = {str(environment) for environment in self._assignments.environments} | self._engine.cache.environments
-        ref = targets.environment(self._node, path, known)
-        containers, _ = self._engine.cache.of(str(ref), "")
-        return ref, self._assignments.get(ref).desired, containers
+    @asynccontextmanager
+    async def _environment(
+        self, caller: Certificate, action: Action, path: str
+    ) -> AsyncIterator[tuple[EnvironmentRef, Desired | None, tuple[Container, ...]]]:
+        """Permit the block to the caller, with an environment, its desired state, and its containers on this node."""
+        ref = targets.parsed(path)
+        async with self._rights.during(caller, action, path):
+            known = {str(environment) for environment in self._assignments.environments}
+            here = self._rights.visible(caller, known | self._engine.cache.environments)
+            targets.check_environment(self._node, path, here)
+            containers, _ = self._engine.cache.of(path, "")
+            yield ref, self._assignments.get(ref).desired, containers
 
     def _end_in_background(self, ending: Coroutine[Any, Any, None]) -> None:
         """End a command independently of its call, which may be cancelled."""

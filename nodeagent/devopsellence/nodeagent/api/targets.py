@@ -15,23 +15,22 @@ from devopsellence.store.keys import EnvironmentRef
 _Code = grpc.StatusCode
 
 
-def environment(node: str, path: str, known: Iterable[str]) -> EnvironmentRef:
-    """Return the environment of a path.
-
-    Raises:
-        CallRefused: INVALID_ARGUMENT for an invalid path, NOT_FOUND if not among ``known``.
-    """
+def parsed(path: str) -> EnvironmentRef:
+    """Return the environment of a path. CallRefused (INVALID_ARGUMENT) for an invalid one."""
     try:
-        ref = EnvironmentRef.parse(path)
+        return EnvironmentRef.parse(path)
     except ValueError as error:
         message = f"{path!r} is not organization/project/environment"
         raise CallRefused(_Code.INVALID_ARGUMENT, message) from error
+
+
+def check_environment(node: str, path: str, known: Iterable[str]) -> None:
+    """Refuse (NOT_FOUND) an environment not among ``known``."""
     present = sorted(known)
     if path not in present:
         raise CallRefused(
             _Code.NOT_FOUND, f"environment {path} is not on node {node}; environments here: {_listed(present)}"
         )
-    return ref
 
 
 def check_services(ref: EnvironmentRef, node: str, requested: Iterable[str], known: Iterable[str]) -> None:

@@ -18,7 +18,8 @@ ENV = EnvironmentRef("acme", "shop", "production")
 
 
 def test_known_environment_is_found() -> None:
-    assert targets.environment("n1", str(ENV), [str(ENV)]) == ENV
+    assert targets.parsed(str(ENV)) == ENV
+    targets.check_environment("n1", str(ENV), [str(ENV)])
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_known_environment_is_found() -> None:
 )
 def test_unknown_target_is_refused(path: str, known: list[str], code: grpc.StatusCode, message: str) -> None:
     with pytest.raises(CallRefused) as caught:
-        targets.environment("n1", path, known)
+        targets.check_environment("n1", str(targets.parsed(path)), known)
     assert (caught.value.code, caught.value.message) == (code, message)
 
 
