@@ -11,7 +11,7 @@ import click
 from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.cli.signals import number_of
 from devopsellence.store import errors as store_errors
-from devopsellence.store.keys import DEFAULT_PREFIX, InvalidName
+from devopsellence.store.keys import InvalidName
 from devopsellence.store.size import RecordTooLarge
 
 # Prefix of gRPC error messages: a status and the address.
@@ -109,7 +109,7 @@ def of_store(error: store_errors.StoreError, *, where: str = "", dev: bool = Fal
 
 def access_denied(reason: str) -> CliError:
     """Return the error for something that a gateway allows only to others; ``reason`` names the operator."""
-    action = NextAction("as root, see who may do what", f"etcdctl get --prefix {DEFAULT_PREFIX}access/operators/")
+    action = NextAction("see what you may do, or as root who may do what", "devopsellence operator list")
     return CliError("etcd_permission_denied", f"access denied: {reason}", next_actions=[action])
 
 

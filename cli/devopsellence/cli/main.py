@@ -63,6 +63,10 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
             "devopsellence.cli.commands.cluster.cluster:cluster",
             "Set up a cluster: certificates and the access of operators.",
         ),
+        "operator": (
+            "devopsellence.cli.commands.cluster.operator:operator",
+            "Add and remove operators, and grant them roles.",
+        ),
         "doctor": (
             "devopsellence.cli.commands.cluster.doctor:doctor",
             "Check the setup and show how to fix problems.",

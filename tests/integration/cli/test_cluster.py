@@ -251,6 +251,42 @@ def test_cluster_from_scratch_grants_access_by_role(started: RunningCluster, tmp
         assert started.as_party(stranger).error("node", "list")["code"] == "etcd_permission_denied"
 
 
+def test_operator_is_added_with_roles_and_removed_for_good(started: RunningCluster, tmp_path: Path) -> None:
+    def operator(*arguments: str) -> tuple[str, ...]:
+        return ("operator", *arguments, "--pki", str(started.pki), "--etcd-endpoints", started.endpoints)
+
+    add = operator("add", "ann", "--role", "viewer", "--role", "exec", "--environment", "acme/*")
+    bare = started.cli
+    for arguments, code in (
+        (operator("add", "ann", "--role", "viewer", "--environment", "acme"), "invalid_environments"),
+        (operator("add", "a/b", "--role", "viewer"), "invalid_name"),
+        (operator("add", "ann"), "usage"),
+    ):
+        error = bare.error(*arguments)
+        assert (error["code"], error["exit_code"]) == (code, 2)
+    assert not (started.pki / "operator-ann").exists()
+    document = bare.json(*add, "--out", str(tmp_path / "ann"))
+    assert (document["common_name"], document["outcome"]) == ("operator:ann", "made")
+    assert modes(tmp_path / "ann") == FILES
+    bare.json(*add)
+    ann, root = started.as_party("operator-ann"), started.as_party("root")
+    shown = root.json("operator", "list")["operators"]
+    roles = [{"role": "viewer", "environments": ["acme/*"]}, {"role": "exec", "environments": ["acme/*"]}]
+    assert [(entry["operator"], entry["roles"]) for entry in shown] == [("ann", roles)]
+    assert shown[0]["since"]
+    assert ann.json("operator", "list")["operators"] == shown
+    refused = ann.error("node", "register", "n1")
+    assert "ann may not " in refused["message"]
+    error = bare.error(*operator("add", "ann", "--role", "admin"))
+    assert (error["code"], error["exit_code"]) == ("operator_exists", 1)
+    # The old name of the command keeps what an operator has.
+    started.ok("issue", "operator", "ann")
+    assert root.json("operator", "list")["operators"] == shown
+    assert root.json("operator", "remove", "ann", "-y")["removed"]
+    assert ann.error("node", "list")["message"].startswith("access denied: the certificate of operator:ann is denied")
+    assert bare.error(*add)["code"] == "operator_removed"
+
+
 def test_etcd_itself_accepts_the_control_plane_alone(started: RunningCluster) -> None:
     started.ok("issue", "operator", "ann")
     started.as_party("root").json("node", "register", "n1", "--pki", str(started.pki))

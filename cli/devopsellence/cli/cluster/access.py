@@ -1,16 +1,13 @@
-"""Access to the cluster: settings of the root operator, and the access that root grants to other operators."""
+"""Access to the cluster with the certificate of root."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
 
-from devopsellence.api.v1.stored_pb2 import OperatorAccess
 from devopsellence.cli.cluster.folder import ClusterFolder
 from devopsellence.cli.cluster.programs import gateways
 from devopsellence.cli.output import CliError, NextAction
-from devopsellence.store.codec import encode
-from devopsellence.store.etcd import Compare, Etcd, Put
 from devopsellence.store.settings import CA_CERT, CERT, ENDPOINTS, KEY, PREFIX, SERVER_NAME, Settings, SettingsError
 
 # The shell may have the certificate variables of another operator; the address is the same for all operators.
@@ -43,13 +40,3 @@ def root_settings(folder: ClusterFolder, flags: Mapping[str, str], environ: Mapp
         ]
         raise CliError("etcd_unavailable", "the address of etcd is not known", next_actions=actions)
     return settings
-
-
-async def grant_operator(etcd: Etcd, name: str) -> None:
-    """Grant an operator access to everything through the gateways; access that was narrowed since stays as it is.
-
-    The gateways let root alone do so.
-    """
-    key = etcd.keys.operator_access(name)
-    access = OperatorAccess(name=name, environments=["*"], nodes=True)
-    await etcd.txn([Compare.absent(key)], [Put(key, encode(access))])

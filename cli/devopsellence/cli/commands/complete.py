@@ -45,6 +45,29 @@ def complete_nodes(ctx: click.Context, _param: click.Parameter, incomplete: str)
     return _matching(incomplete, _stored(ctx, names.nodes))
 
 
+def complete_operators(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the matching operators with access."""
+    from devopsellence.cli.store import names
+
+    return _matching(incomplete, _stored(ctx, names.operators))
+
+
+def complete_recipients(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the matching age recipients of operators."""
+    from devopsellence.cli.store import names
+
+    return _matching(incomplete, _stored(ctx, names.recipients))
+
+
+def complete_patterns(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the matching patterns of environments."""
+    from devopsellence.cli.store import names
+
+    stored: list[EnvironmentRef] = _stored(ctx, names.environments)
+    wider = [pattern for ref in stored for pattern in (f"{ref.organization}/*", f"{ref.organization}/{ref.project}/*")]
+    return _matching(incomplete, ["*", *sorted(wider), *map(str, stored)])
+
+
 def complete_subjects(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the matching nodes for a certificate of a node."""
     return complete_nodes(ctx, param, incomplete) if ctx.params.get("kind") == "node" else []

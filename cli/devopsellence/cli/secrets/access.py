@@ -155,23 +155,18 @@ async def grant_certificate_keys(etcd: Etcd, ref: EnvironmentRef, names: Collect
 
 async def exposure_of(etcd: Etcd, ref: EnvironmentRef, name: str) -> Exposure:
     """Return everything node ``name`` could decrypt, including old versions; ignores unreadable records."""
-    secrets, served = await stored_secrets(etcd, ref), await stored_certificates(etcd, ref)
-    keys = _with_keys(served)
-    if not secrets.stored and not keys:
-        return Exposure()
     node_keys = await recipients.of_nodes(etcd, [name], record=False)
-    return Exposure(
-        tuple(
-            secret
-            for secret, stored in secrets.stored.items()
-            if any(node_keys.nodes_among(version.recipients) for version in stored.versions)
-        ),
-        tuple(host for host, certificate in keys.items() if node_keys.nodes_among(certificate.recipients)),
-    )
+    return await _exposure(etcd, ref, node_keys.keys([name]))
 
 
 async def exposures_of(etcd: Etcd, name: str) -> dict[EnvironmentRef, Exposure]:
     """Return the exposure of node ``name`` by environment, also for environments without the node; omits empty ones."""
+    node_keys = await recipients.of_nodes(etcd, [name], record=False)
+    return await exposures_to(etcd, node_keys.keys([name]))
+
+
+async def exposures_to(etcd: Etcd, public_keys: Collection[str]) -> dict[EnvironmentRef, Exposure]:
+    """Return what the owners of some public keys could decrypt, by environment; omits empty ones."""
     keys, refs = etcd.keys, set()
     for item in (await etcd.list(keys.all_secrets_prefix, keys_only=True)).items:
         with suppress(ValueError):
@@ -179,8 +174,21 @@ async def exposures_of(etcd: Etcd, name: str) -> dict[EnvironmentRef, Exposure]:
     for item in (await etcd.list(keys.all_certificates_prefix, keys_only=True)).items:
         with suppress(ValueError):
             refs.add(keys.parse_certificate(item.key)[0])
-    exposures = {ref: await exposure_of(etcd, ref, name) for ref in sorted(refs)}
+    exposures = {ref: await _exposure(etcd, ref, public_keys) for ref in sorted(refs)}
     return {ref: exposure for ref, exposure in exposures.items() if exposure}
+
+
+async def _exposure(etcd: Etcd, ref: EnvironmentRef, public_keys: Collection[str]) -> Exposure:
+    secrets, served = await stored_secrets(etcd, ref), await stored_certificates(etcd, ref)
+    known = set(public_keys)
+    return Exposure(
+        tuple(
+            secret
+            for secret, stored in secrets.stored.items()
+            if any(known.intersection(version.recipients) for version in stored.versions)
+        ),
+        tuple(host for host, served_by in _with_keys(served).items() if known.intersection(served_by.recipients)),
+    )
 
 
 def _with_keys(served: StoredCertificates) -> Mapping[str, Certificate]:

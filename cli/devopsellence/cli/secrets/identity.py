@@ -114,5 +114,10 @@ def operator_name(who: str, recipient: str) -> str:
     return f"{_part(user) or 'unknown'}.{_part(host.partition('.')[0]) or 'unknown'}-{digest}"
 
 
+def is_named_after(operator: str, user: str) -> bool:
+    """Return True if ``operator``, a result of :func:`operator_name`, is of somebody called ``user``."""
+    return operator.startswith(f"{_part(user)}.")
+
+
 def _part(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", text).lstrip("-_")[:_NAME_PART]

@@ -1,4 +1,4 @@
-"""Names in etcd, from keys alone where possible: nodes, environments, releases, secrets, hosts, services, tasks.
+"""Names in etcd, from keys alone where possible, such as nodes, environments, releases, secrets and hosts.
 
 Keys of another form are left out. Read by shell completion; covered by tests/integration/cli/test_completion.py.
 """
@@ -18,6 +18,16 @@ T = TypeVar("T")
 async def nodes(etcd: Etcd) -> list[str]:
     """Return the registered nodes, sorted."""
     return await _parsed(etcd, etcd.keys.nodes_prefix, etcd.keys.parse_node)
+
+
+async def operators(etcd: Etcd) -> list[str]:
+    """Return the operators with access, sorted."""
+    return await _parsed(etcd, etcd.keys.all_operator_access_prefix, etcd.keys.parse_operator_access)
+
+
+async def recipients(etcd: Etcd) -> list[str]:
+    """Return the names of the operators' age recipients, sorted."""
+    return await _parsed(etcd, etcd.keys.operators_prefix, etcd.keys.parse_operator)
 
 
 async def environments(etcd: Etcd) -> list[EnvironmentRef]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from devopsellence.cli.certificates.pki import CertificateRequest
     from devopsellence.cli.cluster.folder import CertificateBundle, ClusterFolder
     from devopsellence.cli.cluster.issue import IssuedBundle
+    from devopsellence.store.etcd import Etcd
 
 #: Past participles of ``IssueOutcome`` for messages; JSON keeps the values themselves.
 _OUTCOME_WORDS: Final = {"made": "created", "kept": "unchanged", "renewed": "renewed"}
@@ -112,8 +113,8 @@ def issue(
     """Create or renew a certificate.
 
     The certificate is for a node, an operator or the controllers. Writes ca.crt, tls.crt and tls.key to a folder. An
-    operator is also granted access to all environments and nodes, unless the operator has been granted access before;
-    a node has access while it is registered.
+    operator without access is also granted the roles deployer, exec and admin in all environments; operator add grants
+    less. A node has access while it is registered.
 
     \b
     Example:
@@ -136,7 +137,7 @@ def issue(
         _grant_operator(ctx, folder, str(name), issued)
     output.result(
         "cluster issue",
-        _issued_text(issued, request, granted=granted),
+        issued_text(issued, request, granted=granted),
         common_name=request.common_name,
         folder=str(bundle.root),
         outcome=issued.outcome,
@@ -187,11 +188,16 @@ def _uid(ctx: click.Context, folder: ClusterFolder, name: str) -> str:
 
 def _grant_operator(ctx: click.Context, folder: ClusterFolder, name: str, issued: IssuedBundle) -> None:
     """Record the access of the operator; after a failure, the same command completes the job later."""
-    from devopsellence.cli.cluster.access import grant_operator, root_settings
+    from devopsellence.cli.cluster.access import root_settings
+    from devopsellence.cli.operators import access
+
+    async def grant(etcd: Etcd) -> None:
+        await access.check_addable(etcd, name, None)
+        await access.add(etcd, name, access.FULL_RIGHTS)
 
     try:
         settings = root_settings(folder, context.connection_flags(ctx), os.environ)
-        context.run(ctx, lambda etcd: grant_operator(etcd, name), settings=settings)
+        context.run(ctx, grant, settings=settings)
     except CliError as error:
         actions = [
             *error.next_actions,
@@ -204,7 +210,8 @@ def _grant_operator(ctx: click.Context, folder: ClusterFolder, name: str, issued
         raise CliError(error.code, message, exit_code=error.exit_code, next_actions=actions) from error
 
 
-def _issued_text(issued: IssuedBundle, request: CertificateRequest, *, granted: bool) -> str:
+def issued_text(issued: IssuedBundle, request: CertificateRequest, *, granted: bool) -> str:
+    """Return the sentence about a certificate that was issued."""
     why = f" ({issued.why})" if issued.why else ""
     access = " The operator has access to the cluster." if granted else ""
     subject = f"{request.common_name} ({request.unit})" if request.unit else request.common_name

@@ -12,7 +12,7 @@ from devopsellence.cli import context, errors
 from devopsellence.cli.commands.cluster.cluster import pki_option
 from devopsellence.cli.commands.cluster.node_diagnose import diagnose
 from devopsellence.cli.commands.cluster.node_drain import (
-    RENEW,
+    RENEW_KEYS,
     drain,
     exposure,
     exposure_document,
@@ -242,7 +242,9 @@ def detach(ctx: click.Context, output: Output, name: str, wait: bool, seconds: f
         names = ", ".join(str(secret) for secret in seen.secrets)
         text += f"\nThe node could read these secrets: {names}. If you do not trust it, set new values."
     if seen.hosts:
-        text += f"\nThe node could read the private keys of the certificates of {', '.join(seen.hosts)}; {RENEW}."
+        hosts = ", ".join(seen.hosts)
+        text += f"\nThe node could read the private keys of the certificates of {hosts}; "
+        text += f"if you do not trust the machine, {RENEW_KEYS}."
     follow = NextAction("follow the removal", f"devopsellence node detach {name} --env {ref} --wait -y")
     output.result(
         DETACH,

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 DRAIN: Final = "node drain"
 REMOVE: Final = "node remove"
-#: Advice about certificates whose private keys were readable on a machine that is not trusted.
-RENEW: Final = (
-    "if you do not trust the machine, revoke and replace them (devopsellence ingress cert install, or "
-    "devopsellence ingress cert remove to let the controller obtain new ones)"
+#: Advice about certificates whose private keys were readable for somebody who is not trusted.
+RENEW_KEYS: Final = (
+    "revoke and replace them (devopsellence ingress cert install, or devopsellence ingress cert remove to let the "
+    "controller obtain new ones)"
 )
 
 
@@ -260,14 +260,15 @@ def _removed_text(planned: Removal, *, dry_run: bool, force: bool) -> str:
     return "\n".join([*lines, f"Node {name} would be removed."])
 
 
-def exposure(knew: Mapping[EnvironmentRef, Exposure]) -> str:
-    """Return the list of secrets and private keys a machine could decrypt, with advice."""
+def exposure(knew: Mapping[EnvironmentRef, Exposure], *, whose: str = "machine") -> str:
+    """Return the list of secrets and private keys a machine or an operator could decrypt, with advice."""
     lines: list[str] = []
+    distrust = f"if you do not trust the {whose}"
     if secrets := [f"  {ref}: {', '.join(map(str, seen.secrets))}" for ref, seen in knew.items() if seen.secrets]:
-        advice = "if you do not trust the machine, set new values (devopsellence secret set):"
-        lines += [f"The machine could read these secrets; {advice}", *secrets]
+        advice = f"{distrust}, set new values (devopsellence secret set):"
+        lines += [f"The {whose} could read these secrets; {advice}", *secrets]
     if hosts := [f"  {ref}: {', '.join(seen.hosts)}" for ref, seen in knew.items() if seen.hosts]:
-        lines += [f"The machine could read the private keys of these certificates; {RENEW}:", *hosts]
+        lines += [f"The {whose} could read the private keys of these certificates; {distrust}, {RENEW_KEYS}:", *hosts]
     return "\n".join(lines)
 
 

@@ -1,0 +1,145 @@
+"""Removal of an operator, and denial of certificates.
+
+Removing denies the name, deletes the access record and the age recipients, all in one transaction. What the operator
+could decrypt stays encrypted for its key, so new values are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from devopsellence.access.denied import denial_of
+from devopsellence.access.roles import Action
+from devopsellence.api.v1.stored_pb2 import DeniedCertificate, DenyList, Operator
+from devopsellence.cli.errors import access_denied
+from devopsellence.cli.operators.access import stored, unknown
+from devopsellence.cli.output import CliError
+from devopsellence.cli.secrets import access, identity
+from devopsellence.cli.secrets.access import Exposure
+from devopsellence.cli.store import transaction
+from devopsellence.cli.store.author import author, operator_name
+from devopsellence.cli.store.reader import Reader
+from devopsellence.cli.store.rights import own_rights
+from devopsellence.cli.store.transaction import WriteConflict
+from devopsellence.store.codec import decode, encode
+from devopsellence.store.etcd import Compare, Delete, Etcd, Put
+from devopsellence.store.identities import user_of_operator
+from devopsellence.store.keys import EnvironmentRef
+
+
+@dataclass(frozen=True)
+class OperatorRemoval:
+    """Planned removal of an operator.
+
+    ``recipients``: names of its age recipients. ``unclear``: those that name no operator and may be its own.
+    ``exposed``: secrets and keys that the recipients could decrypt.
+    """
+
+    name: str
+    is_denied: bool
+    has_access: bool
+    recipients: tuple[str, ...]
+    unclear: tuple[str, ...]
+    exposed: Mapping[EnvironmentRef, Exposure]
+
+    @property
+    def nothing(self) -> bool:
+        """True if the operator was removed before."""
+        return self.is_denied and not (self.has_access or self.recipients)
+
+
+async def plan(etcd: Etcd, name: str, more_recipients: Collection[str]) -> OperatorRemoval:
+    """Return the planned removal of an operator, also of the recipients ``more_recipients``. Writes nothing.
+
+    Raises:
+        CliError: ``operator_unknown``, ``recipient_unknown``, ``etcd_permission_denied``.
+    """
+    own_access = await own_rights(etcd)
+    if own_access is not None and not own_access.permit_somewhere(Action.DENY):
+        who = operator_name(etcd)
+        raise access_denied(f"operator {who} may not remove operators, which needs the role admin in all environments")
+    reader, keys = Reader(etcd), etcd.keys
+    known = {
+        operator.name: operator for operator in (await reader.get_prefix(keys.operators_prefix, Operator)).values()
+    }
+    has_access = await etcd.get(keys.operator_access(name)) is not None
+    denied = await stored(etcd, keys.denied, DenyList) or DenyList()
+    for recipient in more_recipients:
+        if recipient not in known:
+            raise CliError("recipient_unknown", f"there is no recipient {recipient}; known: {', '.join(sorted(known))}")
+    own = {recipient for recipient, operator in known.items() if operator.operator == name} | set(more_recipients)
+    unclear = {
+        recipient
+        for recipient, operator in known.items()
+        if not operator.operator and recipient not in own and identity.is_named_after(recipient, name)
+    }
+    is_denied = bool(denial_of(denied, user_of_operator(name), ""))
+    if not (has_access or own or is_denied):
+        raise unknown(name)
+    exposed = await access.exposures_to(etcd, {known[recipient].age_recipient for recipient in own})
+    return OperatorRemoval(name, is_denied, has_access, tuple(sorted(own)), tuple(sorted(unclear)), exposed)
+
+
+async def remove(etcd: Etcd, planned: OperatorRemoval) -> None:
+    """Remove the operator. May be repeated.
+
+    Raises:
+        CliError: ``busy``.
+    """
+    keys = etcd.keys
+    entry = DeniedCertificate(name=user_of_operator(planned.name), reason=f"removed by {author(etcd)}")
+    deletes = [Delete(keys.operator_access(planned.name))]
+    deletes += [Delete(keys.operator(recipient)) for recipient in planned.recipients]
+    await _deny(etcd, entry, deletes)
+
+
+async def deny_serial(etcd: Etcd, serial: str, reason: str) -> None:
+    """Deny the certificate with a serial number, as in the deny-list."""
+    await _deny(etcd, DeniedCertificate(serial=serial, reason=reason), [])
+
+
+async def allow_serial(etcd: Etcd, serial: str) -> None:
+    """Accept the certificate with a serial number again.
+
+    Raises:
+        CliError: ``certificate_not_denied``, ``busy``.
+    """
+
+    def edit(denied: DenyList) -> None:
+        left = [entry for entry in denied.certificates if entry.serial != serial]
+        if len(left) == len(denied.certificates):
+            raise CliError("certificate_not_denied", f"no certificate with the serial number {serial} is denied")
+        del denied.certificates[:]
+        denied.certificates.extend(left)
+
+    await _edit(etcd, edit, [])
+
+
+async def _deny(etcd: Etcd, entry: DeniedCertificate, deletes: list[Delete]) -> None:
+    entry.denied_at.CopyFrom(transaction.now())
+
+    def edit(denied: DenyList) -> None:
+        if (entry.name, entry.serial) not in {(known.name, known.serial) for known in denied.certificates}:
+            denied.certificates.append(entry)
+
+    await _edit(etcd, edit, deletes)
+
+
+async def _edit(etcd: Etcd, edit: Callable[[DenyList], None], deletes: list[Delete]) -> None:
+    try:
+        async for attempt in transaction.retrying():
+            with attempt:
+                await _edit_once(etcd, edit, deletes)
+    except WriteConflict as error:
+        raise CliError("busy", "the deny-list kept being changed by somebody else; try again") from error
+
+
+async def _edit_once(etcd: Etcd, edit: Callable[[DenyList], None], deletes: list[Delete]) -> None:
+    key = etcd.keys.denied
+    item = await etcd.get(key)
+    denied = decode(DenyList, key, item.value) if item is not None else DenyList()
+    edit(denied)
+    unchanged = Compare.unmodified(key, item.mod_revision) if item is not None else Compare.absent(key)
+    if not (await etcd.txn([unchanged], [Put(key, encode(denied)), *deletes])).succeeded:
+        raise WriteConflict
