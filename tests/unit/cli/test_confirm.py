@@ -34,6 +34,8 @@ DESTROYERS = {
     "node detach": Destroyer("n1"),
     "node remove": Destroyer("n1", "n1 --dry-run"),
     "env delete": Destroyer("acme/shop/review", "acme/shop/review --dry-run"),
+    "operator remove": Destroyer("ann", "ann --dry-run"),
+    "operator deny": Destroyer("1f2e", "1f2e --undo"),
     "cluster init": Destroyer("--etcd e1=10.0.0.1 --force", "--etcd e1=10.0.0.1"),
     "cluster issue": Destroyer("controller --force", "controller"),
     "dev down": Destroyer("--purge", ""),
@@ -42,6 +44,7 @@ DESTROYERS = {
 LATE = {"task run"}
 #: Every other command. A new command belongs here only if all that it changes can be changed back.
 HARMLESS = {
+    *("operator add", "operator grant", "operator list", "operator revoke"),
     *("init", "dev up", "dev status", "dev env", "config validate", "config resolve", "completion", "help", "version"),
     *("deploy", "status", "logs", "exec", "events", "doctor", "task list"),
     *("secret set", "secret list", "secret reencrypt"),

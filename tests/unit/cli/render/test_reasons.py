@@ -154,8 +154,8 @@ SNAPSHOTS: Final[Mapping[str, Mapping[str, Callable[[], Snapshot]]]] = {
     },
     "Heartbeat.problem": each_phase(pb.NodeProgress, of_heartbeat),
 }
-#: Fields that another command shows: ``release list`` and ``release show``.
-ELSEWHERE: Final = {"RolloutOutcome.reason"}
+#: Fields that another command shows: ``release list`` and ``release show``, ``operator list``.
+ELSEWHERE: Final = {"RolloutOutcome.reason", "DeniedCertificate.reason"}
 ROWS: Final = [
     pytest.param(make, id=f"{name}: {situation}")
     for name, situations in SNAPSHOTS.items()

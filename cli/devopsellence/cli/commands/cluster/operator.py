@@ -211,7 +211,7 @@ def grant(ctx: click.Context, output: Output, name: str, roles: Sequence[str], p
 @pass_output
 @click.pass_context
 def revoke(ctx: click.Context, output: Output, name: str, role: str, patterns: Sequence[str]) -> None:
-    """Take a role from an operator.
+    """Revoke a role of an operator.
 
     Open logs, commands and watches that the role permitted end within seconds. Needs the role admin in these
     environments.
