@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from devopsellence.access.rights import Rights, record_of
+from devopsellence.access.roles import Role
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd, KeyValue
@@ -69,6 +71,16 @@ class Shop:
         cli = Operator(self.caller(user_of_operator(name)), self.folder, self.folder.parent / f"{name}.age")
         cli.direct = self.direct
         access = pb.OperatorAccess(name=name, environments=environments, nodes=nodes)
+        return self.admitted(cli, name, access)
+
+    def with_role(self, role: Role, *environments: str) -> Operator:
+        """Return the command line of an operator with one role, who is called like it."""
+        cli = Operator(self.caller(user_of_operator(role.value)), self.folder, self.folder.parent / f"{role}.age")
+        cli.direct = self.direct
+        rights = Rights(frozenset((role, pattern) for pattern in environments))
+        return self.admitted(cli, role.value, record_of(role.value, rights))
+
+    def admitted(self, cli: Operator, name: str, access: pb.OperatorAccess) -> Operator:
         cli.write(lambda etcd: etcd.keys.operator_access(name), access)
         until(f"{name} is admitted", lambda: cli.run("node", "list").exit_code == 0)
         return cli
@@ -259,6 +271,48 @@ def test_operator_of_one_environment_can_use_it_and_nothing_else(shop: Shop, age
     use_environment(ben, "ben")
     # Keys of nodes that the operator would have copied into their records, and the commands about nodes.
     assert all("ben may not write" in reason and "/nodes/n" in reason for reason in shop.refusals())
+
+
+def test_every_role_runs_its_commands_and_no_others(shop: Shop, agent: AgentNode) -> None:
+    viewer, deployer, execs = (shop.with_role(role, str(REF)) for role in (Role.VIEWER, Role.DEPLOYER, Role.EXEC))
+    admin = shop.with_role(Role.ADMIN, "*")
+    deployer.set("TOKEN", b"one", service="jobs")
+    deployer.ok("deploy")
+    reading = [["status"], ["release", "list"], ["release", "show", "1"], ["events"], ["task", "list"], ["env", "list"]]
+    reading += [["node", "list"], ["node", "diagnose", "n1"], ["ingress", "cert", "list"], ["operator", "list"]]
+    deploying = [["deploy"], ["secret", "list"], ["secret", "delete", "TOKEN", "--service", "jobs", "-y"], ["logs"]]
+    deploying += [["release", "rollback"], ["env", "delete", "production", "--detach", "-y"]]
+    executing = [["exec", "jobs", "true"], ["task", "run", "hello"]]
+    nodes = [
+        ["node", "cordon", "n1"],
+        ["node", "remove", "n1", "--force", "-y"],
+        ["operator", "remove", "viewer", "-y"],
+    ]
+    for cli in (viewer, deployer, execs, admin):
+        for arguments in reading:
+            cli.ok(*arguments)
+    for cli, refused in (
+        (viewer, [*deploying, *executing, *nodes]),
+        (deployer, [*executing, *nodes]),
+        (execs, [*deploying, *nodes]),
+        (admin, [["deploy"], ["logs"], *executing, ["secret", "delete", "TOKEN", "--service", "jobs", "-y"]]),
+    ):
+        for arguments in refused:
+            assert re.search("lacks the role|may not", denied(cli, *arguments)), arguments
+    ran = process(execs, "exec", "jobs", "--", "sh", "-c", "echo $TOKEN")
+    assert (ran.returncode, ran.stdout) == (0, "one\n"), ran.stderr
+    ran = process(execs, "task", "run", "hello")
+    assert (ran.returncode, ran.stdout) == (0, "hello\n"), ran.stderr
+    assert "ready" in process(deployer, "logs", "jobs").stdout
+    assert [secret["name"] for secret in admin.json("secret", "list")["secrets"]] == ["TOKEN"]
+    admin.ok("node", "register", "n2", "--labels", "worker")
+    admin.ok("node", "label", "set", "n2", "--labels", "web,worker")
+    admin.ok("node", "drain", "n2")
+    admin.ok("node", "detach", "n1", "-y", "--wait")
+    removed = admin.json_lines("node", "remove", "n1", "--force", "-y")[-1]
+    assert [secret["name"] for secret in removed["secrets_seen"]] == ["TOKEN"]
+    assert admin.json("operator", "remove", "exec", "-y")["removed"]
+    assert "is denied" in denied(execs, "node", "list")
 
 
 def denied(cli: Operator, *arguments: str) -> str:
