@@ -147,7 +147,7 @@ async def test_silent_etcd_is_reported_and_later_keepalives_are_answered(server:
                 server.pause()
                 try:
                     await stream.send(lease)
-                    with pytest.raises(Unavailable, match="no answer from etcd"):
+                    with pytest.raises(Unavailable):
                         await stream.receive()
                 finally:
                     server.resume()
