@@ -7,14 +7,14 @@ controllers and gateways together: on two cores, times are those of the agents.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 from bench.report import Figure
-from bench.scale.gateway_setting import GatewaySetting, gateway_setting, until_no_beat
+from bench.scale.gateway_setting import GatewaySetting, gateway_setting
 from bench.scale.setting import PATIENCE_SECONDS, HollowProcess, fleets, publish, release, settled
 
 REST_SECONDS: Final = 25.0
@@ -77,10 +77,7 @@ async def _deploy_with_kill(at: GatewaySetting, number: int, usual: float) -> fl
     await asyncio.sleep(usual * _MIDDLE)
     standby.end()
     await settled(at.where, number)
-    seconds = time.monotonic() - started
-    standby.start()
-    await asyncio.sleep(QUIET_SECONDS)
-    return seconds
+    return time.monotonic() - started
 
 
 async def _rest(at: GatewaySetting, measured: Measured) -> None:
@@ -97,32 +94,33 @@ async def _rest(at: GatewaySetting, measured: Measured) -> None:
 
 
 async def measure(nodes: int, runs: int) -> Measured:
-    """Measure ``runs`` pairs at one size."""
-    measured, numbers = Measured(nodes), itertools.count(1)
-    async with gateway_setting(nodes) as at:
-        for _ in range(runs):
-            await _pair(at, measured, numbers)
+    """Measure ``runs`` pairs at one size: agents with etcd directly, then agents with the gateways."""
+    measured = Measured(nodes)
+    for _ in range(runs):
+        async with _running(nodes, gateways=False) as (at, running):
+            followed, seconds, cost = await _deploy(at, running, 2)
+            measured.followed_directly.append(followed)
+            measured.settled_directly.append(seconds)
+            measured.cost_directly.append(cost)
+        async with _running(nodes, gateways=True) as (at, running):
+            followed, seconds, cost = await _deploy(at, running, 2)
+            measured.followed.append(followed)
+            measured.settled.append(seconds)
+            measured.cost.append(cost)
+            await _rest(at, measured)
+            measured.killed.append(await _deploy_with_kill(at, 3, seconds) - seconds)
     return measured
 
 
-async def _pair(at: GatewaySetting, measured: Measured, numbers: Iterator[int]) -> None:
-    """Measure agents with etcd directly, then agents with the gateways."""
-    async with fleets(at.where, at.where.settings, at.certificates) as running:
-        await _deploy(at, running, next(numbers))
-        followed, seconds, cost = await _deploy(at, running, next(numbers))
-        measured.followed_directly.append(followed)
-        measured.settled_directly.append(seconds)
-        measured.cost_directly.append(cost)
-    await until_no_beat(at.where)
-    async with fleets(at.where, at.through, at.certificates) as running:
-        await _deploy(at, running, next(numbers))
-        followed, seconds, cost = await _deploy(at, running, next(numbers))
-        measured.followed.append(followed)
-        measured.settled.append(seconds)
-        measured.cost.append(cost)
-        await _rest(at, measured)
-        measured.killed.append(await _deploy_with_kill(at, next(numbers), seconds) - seconds)
-    await until_no_beat(at.where)
+@asynccontextmanager
+async def _running(nodes: int, *, gateways: bool) -> AsyncIterator[tuple[GatewaySetting, Sequence[HollowProcess]]]:
+    """Start agents, which have rolled out a first release."""
+    async with (
+        gateway_setting(nodes, gateways=gateways) as at,
+        fleets(at.where, at.through, at.certificates) as running,
+    ):
+        await _deploy(at, running, 1)
+        yield at, running
 
 
 def figures_of(measured: Measured, base: Measured) -> list[Figure]:
@@ -144,6 +142,9 @@ def figures_of(measured: Measured, base: Measured) -> list[Figure]:
             f"{nodes}: processor of controllers and gateways for a rollout, each node", "ms",
             [seconds / measured.nodes * 1000 for seconds in measured.cost], against,
             [seconds / base.nodes * 1000 for seconds in base.cost],
+        ),
+        Figure(
+            f"{nodes}: the same as a ratio", "s", measured.cost, _DIRECTLY, measured.cost_directly
         ),
         Figure(f"{nodes}: raft entries in {rest}", "entries", measured.raft_entries, limit=0),
         Figure(f"{nodes}: etcd revisions in {rest}", "revisions", measured.revisions, limit=0),

@@ -14,7 +14,7 @@ import psutil
 
 from bench.hollow.fleet import certificate_of, registrations, uid_of
 from bench.hollow.names import node_names
-from bench.scale.setting import PATIENCE_SECONDS, Setting, memory, put_all
+from bench.scale.setting import Setting, memory, put_all
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.identities import USER_CONTROLLER, user_of_node
 from devopsellence.store.settings import Settings
@@ -22,9 +22,8 @@ from tests.support.authority import Authority
 from tests.support.controller import ControllerProcess
 from tests.support.etcd import EtcdServer
 from tests.support.ports import free_ports
-from tests.support.until import eventually
 
-GATEWAYS: Final = 2
+CONTROLLERS: Final = 2
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,11 @@ def _leads(controller: ControllerProcess) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def gateway_setting(count: int) -> AsyncIterator[GatewaySetting]:
-    """Start etcd and two controllers, and register ``count`` nodes, without agents."""
+async def gateway_setting(count: int, *, gateways: bool = True) -> AsyncIterator[GatewaySetting]:
+    """Start etcd and two controllers, and register ``count`` nodes, without agents.
+
+    Without ``gateways``, ``through`` leads to etcd: agents that know of gateways would use them as well.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="bench-gateways-", dir=memory()) as made,
         tempfile.TemporaryDirectory(prefix="devopsellence-etcd-") as data,
@@ -80,41 +82,29 @@ async def gateway_setting(count: int) -> AsyncIterator[GatewaySetting]:
             settings = server.settings(user=USER_CONTROLLER)
             async with Etcd(settings) as etcd:
                 await put_all(etcd, registrations(etcd, nodes, ["web"]))
-                async with _controllers(settings, authority, folder) as (controllers, addresses):
+                addresses = tuple(f"127.0.0.1:{port}" for port in free_ports(CONTROLLERS)) if gateways else ()
+                async with _controllers(settings, authority, folder, addresses) as controllers:
                     where = Setting(server, settings, etcd, None, nodes)
-                    through = replace(settings, endpoints=addresses)
+                    through = replace(settings, endpoints=addresses or settings.endpoints)
                     yield GatewaySetting(where, through, authority.ca_cert.parent, controllers)
 
 
 @contextlib.asynccontextmanager
 async def _controllers(
-    settings: Settings, authority: Authority, folder: Path
-) -> AsyncIterator[tuple[list[ControllerProcess], tuple[str, ...]]]:
+    settings: Settings, authority: Authority, folder: Path, addresses: Sequence[str]
+) -> AsyncIterator[list[ControllerProcess]]:
+    """Start controllers, with a gateway at each of ``addresses``."""
     files = authority.issue_server(USER_CONTROLLER)
-    addresses = tuple(f"127.0.0.1:{port}" for port in free_ports(GATEWAYS))
+    certificate = (f"--gateway-cert={files.certificate}", f"--gateway-key={files.key}") if addresses else ()
+    listening = [(f"--gateway-listen={address}", *certificate) for address in addresses] or [()] * CONTROLLERS
     controllers: list[ControllerProcess] = []
     try:
-        for number, address in enumerate(addresses):
-            options = (
-                f"--gateway-listen={address}",
-                f"--gateway-cert={files.certificate}",
-                f"--gateway-key={files.key}",
-            )
+        for number, options in enumerate(listening):
             controllers.append(ControllerProcess(settings, folder / f"controller-{number}.log", *options))
         for controller in controllers:
-            await controller.logged("gateway started")
-            await controller.logged("standing by")
-        yield controllers, addresses
+            for event in ("gateway started", "standing by") if addresses else ("standing by",):
+                await controller.logged(event)
+        yield controllers
     finally:
         for controller in controllers:
             controller.end(signal.SIGKILL)
-
-
-async def until_no_beat(where: Setting) -> None:
-    """Return once the leases of agents that were killed have expired."""
-    prefix = where.etcd.keys.heartbeats_prefix
-
-    async def beats() -> int:
-        return len((await where.etcd.list(prefix, keys_only=True)).items)
-
-    await eventually("the heartbeats of the last agents have expired", beats, (0).__eq__, seconds=PATIENCE_SECONDS)
