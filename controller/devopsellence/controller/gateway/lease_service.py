@@ -20,6 +20,8 @@ from devopsellence.controller.gateway.upstream import Upstream, UpstreamFailed, 
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store.errors import StoreError
 
+#: Keepalives of one stream that wait for an answer; a further one is not read before.
+_AHEAD: Final = 64
 _Context = grpc.aio.ServicerContext[Any, Any]
 _ATTEMPTS: Final = 5
 
@@ -88,11 +90,33 @@ class LeaseService:
         self, request_iterator: AsyncIterator[rpc.LeaseKeepAliveRequest], context: _Context
     ) -> None:
         async with self._admission.admitted(context, "LeaseKeepAlive", stream=True) as call:
+            # In order of the requests, and None at their end. Several at a time: each waits for those of other callers.
+            answers: asyncio.Queue[asyncio.Task[rpc.LeaseKeepAliveResponse] | None] = asyncio.Queue(_AHEAD)
+            reading = asyncio.ensure_future(self._renew_all(call, request_iterator, answers))
             try:
-                async for request in request_iterator:
-                    await context.write(await self._kept_alive(call, request))
+                while (answer := await answers.get()) is not None:
+                    await context.write(await answer)
+                await reading
             except StoreError as error:
                 raise failure_of(error) from error
+            finally:
+                reading.cancel()
+                left = [task for task in (answers.get_nowait() for _ in range(answers.qsize())) if task is not None]
+                for task in left:
+                    task.cancel()
+                await asyncio.gather(reading, *left, return_exceptions=True)
+
+    async def _renew_all(
+        self,
+        call: AdmittedCall,
+        requests: AsyncIterator[rpc.LeaseKeepAliveRequest],
+        answers: asyncio.Queue[asyncio.Task[rpc.LeaseKeepAliveResponse] | None],
+    ) -> None:
+        try:
+            async for request in requests:
+                await answers.put(asyncio.ensure_future(self._kept_alive(call, request)))
+        finally:
+            await answers.put(None)
 
     async def _kept_alive(self, call: AdmittedCall, request: rpc.LeaseKeepAliveRequest) -> rpc.LeaseKeepAliveResponse:
         policy.check_understood(request)
