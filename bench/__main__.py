@@ -26,6 +26,7 @@ GROUPS: Final[Mapping[str, Group]] = {
     "scale": scale.all_figures,
     "failover": failover.all_figures,
     "gateway": gateway.all_figures,
+    "gateway-scale": scale.gateway_figures,
     "rolling": cluster_rolling.all_figures,
 }
 

@@ -15,6 +15,7 @@ import asyncio
 import json
 import logging
 import os
+import resource
 import sys
 import time
 from collections.abc import MutableMapping
@@ -57,11 +58,11 @@ async def _answer(line: str, fleet: Fleet, followed: _Followed) -> Any:
     raise SystemExit(f"bench.hollow: what is {command!r}?")
 
 
-async def _serve(names: list[str], folder: Path, settings: Settings, followed: _Followed) -> None:
+async def _serve(fleet_of: Fleet, followed: _Followed) -> None:
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    async with Fleet(names, folder, settings) as fleet:
+    async with fleet_of as fleet:
         print(json.dumps({"ready": len(fleet.agents)}), flush=True)
         while line := await reader.readline():
             print(json.dumps(await _answer(line.decode(), fleet, followed)), flush=True)
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first node (default: 0)")
     parser.add_argument("--count", type=int, required=True, help="how many nodes: h00000, h00001 …")
     parser.add_argument("--folder", type=Path, required=True, help="where the agents' folders are put")
+    parser.add_argument("--certificates", type=Path, help="folder with a certificate of each node (default: shared)")
     arguments = parser.parse_args()
     settings = Settings.from_environ(dict(os.environ))
     if settings is None:
@@ -84,7 +86,12 @@ def main() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    asyncio.run(_serve(node_names(arguments.count, arguments.first), arguments.folder, settings, followed))
+    # Each agent may have several connections.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    names = node_names(arguments.count, arguments.first)
+    fleet = Fleet(names, arguments.folder, settings, certificates=arguments.certificates)
+    asyncio.run(_serve(fleet, followed))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -30,6 +31,11 @@ def uid_of(name: str) -> str:
     return f"uid-{name}"
 
 
+def certificate_of(folder: Path, name: str) -> tuple[Path, Path]:
+    """Return the files of a hollow node's certificate and of its key."""
+    return folder / f"{name}.crt", folder / f"{name}.key"
+
+
 def registrations(etcd: Etcd, names: Iterable[str], labels: Sequence[str]) -> list[Put]:
     """Return the operations that register hollow nodes."""
     return [
@@ -41,22 +47,30 @@ def registrations(etcd: Etcd, names: Iterable[str], labels: Sequence[str]) -> li
 class Fleet:
     """Agents of the nodes ``names``, with state below ``folder``, preferably in memory (``/dev/shm``).
 
+    They share a connection; with ``certificates``, a folder, each has one of its own with its node's certificate.
     An async context manager: all agents run within the block.
     """
 
-    def __init__(self, names: Sequence[str], folder: Path, settings: Settings) -> None:
+    def __init__(
+        self, names: Sequence[str], folder: Path, settings: Settings, *, certificates: Path | None = None
+    ) -> None:
         self._names = names
         self._folder = folder
         self._settings = settings
+        self._certificates = certificates
         self._stack = AsyncExitStack()
         self.agents: list[HollowAgent] = []
 
     async def __aenter__(self) -> Self:
-        etcd = await self._stack.enter_async_context(Etcd(self._settings))
         disk, rest = ThreadPool(1, "disk"), MemoryTrimmer()
+        shared = await self._connection(self._settings) if self._certificates is None else None
         keepers: list[LeaseKeeper] = []
         for number, name in enumerate(self._names):
-            if number % AGENTS_PER_KEEPER == 0:
+            etcd = shared or await self._connection(self._settings_of(name))
+            if shared is None:
+                # One process connects no faster than it can.
+                await etcd.get(etcd.keys.node(name))
+            if number % AGENTS_PER_KEEPER == 0 or shared is None:
                 keepers.append(await self._stack.enter_async_context(LeaseKeeper(etcd)))
             process = ProcessResources(etcd, keepers[-1], disk, rest)
             agent = HollowAgent(name, uid_of(name), self._folder / name, self._settings, process=process)
@@ -64,6 +78,15 @@ class Fleet:
             self.agents.append(agent)
             await asyncio.sleep(STAGGER)
         return self
+
+    async def _connection(self, settings: Settings) -> Etcd:
+        return await self._stack.enter_async_context(Etcd(settings))
+
+    def _settings_of(self, name: str) -> Settings:
+        if self._certificates is None:
+            return self._settings
+        certificate, key = certificate_of(self._certificates, name)
+        return replace(self._settings, cert=certificate, key=key)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

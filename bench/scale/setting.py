@@ -122,18 +122,24 @@ class HollowProcess:
 
 
 @contextlib.asynccontextmanager
-async def fleets(where: Setting) -> AsyncIterator[Sequence[HollowProcess]]:
-    """Start a hollow agent per node, in two processes; return once all have a heartbeat."""
+async def fleets(
+    where: Setting, settings: Settings | None = None, certificates: Path | None = None
+) -> AsyncIterator[Sequence[HollowProcess]]:
+    """Start a hollow agent per node, in two processes; return once all have a heartbeat.
+
+    With ``certificates`` each agent has a connection of its own, with its node's certificate.
+    """
+    options = ("--certificates", str(certificates)) if certificates is not None else ()
     share = -(-len(where.nodes) // FLEETS)
-    with tempfile.TemporaryDirectory(dir=_memory()) as folder:
+    with tempfile.TemporaryDirectory(dir=memory()) as folder:
         running: list[HollowProcess] = []
         try:
             for first in range(0, len(where.nodes), share):
                 count = min(share, len(where.nodes) - first)
                 process = await asyncio.create_subprocess_exec(
                     sys.executable, "-m", "bench.hollow",
-                    "--first", str(first), "--count", str(count), "--folder", folder,
-                    env={**os.environ, **where.settings.to_environ()},
+                    "--first", str(first), "--count", str(count), "--folder", folder, *options,
+                    env={**os.environ, **(settings or where.settings).to_environ()},
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, limit=2**24,
                 )  # fmt: skip
                 running.append(HollowProcess(process))
@@ -146,7 +152,7 @@ async def fleets(where: Setting) -> AsyncIterator[Sequence[HollowProcess]]:
                 await fleet_process.end()
 
 
-def _memory() -> Path | None:
+def memory() -> Path | None:
     """Return a folder in memory: a thousand agents on one disk would wait for fsync, a real agent does not."""
     folder = Path("/dev/shm")  # noqa: S108
     return folder if folder.is_dir() else None

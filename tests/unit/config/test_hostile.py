@@ -110,6 +110,8 @@ def test_arbitrary_services_and_overlays(services: dict[str, Any]) -> None:
 
 @quick
 @given(st.text(max_size=30))
+@example("\x85")
+@example("a\u2028b\u2029")
 def test_accepted_variable_values_are_unchanged(value: str) -> None:
     config = outcome(HEAD + WEB + f"    env: {json.dumps({'A': value})}")
     if config is not None:

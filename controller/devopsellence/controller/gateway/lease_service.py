@@ -11,25 +11,31 @@ import grpc
 import grpc.aio
 
 from devopsellence.controller.gateway.admission import Admission, AdmittedCall
+from devopsellence.controller.gateway.keepalives import Keepalives
 from devopsellence.controller.gateway.rules import policy
 from devopsellence.controller.gateway.rules.grants import Right
 from devopsellence.controller.gateway.rules.leases import RANDOM_BITS, lease_id, owns
 from devopsellence.controller.gateway.rules.refusal import denied, unsupported
 from devopsellence.controller.gateway.upstream import Upstream, UpstreamFailed, failure_of
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
-from devopsellence.etcd.v3.etcd_pb2_grpc import LeaseServicer
 from devopsellence.store.errors import StoreError
 
+#: Keepalives of one stream that wait for an answer; a further one is not read before.
+_AHEAD: Final = 64
 _Context = grpc.aio.ServicerContext[Any, Any]
 _ATTEMPTS: Final = 5
 
 
-class LeaseService(LeaseServicer):
-    """The Lease service of etcd's API, without a listing of leases."""
+class LeaseService:
+    """The Lease service of etcd's API, without a listing of leases.
 
-    def __init__(self, admission: Admission, upstream: Upstream) -> None:
+    Not derived from the generated class, which expects a generator, one more layer for each keepalive.
+    """
+
+    def __init__(self, admission: Admission, upstream: Upstream, keepalives: Keepalives) -> None:
         self._admission = admission
         self._upstream = upstream
+        self._keepalives = keepalives
 
     async def LeaseGrant(  # noqa: N802
         self, request: rpc.LeaseGrantRequest, context: _Context
@@ -82,30 +88,48 @@ class LeaseService(LeaseServicer):
 
     async def LeaseKeepAlive(  # noqa: N802
         self, request_iterator: AsyncIterator[rpc.LeaseKeepAliveRequest], context: _Context
-    ) -> AsyncIterator[rpc.LeaseKeepAliveResponse]:
+    ) -> None:
         async with self._admission.admitted(context, "LeaseKeepAlive", stream=True) as call:
+            # In order of the requests, and None at their end. Several at a time: each waits for those of other callers.
+            answers: asyncio.Queue[asyncio.Task[rpc.LeaseKeepAliveResponse] | None] = asyncio.Queue(_AHEAD)
+            reading = asyncio.ensure_future(self._renew_all(call, request_iterator, answers))
             try:
-                async for answer in self._kept_alive(call, request_iterator):
-                    yield answer
+                while (answer := await answers.get()) is not None:
+                    await context.write(await answer)
+                await reading
             except StoreError as error:
                 raise failure_of(error) from error
+            finally:
+                reading.cancel()
+                left = [task for task in (answers.get_nowait() for _ in range(answers.qsize())) if task is not None]
+                for task in left:
+                    task.cancel()
+                await asyncio.gather(reading, *left, return_exceptions=True)
 
-    async def _kept_alive(
-        self, call: AdmittedCall, requests: AsyncIterator[rpc.LeaseKeepAliveRequest]
-    ) -> AsyncIterator[rpc.LeaseKeepAliveResponse]:
-        upstream = await self._upstream.keepalive()
+    async def _renew_all(
+        self,
+        call: AdmittedCall,
+        requests: AsyncIterator[rpc.LeaseKeepAliveRequest],
+        answers: asyncio.Queue[asyncio.Task[rpc.LeaseKeepAliveResponse] | None],
+    ) -> None:
         try:
             async for request in requests:
-                policy.check_understood(request)
-                # The caller may have lost its access since the stream was opened.
-                self._admission.identities.caller([call.caller.identity], call.serial)
-                _check_owner(call, request.ID)
-                answer = await upstream.exchange(request)
-                if answer.TTL > 0:
-                    call.limits.lease_held(answer.ID, answer.TTL, asyncio.get_running_loop().time())
-                yield answer
+                await answers.put(asyncio.ensure_future(self._kept_alive(call, request)))
         finally:
-            upstream.close()
+            await answers.put(None)
+
+    async def _kept_alive(self, call: AdmittedCall, request: rpc.LeaseKeepAliveRequest) -> rpc.LeaseKeepAliveResponse:
+        policy.check_understood(request)
+        # The caller may have lost its access since the stream was opened.
+        self._admission.identities.caller([call.caller.identity], call.serial)
+        _check_owner(call, request.ID)
+        now = asyncio.get_running_loop().time()
+        call.limits.check_renewal(now)
+        answer = await self._keepalives.renew(request)
+        if answer.TTL > 0:
+            # Counted from the moment of sending, as its owner does.
+            call.limits.lease_held(answer.ID, answer.TTL, now)
+        return answer
 
 
 def _check_owner(call: AdmittedCall, lease: int) -> None:

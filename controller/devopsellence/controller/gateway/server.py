@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -13,6 +14,7 @@ import structlog
 from devopsellence.controller.gateway.admission import Admission
 from devopsellence.controller.gateway.audit import AuditLog
 from devopsellence.controller.gateway.identities import Identities
+from devopsellence.controller.gateway.keepalives import Keepalives
 from devopsellence.controller.gateway.kv import KeyValueService
 from devopsellence.controller.gateway.lease_service import LeaseService
 from devopsellence.controller.gateway.rules import policy
@@ -21,6 +23,7 @@ from devopsellence.controller.gateway.watch import WatchService
 from devopsellence.controller.gateway.watch_hub import WatchHub
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.etcd.v3.etcd_pb2_grpc import (
+    LeaseServicer,
     MaintenanceServicer,
     WatchServicer,
     add_KVServicer_to_server,
@@ -46,14 +49,16 @@ _OPTIONS: Final = (
     # reset instead: a server counts a call until its memory is free (observed with grpcio 1.85, 5,000 calls at once).
     ("grpc.max_concurrent_streams", 512),
     ("grpc.http.overload_protection", 0),
-    # Finds callers that vanished, so that their watches end.
-    ("grpc.keepalive_time_ms", 10_000),
+    # Finds callers that vanished, so that their watches end. The store's client pings every 10 s, which counts: a ping
+    # of the gateway's own for each connection would be as many again.
+    ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    # The store's client pings every 10 s.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 4_000),
+    # A client of 100 that pinged as agreed was cut off for too many pings when the machine was busy.
+    ("grpc.http2.max_ping_strikes", 0),
     # Otherwise another program could listen on the same address.
     ("grpc.so_reuseport", 0),
 )
@@ -82,6 +87,7 @@ class Gateway:
     def __init__(self, options: GatewayOptions, settings: Settings, etcd: Etcd) -> None:
         self._upstream = Upstream(settings)
         self._keys = etcd.keys
+        self._keepalives = Keepalives(self._upstream)
         self._hub = WatchHub(self._upstream, etcd.keys.prefix.encode())
         self.identities = Identities(etcd, self._access_changed)
         self._admission = Admission(self.identities, AuditLog())
@@ -93,6 +99,7 @@ class Gateway:
 
     async def run(self) -> None:
         """Answer calls until cancelled."""
+        _allow_many_connections()
         async with self._upstream, asyncio.TaskGroup() as tasks:
             tasks.create_task(self.identities.run())
             tasks.create_task(self._hub.run())
@@ -105,6 +112,7 @@ class Gateway:
                 await self._server.wait_for_termination()
             finally:
                 await self._server.stop(_STOP_SECONDS)
+                self._keepalives.close()
 
     @property
     def watchers(self) -> int:
@@ -118,7 +126,8 @@ class Gateway:
 
     def _register(self) -> None:
         add_KVServicer_to_server(KeyValueService(self._admission, self._upstream, self._keys), self._server)
-        add_LeaseServicer_to_server(LeaseService(self._admission, self._upstream), self._server)
+        leases = LeaseService(self._admission, self._upstream, self._keepalives)
+        add_LeaseServicer_to_server(cast("LeaseServicer", leases), self._server)
         add_WatchServicer_to_server(cast("WatchServicer", self._watch), self._server)
         add_MaintenanceServicer_to_server(StatusService(self._admission, self._upstream), self._server)
 
@@ -130,6 +139,12 @@ class Gateway:
             await asyncio.to_thread(certificate_expiry, self._files, ETCD_SERVER_NAME)
         except CertificateProblem as problem:
             _log.warning("callers will reject the certificate of this gateway", problem=str(problem))
+
+
+def _allow_many_connections() -> None:
+    """Raise the soft limit of open files, often 1,024, to the hard limit: each node connects to every gateway."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class StatusService(MaintenanceServicer):

@@ -7,6 +7,7 @@ use only ids with its own hash.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import Final
 
 _OWNER_BITS: Final = 39
@@ -25,5 +26,6 @@ def owns(owner: str, lease: int) -> bool:
     return lease > 0 and lease >> RANDOM_BITS == _owner_tag(owner)
 
 
+@lru_cache(maxsize=16_384)
 def _owner_tag(owner: str) -> int:
     return int.from_bytes(hashlib.sha256(owner.encode()).digest()[:8]) >> (64 - _OWNER_BITS)

@@ -39,6 +39,8 @@ class LimitProfile:
     events: Rate
     event_bytes: Rate
     grants: Rate
+    #: Keepalives of leases.
+    renewals: Rate
     live_leases: int
     #: Least and longest TTL of a lease in seconds.
     ttl: tuple[int, int]
@@ -58,6 +60,7 @@ PROFILES: Final[Mapping[Role, LimitProfile]] = {
         events=Rate(1_000, 0.1),
         event_bytes=Rate(4 * _MIB, _KIB),
         grants=Rate(30, 0.1),
+        renewals=Rate(400, 20),
         live_leases=64,
         ttl=(2, _DAY),
     ),
@@ -70,6 +73,7 @@ PROFILES: Final[Mapping[Role, LimitProfile]] = {
         events=Rate(5_000, 50),
         event_bytes=Rate(32 * _MIB, 256 * _KIB),
         grants=Rate(1_000, 10),
+        renewals=Rate(20_000, 4_000),
         live_leases=10_000,
         ttl=(2, _DAY),
     ),
@@ -82,6 +86,7 @@ PROFILES: Final[Mapping[Role, LimitProfile]] = {
         events=_UNLIMITED,
         event_bytes=_UNLIMITED,
         grants=_UNLIMITED,
+        renewals=_UNLIMITED,
         live_leases=1_000_000,
         ttl=(1, 100 * _DAY),
     ),
@@ -135,6 +140,7 @@ class CallerLimits:
         self._events = TokenBucket(profile.events, self.now)
         self._event_bytes = TokenBucket(profile.event_bytes, self.now)
         self._grants = TokenBucket(profile.grants, self.now)
+        self._renewals = TokenBucket(profile.renewals, self.now)
 
     def spend(self, cost: WriteCost, now: float) -> None:
         """Take the cost of a request: all of it or nothing.
@@ -167,6 +173,16 @@ class CallerLimits:
         if len(self._leases) >= self.profile.live_leases or not self._grants.has(1, now):
             raise _exhausted("the limit of leases is used up")
         self._grants.take(1)
+
+    def check_renewal(self, now: float) -> None:
+        """Take a keepalive.
+
+        Raises:
+            Refused: too many were sent.
+        """
+        if not self._renewals.has(1, now):
+            raise _exhausted("the limit of keepalives is used up")
+        self._renewals.take(1)
 
     def lease_held(self, lease: int, ttl: int, now: float) -> None:
         """Note a lease that was granted or kept alive for ``ttl`` seconds."""

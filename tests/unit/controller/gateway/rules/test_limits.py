@@ -64,6 +64,18 @@ def test_lease_has_a_ttl_within_bounds(ttl: int) -> None:
     assert caught.value.kind is RefusalKind.INVALID
 
 
+def test_keepalives_are_limited_and_come_back() -> None:
+    caller = limits()
+    for _ in range(int(NODE.renewals.burst)):
+        caller.check_renewal(0.0)
+    with pytest.raises(Refused) as caught:
+        caller.check_renewal(0.0)
+    assert caught.value.kind is RefusalKind.EXHAUSTED
+    # A keeper sends one every third of the shortest TTL, for every lease that a node may have.
+    assert NODE.renewals.burst >= NODE.live_leases * 3 / NODE.ttl[0]
+    caller.check_renewal(1.0)
+
+
 def test_live_leases_are_counted_until_they_end() -> None:
     caller = limits()
     for number in range(NODE.live_leases):

@@ -1,0 +1,154 @@
+"""Keepalives passed on to etcd: those of all callers share a few streams, each renewal is still asked for by its owner.
+
+A stream of its own for each caller would be a second stream for each node, and an answer cost twice as much. Nothing is
+kept back or answered from memory: a lease ends its TTL after its owner's last keepalive, however many gateways die.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from devopsellence.controller.gateway.upstream import Upstream
+from devopsellence.etcd.v3 import etcd_pb2 as rpc
+from devopsellence.store.connection import EtcdStream
+from devopsellence.store.errors import StoreError, Unavailable
+
+#: Streams to etcd. A member answers one keepalive of a stream after the other, and asks the leader about each.
+STREAMS: Final = 16
+#: Seconds for which keepalives are gathered.
+GATHER_SECONDS: Final = 0.1
+_TIMEOUT: Final = 5.0
+
+_Stream = EtcdStream[rpc.LeaseKeepAliveRequest, rpc.LeaseKeepAliveResponse]
+
+
+@dataclass(eq=False, slots=True)
+class _Renewal:
+    """Keepalive that waits for its answer until ``deadline``, on the loop's clock."""
+
+    request: rpc.LeaseKeepAliveRequest
+    answer: asyncio.Future[rpc.LeaseKeepAliveResponse]
+    deadline: float
+
+
+class Keepalives:
+    """Renewal of the leases of all callers. Close by :meth:`close`."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._streams = [_SharedStream(upstream) for _ in range(STREAMS)]
+        self._gathering: asyncio.TimerHandle | None = None
+
+    async def renew(self, request: rpc.LeaseKeepAliveRequest) -> rpc.LeaseKeepAliveResponse:
+        """Pass a keepalive on and return etcd's answer.
+
+        Raises:
+            Unavailable and further errors of the store: etcd did not answer; the keepalive may have been received.
+        """
+        if self._gathering is None:
+            self._gathering = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._flush)
+        return await self._streams[request.ID % STREAMS].renew(request)
+
+    def _flush(self) -> None:
+        self._gathering = None
+        for stream in self._streams:
+            stream.flush()
+
+    def close(self) -> None:
+        """End all streams; whoever waits is told."""
+        for stream in self._streams:
+            stream.close()
+
+
+class _SharedStream:
+    """Stream that is open while keepalives come; each is answered in the order of sending."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._unsent: deque[_Renewal] = deque()
+        self._unanswered: deque[_Renewal] = deque()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def renew(self, request: rpc.LeaseKeepAliveRequest) -> rpc.LeaseKeepAliveResponse:
+        loop = asyncio.get_running_loop()
+        renewal = _Renewal(request, loop.create_future(), loop.time() + _TIMEOUT)
+        self._unsent.append(renewal)
+        if self._task is None:
+            # A task of its own: a caller that goes away while its keepalive is sent would cancel the stream of all.
+            self._task = asyncio.create_task(self._serve(), name="keepalives of the gateway")
+        return await renewal.answer
+
+    def flush(self) -> None:
+        """Send what waits."""
+        self._wake.set()
+
+    def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _serve(self) -> None:
+        """Send and receive until the stream breaks; then all that wait fail, and the next keepalive opens another."""
+        error: StoreError = Unavailable("keep leases alive: the gateway stops")
+        stream: _Stream | None = None
+        try:
+            stream = await self._upstream.keepalive()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._send(stream))
+                tasks.create_task(self._receive(stream))
+                tasks.create_task(self._watch_deadlines())
+        except* StoreError as group:
+            error = _first(group)
+        finally:
+            self._task = None
+            if stream is not None:
+                stream.close()
+            self._fail(error)
+
+    async def _send(self, stream: _Stream) -> None:
+        while True:
+            while self._unsent:
+                renewal = self._unsent.popleft()
+                self._unanswered.append(renewal)
+                await stream.send(renewal.request)
+            self._wake.clear()
+            await self._wake.wait()
+
+    async def _receive(self, stream: _Stream) -> None:
+        while True:
+            answer = await stream.receive()
+            if not self._unanswered:
+                raise Unavailable("keep leases alive: etcd answered a keepalive that was not sent")
+            renewal = self._unanswered.popleft()
+            if answer.ID != renewal.request.ID:
+                self._unanswered.appendleft(renewal)
+                raise Unavailable("keep leases alive: etcd answered another keepalive than the oldest")
+            if not renewal.answer.done():
+                renewal.answer.set_result(answer)
+
+    async def _watch_deadlines(self) -> None:
+        """Give the stream up when a keepalive is not answered.
+
+        Raises:
+            Unavailable: the deadline has passed.
+        """
+        while True:
+            await asyncio.sleep(_TIMEOUT / 5)
+            waiting = self._unanswered or self._unsent
+            if waiting and waiting[0].deadline <= asyncio.get_running_loop().time():
+                raise Unavailable(f"keep leases alive: no answer from etcd for {_TIMEOUT:.0f} s")
+
+    def _fail(self, error: StoreError) -> None:
+        for renewal in (*self._unanswered, *self._unsent):
+            if not renewal.answer.done():
+                renewal.answer.set_exception(error)
+        self._unanswered.clear()
+        self._unsent.clear()
+
+
+def _first(group: BaseExceptionGroup[StoreError]) -> StoreError:
+    """Return the first error of a group and of the groups in it."""
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
