@@ -83,8 +83,7 @@ def main(acme_ca_cert: Path | None, identity: str | None, debug: bool, **options
     variables (DEVOPSELLENCE_ETCD_ENDPOINTS, DEVOPSELLENCE_ETCD_CA_CERT, DEVOPSELLENCE_ETCD_CERT,
     DEVOPSELLENCE_ETCD_KEY, DEVOPSELLENCE_PREFIX, DEVOPSELLENCE_ACME_CA_CERT, DEVOPSELLENCE_GATEWAY_LISTEN,
     DEVOPSELLENCE_GATEWAY_ADVERTISE, DEVOPSELLENCE_GATEWAY_CERT, DEVOPSELLENCE_GATEWAY_KEY,
-    DEVOPSELLENCE_GATEWAY_CA_CERT). On SIGTERM or SIGINT the
-    controller stops, and a standby takes over at once.
+    DEVOPSELLENCE_GATEWAY_CA_CERT). On SIGTERM or SIGINT the controller stops, and a standby takes over at once.
 
     Example: devopsellence-controller --etcd-endpoints 127.0.0.1:2379
     """

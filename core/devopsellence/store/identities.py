@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from devopsellence.agent_identity import NODE_PREFIX, OPERATOR_PREFIX
+from devopsellence.agent_identity import NODE_PREFIX, OPERATOR_PREFIX, OPERATOR_ROOT
 from devopsellence.store.keys import check_name
 
 #: The operator with all rights, whose certificate names no person.
-USER_OPERATOR: Final = "root"
+USER_OPERATOR: Final = OPERATOR_ROOT
 USER_CONTROLLER: Final = "controller"
 
 

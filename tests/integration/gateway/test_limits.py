@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -20,7 +21,10 @@ from devopsellence.store.errors import PermissionDenied, StoreError, Unavailable
 from devopsellence.store.etcd import Etcd, Put
 from devopsellence.store.keys import EnvironmentRef
 from tests.integration.gateway.key_classes import OWN, fields
-from tests.support.gateway import RunningGateway, open_channel
+from tests.support.authority import Authority
+from tests.support.etcd import EtcdServer
+from tests.support.gateway import RunningGateway, open_channel, running_gateway
+from tests.support.need import need_etcd
 
 pytestmark = pytest.mark.etcd
 
@@ -134,19 +138,26 @@ async def test_many_calls_at_once_on_one_connection_are_all_answered(gateway: Ru
         assert len(answers) == 5_000
 
 
-async def test_calls_beyond_the_limit_of_a_caller_are_refused_as_not_processed(gateway: RunningGateway) -> None:
-    await gateway.register("n1")
-    key = gateway.direct.keys.node("n1")
-    async with open_channel(gateway.node("n1")) as channel:
-        kv = KVStub(channel)
-        calls = [kv.Range(rpc.RangeRequest(key=key.encode())) for _ in range(500)]
-        outcomes = await asyncio.gather(*calls, return_exceptions=True)
-        refused = [outcome for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
-        assert {error.code() for error in refused} <= {grpc.StatusCode.RESOURCE_EXHAUSTED}
-        assert len(refused) < len(outcomes)
-    # The store's client sends such a request again.
-    async with Etcd(gateway.node("n1")) as etcd:
-        assert all(await asyncio.gather(*(etcd.get(key) for _ in range(300))))
+async def test_calls_beyond_the_limit_of_a_caller_are_refused_as_not_processed(tmp_path: Path) -> None:
+    need_etcd()
+    with EtcdServer(tmp_path / "etcd") as server:
+        async with running_gateway(server.settings(), Authority(tmp_path / "ca")) as gateway:
+            await gateway.register("n1")
+            key = gateway.direct.keys.node("n1")
+            async with open_channel(gateway.node("n1")) as channel:
+                kv = KVStub(channel)
+                request = rpc.RangeRequest(key=key.encode())
+                await kv.Range(request)
+                # None of the calls ends before all have come.
+                server.pause()
+                calls = [kv.Range(request, timeout=3) for _ in range(3 * NODE.calls)]
+                outcomes = await asyncio.gather(*calls, return_exceptions=True)
+                server.resume()
+                codes = [error.code() for error in outcomes if isinstance(error, grpc.aio.AioRpcError)]
+                assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 2 * NODE.calls
+            # The store's client sends such a request again.
+            async with Etcd(gateway.node("n1")) as etcd:
+                assert all(await asyncio.gather(*(etcd.get(key) for _ in range(300))))
 
 
 async def test_streams_of_one_caller_are_bounded(gateway: RunningGateway) -> None:
