@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from devopsellence.agent_identity import server_name
-from devopsellence.cli.certificates.pki import CertificateAuthority, CertificateRequest
+from devopsellence.certificates.authority import CertificateAuthority, CertificateRequest
 from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.settings import ETCD_SERVER_NAME, Settings
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from devopsellence.cli.certificates.subjects import MEMBER_COMMON_NAME
+from devopsellence.certificates.subjects import MEMBER_COMMON_NAME
 from devopsellence.store.identities import USER_CONTROLLER, USER_OPERATOR
 from devopsellence.store.keys import DEFAULT_PREFIX
 from devopsellence.store.settings import Settings

@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from devopsellence.agent_identity import server_name
 from devopsellence.api.v1.stored_pb2 import Environment
-from devopsellence.cli.certificates.pki import CertificateAuthority, load_certificate
+from devopsellence.certificates.authority import CertificateAuthority, load_certificate
 from devopsellence.cli.cluster.folder import ClusterFolder, ControlPlane
 from devopsellence.cli.cluster.init import initialize
 from devopsellence.store.keys import DEFAULT_PREFIX

@@ -7,7 +7,7 @@ import pytest
 from cryptography import x509
 
 from devopsellence.agent_identity import server_name
-from devopsellence.cli.certificates.pki import (
+from devopsellence.certificates.authority import (
     CertificateAuthority,
     CertificateError,
     CertificateRequest,

@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlencode
 
-from devopsellence.cli.certificates.pki import CertificateAuthority, CertificateRequest
-from devopsellence.cli.util.files import write_atomic
+from devopsellence.atomic_file import write_atomic
+from devopsellence.certificates.authority import CertificateAuthority, CertificateRequest
 from devopsellence.nodeagent.envoy import config
 from devopsellence.nodeagent.envoy.model import (
     Backend,

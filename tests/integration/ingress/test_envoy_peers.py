@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from devopsellence.agent_identity import server_name
-from devopsellence.cli.certificates.pki import CertificateAuthority
+from devopsellence.certificates.authority import CertificateAuthority
 from devopsellence.nodeagent.envoy.model import Endpoint, RouterPeer
 from devopsellence.store.keys import EnvironmentRef
 from tests.integration.ingress.apps import App

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from devopsellence.agent_identity import server_name
-from devopsellence.cli.certificates.pki import CertificateAuthority, CertificateRequest
+from devopsellence.certificates.authority import CertificateAuthority, CertificateRequest
 from devopsellence.nodeagent.docker.client import DEFAULT_HOST
 from devopsellence.nodeagent.docker.engine import DockerEngine, EngineCallbacks
 from devopsellence.nodeagent.envoy.model import (

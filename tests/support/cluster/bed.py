@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from devopsellence.api.v1.stored_pb2 import Candidate, Heartbeat
-from devopsellence.cli.util.files import write_atomic
+from devopsellence.atomic_file import write_atomic
 from devopsellence.store.codec import decode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings

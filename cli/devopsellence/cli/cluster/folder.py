@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from devopsellence.atomic_file import write_atomic
 from devopsellence.cli.output import CliError
-from devopsellence.cli.util.files import state_home, write_atomic
+from devopsellence.cli.util.files import state_home
 
 
 @dataclass(frozen=True)

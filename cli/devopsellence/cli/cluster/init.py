@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from devopsellence.cli.certificates import subjects
-from devopsellence.cli.certificates.pki import CertificateRequest
+from devopsellence.atomic_file import write_atomic
+from devopsellence.certificates import subjects
+from devopsellence.certificates.authority import CertificateRequest
 from devopsellence.cli.cluster import issue, programs
 from devopsellence.cli.cluster.folder import CertificateBundle, ClusterFolder, ControlPlane
 from devopsellence.cli.cluster.issue import IssuedBundle
 from devopsellence.cli.output import CliError
 from devopsellence.cli.util.addresses import check_host
-from devopsellence.cli.util.files import write_atomic
 from devopsellence.cli.util.text import columns
 from devopsellence.store.keys import InvalidName, check_name
 from devopsellence.store.settings import Settings, SettingsError

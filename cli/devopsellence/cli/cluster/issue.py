@@ -13,7 +13,8 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from devopsellence.cli.certificates.pki import (
+from devopsellence.atomic_file import write_atomic
+from devopsellence.certificates.authority import (
     CertificateAuthority,
     CertificateError,
     CertificateRequest,
@@ -23,7 +24,6 @@ from devopsellence.cli.certificates.pki import (
 )
 from devopsellence.cli.cluster.folder import CertificateBundle, ClusterFolder, make_private
 from devopsellence.cli.output import CliError, NextAction
-from devopsellence.cli.util.files import write_atomic
 
 AUTHORITY_NAME: Final = "devopsellence cluster"
 

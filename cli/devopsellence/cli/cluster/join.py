@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devopsellence.api.v1.stored_pb2 import Node
-from devopsellence.cli.certificates import subjects
-from devopsellence.cli.certificates.pki import CertificateAuthority, load_certificate
+from devopsellence.atomic_file import write_atomic
+from devopsellence.certificates import subjects
+from devopsellence.certificates.authority import CertificateAuthority, load_certificate
 from devopsellence.cli.cluster import issue, programs
 from devopsellence.cli.cluster.folder import ClusterFolder
 from devopsellence.cli.output import CliError, NextAction
-from devopsellence.cli.util.files import write_atomic
 from devopsellence.store.settings import Settings
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from devopsellence.agent_identity import API_PORT
 from devopsellence.api.v1.stored_pb2 import Node
-from devopsellence.cli.certificates.subjects import MEMBER_COMMON_NAME
+from devopsellence.certificates.subjects import MEMBER_COMMON_NAME
 from devopsellence.cli.util.addresses import is_ip, with_port
 from devopsellence.store.keys import DEFAULT_PREFIX
 from devopsellence.store.settings import CA_CERT, CERT, ENDPOINTS, ETCD_CLIENT_NAME, KEY, PREFIX

@@ -6,8 +6,8 @@ import datetime
 import hashlib
 from typing import Final
 
-from devopsellence.cli.certificates import subjects
-from devopsellence.cli.certificates.pki import (
+from devopsellence.certificates import subjects
+from devopsellence.certificates.authority import (
     CertificateAuthority,
     CertificateError,
     CertificateRequest,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from devopsellence.cli.certificates.subjects import MEMBER_COMMON_NAME
+from devopsellence.certificates.subjects import MEMBER_COMMON_NAME
 from devopsellence.cli.dev.certificates import AUTHORITY, MEMBER
 from devopsellence.cli.dev.paths import DevLayout
 from devopsellence.cli.dev.spec import ProcessSpec

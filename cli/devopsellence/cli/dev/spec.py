@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from devopsellence.atomic_file import write_atomic
 from devopsellence.cli.dev.process import ProcessIdentity
-from devopsellence.cli.util.files import write_atomic
 
 RUNNING: Final = "running"
 BACKOFF: Final = "backoff"

@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from devopsellence.atomic_file import write_atomic
 from devopsellence.cli.dev.paths import DevLayout
-from devopsellence.cli.util.files import state_home, write_atomic
+from devopsellence.cli.util.files import state_home
 
 if TYPE_CHECKING:
     from devopsellence.cli.output import CliError

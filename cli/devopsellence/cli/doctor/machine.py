@@ -47,7 +47,7 @@ async def docker(host: str | None) -> CheckResult:
 
 def certificates(settings: Settings, now: datetime.datetime) -> list[CheckResult]:
     """Check the expiry of the client certificate and the CA; no results in a cluster without certificates."""
-    from devopsellence.cli.certificates.pki import CertificateError, load_certificate
+    from devopsellence.certificates.authority import CertificateError, load_certificate
 
     if settings.ca_cert is None or settings.cert is None:
         return []
@@ -65,7 +65,7 @@ def certificates(settings: Settings, now: datetime.datetime) -> list[CheckResult
 
 def validity(name: str, certificate: str, left: datetime.timedelta, fix: NextAction) -> CheckResult:
     """Return the result for a certificate, called so in the message, with ``left`` until its expiry."""
-    from devopsellence.cli.certificates.pki import RENEW_WHEN_LEFT
+    from devopsellence.certificates.authority import RENEW_WHEN_LEFT
 
     if left <= datetime.timedelta(0):
         return CheckResult(name, "error", f"{certificate} has expired", "certificate_expired", (fix,))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from devopsellence.cli.certificates.subjects import MEMBER_COMMON_NAME
+from devopsellence.certificates.subjects import MEMBER_COMMON_NAME
 from devopsellence.cli.doctor.machine import validity
 from devopsellence.cli.output import CheckResult, NextAction
 from devopsellence.cli.store.reader import concurrently

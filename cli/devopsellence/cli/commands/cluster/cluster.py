@@ -15,7 +15,7 @@ from devopsellence.cli.groups import CommandGroup
 from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 
 if TYPE_CHECKING:
-    from devopsellence.cli.certificates.pki import CertificateRequest
+    from devopsellence.certificates.authority import CertificateRequest
     from devopsellence.cli.cluster.folder import CertificateBundle, ClusterFolder
     from devopsellence.cli.cluster.issue import IssuedBundle
     from devopsellence.store.etcd import Etcd
@@ -150,8 +150,8 @@ def _subject(
     ctx: click.Context, folder: ClusterFolder, kind: str, name: str | None, uid: str | None
 ) -> tuple[CertificateBundle, CertificateRequest]:
     """Return the default folder and the content of the certificate of a node, operator or controller."""
-    from devopsellence.cli.certificates import subjects
-    from devopsellence.cli.certificates.pki import CertificateError
+    from devopsellence.certificates import subjects
+    from devopsellence.certificates.authority import CertificateError
 
     if kind == "controller":
         return folder.controller, subjects.controller(*folder.control_plane().controllers)

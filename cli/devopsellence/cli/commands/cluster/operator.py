@@ -88,7 +88,7 @@ def add(
       devopsellence operator add ops --role deployer --role exec --role admin
     """
     from devopsellence.access.rights import record_of
-    from devopsellence.cli.certificates import subjects
+    from devopsellence.certificates import subjects
     from devopsellence.cli.cluster import issue
     from devopsellence.cli.cluster.access import root_settings
     from devopsellence.cli.cluster.folder import CertificateBundle, ClusterFolder

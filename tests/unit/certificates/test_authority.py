@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from devopsellence.cli.certificates.pki import (
+from devopsellence.certificates.authority import (
     BACKDATE,
     LEAF_LIFE,
     CertificateAuthority,

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from devopsellence import input_file
-from devopsellence.cli.util.files import write_atomic
+from devopsellence.atomic_file import write_atomic
 
 AUTHORITY_LIFE: Final = datetime.timedelta(days=3650)
 LEAF_LIFE: Final = datetime.timedelta(days=365)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.agent_identity import is_operator, server_name
-from devopsellence.cli.certificates import subjects
-from devopsellence.cli.certificates.pki import CertificateError
+from devopsellence.certificates import subjects
+from devopsellence.certificates.authority import CertificateError
 from devopsellence.store.keys import InvalidName
 from devopsellence.store.settings import ETCD_CLIENT_NAME, ETCD_SERVER_NAME
 

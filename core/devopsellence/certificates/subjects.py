@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from devopsellence.agent_identity import server_name
-from devopsellence.cli.certificates.pki import MAX_COMMON_NAME, CertificateError, CertificateRequest
+from devopsellence.certificates.authority import MAX_COMMON_NAME, CertificateError, CertificateRequest
 from devopsellence.store.identities import USER_CONTROLLER, USER_OPERATOR, user_of_node, user_of_operator
 from devopsellence.store.keys import check_name
 from devopsellence.store.settings import ETCD_CLIENT_NAME, ETCD_SERVER_NAME

@@ -1,0 +1,32 @@
+"""Atomic replacement of a file. Imports only the standard library."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, sync: bool = True) -> None:
+    """Replace ``path`` atomically: write a temporary file, sync, rename.
+
+    The folder must exist; a process must not write the same path concurrently. ``sync`` False for data that need not
+    survive a power cut.
+
+    Raises:
+        OSError: the write failed; ``path`` is unchanged.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)  # os.open's mode passes through the umask
+            file.write(data)
+            file.flush()
+            if sync:
+                os.fsync(descriptor)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
