@@ -1,6 +1,7 @@
 """A small certificate authority (CA): EC P-256 keys, PEM files, private keys readable only by their owner.
 
-The common name of a client certificate is the identity at gateways and agents. Used for local and real clusters.
+The common name of a client certificate is the identity at gateways and agents. The root authority signs an issuing
+authority, which signs leaves; that of a local cluster, or of one made by an earlier version, signs leaves itself.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from devopsellence import input_file
-from devopsellence.atomic_file import write_atomic
+from devopsellence import age, input_file
+from devopsellence.certificates.files import replace_pair
+from devopsellence.certificates.life import Life
 
-AUTHORITY_LIFE: Final = datetime.timedelta(days=3650)
-LEAF_LIFE: Final = datetime.timedelta(days=365)
-RENEW_WHEN_LEFT: Final = datetime.timedelta(days=30)
+ROOT_LIFE: Final = datetime.timedelta(days=3650)
+ISSUING_LIFE: Final = datetime.timedelta(days=365)
+#: Life of a leaf that nothing renews: an etcd member's, and all leaves of clusters without an issuing authority.
+LONG_LIFE: Final = datetime.timedelta(days=365)
+#: Life of a leaf whose owner renews it.
+LEAF_LIFE: Final = datetime.timedelta(days=90)
 # Clocks of machines differ a little; a certificate must be valid on a machine with a slow clock.
 BACKDATE: Final = datetime.timedelta(hours=1)
 MAX_COMMON_NAME: Final = 64  # RFC 5280, appendix A.1: ub-common-name
@@ -41,9 +46,8 @@ class IssuedCertificate:
     key: bytes
 
     def write(self, certificate: Path, key: Path) -> None:
-        """Replace both files atomically: first the key (mode 0600), then the certificate."""
-        write_atomic(key, self.key, mode=0o600)
-        write_atomic(certificate, self.certificate, mode=0o644)
+        """Replace both files so that they fit each other, also after a crash in between. The key gets mode 0600."""
+        replace_pair(certificate, key, self.certificate, self.key)
 
 
 @dataclass(frozen=True)
@@ -53,82 +57,122 @@ class CertificateRequest:
     ``common_name`` is the identity. ``server_names`` are the DNS names and IP addresses of a server; empty in a client
     certificate. Server certificates are client certificates as well, because etcd members connect to each other.
     ``client_names`` are further DNS names, by which a server chooses its clients. ``unit`` is for people and gives no
-    access.
+    access. ``life`` is that of a leaf by an issuing authority.
     """
 
     common_name: str
     server_names: tuple[str, ...] = ()
     client_names: tuple[str, ...] = ()
     unit: str = ""
+    life: datetime.timedelta = LEAF_LIFE
 
     def alternative_names(self) -> list[x509.GeneralName]:
         return [_general_name(name) for name in (*self.server_names, *self.client_names)]
 
 
 class CertificateAuthority:
-    """CA for leaf certificates, self-signed, without intermediate CAs."""
+    """CA for leaf certificates: a root, or an issuing authority that the root has signed.
 
-    def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
-        self._certificate = certificate
+    ``root`` is the certificate of the root that has signed an issuing authority; None for a root.
+    """
+
+    def __init__(
+        self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, root: x509.Certificate | None = None
+    ) -> None:
+        self.certificate = certificate
         self._key = key
+        #: True for a root, which signs leaves itself where there is no issuing authority.
+        self.is_root = root is None
+        self.root = root or certificate
 
     @classmethod
     def create(cls, name: str, now: datetime.datetime) -> CertificateAuthority:
-        """Create a CA called ``name``, valid for ten years from ``now`` (aware)."""
+        """Create a root called ``name``, valid for ten years from ``now`` (aware)."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _subject(name)
-        usage = _key_usage(sign_certificates=True)
-        builder = _builder(subject, subject, key.public_key(), now, AUTHORITY_LIFE, authority_key=key.public_key())
-        certificate = (
-            builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(usage, critical=True)
-            .sign(key, hashes.SHA256())
+        builder = _builder(subject, subject, key.public_key(), (now, now + ROOT_LIFE), key.public_key())
+        return cls(_signed_authority(builder, 1, key), key)
+
+    def create_issuing(self, name: str, now: datetime.datetime) -> CertificateAuthority:
+        """Create an issuing authority called ``name``, valid for a year from ``now``, never longer than this root."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        builder = _builder(
+            _subject(name),
+            self.certificate.subject,
+            key.public_key(),
+            (now, self._end(now, ISSUING_LIFE)),
+            self._key.public_key(),
         )
-        return cls(certificate, key)
+        return CertificateAuthority(_signed_authority(builder, 0, self._key), key, self.certificate)
 
     @classmethod
-    def load(cls, certificate: Path, key: Path) -> CertificateAuthority:
-        """Load a CA from two PEM files.
+    def load(
+        cls, certificate: Path, key: Path, *, root: x509.Certificate | None = None, passphrase: str = ""
+    ) -> CertificateAuthority:
+        """Load a CA from two PEM files; its key may be encrypted with a passphrase.
 
         Raises:
-            CertificateError: a file is missing or unreadable, or the key does not match.
+            CertificateError: a file is missing or unreadable, the key does not match or the passphrase is wrong; or
+                ``root`` has not signed the certificate.
         """
-        loaded, private = load_certificate(certificate), load_key(key)
+        loaded, private = load_certificate(certificate), load_key(key, passphrase)
         if private.public_key() != loaded.public_key():
             raise CertificateError(f"{key} is not the key of the certificate {certificate}")
-        return cls(loaded, private)
+        if not _basic_constraints(loaded).ca:
+            raise CertificateError(f"{certificate} is not the certificate of an authority")
+        if root is not None and not _is_signed_by(loaded, root):
+            raise CertificateError(f"{certificate} is not signed by the cluster's root authority")
+        return cls(loaded, private, root)
 
     @property
     def issued(self) -> IssuedCertificate:
         """Certificate and key of the CA as PEM."""
-        return IssuedCertificate(
-            self._certificate.public_bytes(serialization.Encoding.PEM),
-            _private_pem(self._key),
-        )
+        return IssuedCertificate(_pem(self.certificate), _private_pem(self._key))
 
     @property
-    def certificate(self) -> x509.Certificate:
-        return self._certificate
+    def trusted(self) -> bytes:
+        """PEM of the root: what others trust."""
+        return _pem(self.root)
+
+    @property
+    def life(self) -> Life:
+        return life_of(self.certificate)
+
+    @property
+    def can_create_issuing(self) -> bool:
+        """True for a root, but for one made by a version without issuing authorities."""
+        return bool(_basic_constraints(self.certificate).path_length)
 
     def issue(
         self, request: CertificateRequest, now: datetime.datetime, *, key: ec.EllipticCurvePrivateKey | None = None
     ) -> IssuedCertificate:
-        """Issue a leaf certificate, valid for a year from ``now`` but never longer than the CA.
-
-        ``key`` is the key of the certificate; a new key by default.
+        """Issue a leaf certificate, with a new key unless ``key`` is given; see :meth:`sign`.
 
         Raises:
             CertificateError: the common name is empty or longer than 64 characters.
         """
         key = key or ec.generate_private_key(ec.SECP256R1())
-        life = min(LEAF_LIFE, self._certificate.not_valid_after_utc - now)
+        return IssuedCertificate(self.sign(request, key.public_key(), now), _private_pem(key))
+
+    def sign(
+        self,
+        request: CertificateRequest,
+        public_key: ec.EllipticCurvePublicKey,
+        now: datetime.datetime,
+    ) -> bytes:
+        """Return a leaf certificate for a key, with the issuing authority behind it, valid from ``now``.
+
+        It never outlives the CA.
+
+        Raises:
+            CertificateError: the common name is empty or longer than 64 characters.
+        """
         builder = _builder(
             _subject(request.common_name, request.unit),
-            self._certificate.subject,
-            key.public_key(),
-            now,
-            life,
-            authority_key=self._key.public_key(),
+            self.certificate.subject,
+            public_key,
+            (now, self._end(now, LONG_LIFE if self.is_root else request.life)),
+            self._key.public_key(),
         )
         purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
         if request.server_names:
@@ -141,7 +185,10 @@ class CertificateAuthority:
             .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        return IssuedCertificate(certificate.public_bytes(serialization.Encoding.PEM), _private_pem(key))
+        return _pem(certificate) + (b"" if self.is_root else _pem(self.certificate))
+
+    def _end(self, now: datetime.datetime, life: datetime.timedelta) -> datetime.datetime:
+        return min(now + life, self.certificate.not_valid_after_utc)
 
     def why_renew(self, certificate: x509.Certificate, request: CertificateRequest, now: datetime.datetime) -> str:
         """Return the reason to renew ``certificate`` for ``request``; "" for none."""
@@ -149,9 +196,7 @@ class CertificateAuthority:
             return f"issued for {common_name(certificate)!r}, not {request.common_name!r}"
         if set(_alternative_names(certificate)) != set(request.alternative_names()):
             return "issued for other names"
-        try:
-            certificate.verify_directly_issued_by(self._certificate)
-        except (ValueError, TypeError, InvalidSignature):
+        if not _is_signed_by(certificate, self.certificate):
             return "not signed by this CA"
         return why_expires(certificate, now)
 
@@ -168,28 +213,54 @@ def load_certificate(path: Path) -> x509.Certificate:
         raise CertificateError(f"cannot read the certificate {path}: {error}") from error
 
 
-def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Load the private key in a PEM file.
+def load_key(path: Path, passphrase: str = "") -> ec.EllipticCurvePrivateKey:
+    """Load the private key in a PEM file, or in a file encrypted by :func:`encrypted_key`.
 
     Raises:
-        CertificateError: the file is missing or unreadable, or holds another kind of key.
+        CertificateError: the file is missing or unreadable, holds another kind of key, or needs another passphrase.
     """
     try:
-        key = serialization.load_pem_private_key(input_file.read(path), password=None)
-    except (OSError, ValueError, TypeError) as error:  # TypeError: it is encrypted
+        pem = input_file.read(path)
+        if age.is_armored(pem):
+            pem = age.decrypt_with_passphrase(pem, passphrase)
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (OSError, ValueError, TypeError, age.EncryptionError) as error:  # TypeError: it is encrypted
         raise CertificateError(f"cannot read the key {path}: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise CertificateError(f"{path} is not an elliptic curve key")
     return key
 
 
+def is_encrypted(path: Path) -> bool:
+    """Return True if a key file needs a passphrase.
+
+    Raises:
+        CertificateError: the file cannot be read.
+    """
+    try:
+        return age.is_armored(input_file.read(path))
+    except OSError as error:
+        raise CertificateError(f"cannot read the key {path}: {error}") from error
+
+
+def encrypted_key(key: bytes, passphrase: str) -> bytes:
+    """Return the content of a key file that needs a passphrase: an age file.
+
+    Not PEM's own encryption, for which the library derives the key in 2,048 rounds, too few against guessing.
+    """
+    return age.encrypt_with_passphrase(key, passphrase)
+
+
+def life_of(certificate: x509.Certificate) -> Life:
+    return Life(certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+
+
 def why_expires(certificate: x509.Certificate, now: datetime.datetime) -> str:
-    """Return the reason to renew a certificate by its dates; "" with more than thirty days left."""
-    if certificate.not_valid_before_utc > now:
-        return f"not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
-    if certificate.not_valid_after_utc - now < RENEW_WHEN_LEFT:
-        return f"expires on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
-    return ""
+    """Return the reason to renew a certificate by its dates; "" within the first two thirds of its life."""
+    life = life_of(certificate)
+    if life.begins > now:
+        return f"not valid before {life.begins:%Y-%m-%d %H:%M} UTC"
+    return f"expires on {life.ends:%Y-%m-%d %H:%M} UTC" if now >= life.renewal_due else ""
 
 
 def common_name(certificate: x509.Certificate) -> str:
@@ -201,22 +272,46 @@ def _builder(
     subject: x509.Name,
     issuer: x509.Name,
     public_key: ec.EllipticCurvePublicKey,
-    now: datetime.datetime,
-    life: datetime.timedelta,
-    *,
+    valid: tuple[datetime.datetime, datetime.datetime],
     authority_key: ec.EllipticCurvePublicKey,
 ) -> x509.CertificateBuilder:
+    begins, ends = valid
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATE)
-        .not_valid_after(now + life)
+        .not_valid_before(begins - BACKDATE)
+        .not_valid_after(ends)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key), critical=False)
     )
+
+
+def _signed_authority(
+    builder: x509.CertificateBuilder, path_length: int, key: ec.EllipticCurvePrivateKey
+) -> x509.Certificate:
+    return (
+        builder.add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(_key_usage(sign_certificates=True), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def _basic_constraints(certificate: x509.Certificate) -> x509.BasicConstraints:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except (x509.ExtensionNotFound, ValueError):
+        return x509.BasicConstraints(ca=False, path_length=None)
+
+
+def _is_signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _subject(common_name: str, unit: str = "") -> x509.Name:
@@ -241,6 +336,10 @@ def _key_usage(*, sign_certificates: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

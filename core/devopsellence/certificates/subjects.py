@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from devopsellence.agent_identity import server_name
-from devopsellence.certificates.authority import MAX_COMMON_NAME, CertificateError, CertificateRequest
+from devopsellence.certificates.authority import LONG_LIFE, MAX_COMMON_NAME, CertificateError, CertificateRequest
 from devopsellence.store.identities import USER_CONTROLLER, USER_OPERATOR, user_of_node, user_of_operator
 from devopsellence.store.keys import check_name
 from devopsellence.store.settings import ETCD_CLIENT_NAME, ETCD_SERVER_NAME
@@ -22,7 +22,7 @@ _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 def member(*addresses: str) -> CertificateRequest:
     """Return the request for an etcd member: server at ``addresses``, and client of the other members."""
-    return CertificateRequest(MEMBER_COMMON_NAME, _server_names(addresses))
+    return CertificateRequest(MEMBER_COMMON_NAME, _server_names(addresses), life=LONG_LIFE)
 
 
 def controller(*addresses: str) -> CertificateRequest:

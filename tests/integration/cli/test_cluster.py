@@ -20,6 +20,7 @@ from cryptography.x509.oid import NameOID
 from devopsellence.agent_identity import server_name
 from devopsellence.api.v1.stored_pb2 import Environment
 from devopsellence.certificates.authority import CertificateAuthority, load_certificate
+from devopsellence.cli.cluster.authority import Passphrase
 from devopsellence.cli.cluster.folder import ClusterFolder, ControlPlane
 from devopsellence.cli.cluster.init import initialize
 from devopsellence.store.keys import DEFAULT_PREFIX
@@ -74,7 +75,14 @@ def started(bare: Cli, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for name in list(os.environ):
         if name.startswith("DEVOPSELLENCE_ETCD_"):
             monkeypatch.delenv(name)
-    bare.ok("cluster", "init", "--pki", str(pki), *(f"--etcd={name}={address}" for name, address in MEMBERS.items()))
+    bare.ok(
+        "cluster",
+        "init",
+        "--no-passphrase",
+        "--pki",
+        str(pki),
+        *(f"--etcd={name}={address}" for name, address in MEMBERS.items()),
+    )
     client, peer, gateway = free_ports(3)
     ports = {2379: client, 2380: peer, 2381: gateway}
     with ExitStack() as stack:
@@ -118,11 +126,18 @@ def modes(folder: Path) -> dict[str, int]:
 
 
 def test_cluster_init_writes_authority_and_bundles(bare: Cli, pki: Path) -> None:
-    output = bare.ok("cluster", "init", "--pki", str(pki), "--etcd", "e1=10.0.0.1", "--etcd", "e2=10.0.0.2")
+    output = bare.ok(
+        "cluster", "init", "--no-passphrase", "--pki", str(pki), "--etcd", "e1=10.0.0.1", "--etcd", "e2=10.0.0.2"
+    )
     assert pki.stat().st_mode & 0o777 == 0o700
     assert (pki / "ca.key").stat().st_mode & 0o777 == 0o600
     assert modes(pki / "root") == {**FILES, "etcdctl.env": 0o644}
-    assert modes(pki / "controller") == {**FILES, "controller.env": 0o644}
+    assert modes(pki / "controller") == {
+        **FILES,
+        "controller.env": 0o644,
+        "issuing.crt": 0o644,
+        "issuing.key": 0o600,
+    }
     assert modes(pki / "etcd-e2") == {**FILES, "etcd.env": 0o644}
     assert "/etc/etcd/devopsellence on 10.0.0.2" in output
     assert "export DEVOPSELLENCE_ETCD_ENDPOINTS=10.0.0.1:2381,10.0.0.2:2381" in output
@@ -133,7 +148,7 @@ def test_cluster_init_writes_authority_and_bundles(bare: Cli, pki: Path) -> None
 
 
 def test_cluster_init_again_renews_only_unusable_certificates(bare: Cli, pki: Path) -> None:
-    init = ("cluster", "init", "--pki", str(pki))
+    init = ("cluster", "init", "--no-passphrase", "--pki", str(pki))
     bare.ok(*init, "--etcd", "e1=10.0.0.1")
     keys = {path: path.read_bytes() for path in pki.rglob("*.key")}
     again = bare.json(*init)
@@ -149,12 +164,18 @@ def test_cluster_init_again_renews_only_unusable_certificates(bare: Cli, pki: Pa
 
 
 def test_concurrent_cluster_inits_make_one_authority(pki: Path) -> None:
-    machines = ControlPlane({"e1": "10.0.0.1"})
+    machines, unencrypted = ControlPlane({"e1": "10.0.0.1"}), Passphrase(str, str)
     with ThreadPoolExecutor(4) as pool:
-        done = list(pool.map(lambda _: initialize(ClusterFolder(pki), machines, DEFAULT_PREFIX, force=False), range(4)))
+        done = list(
+            pool.map(
+                lambda _: initialize(ClusterFolder(pki), machines, DEFAULT_PREFIX, unencrypted, force=False), range(4)
+            )
+        )
     outcomes = [issued.outcome for begun in done for _, issued in begun.issued]
     assert sorted(outcomes) == ["kept"] * 9 + ["made"] * 3
-    authority = CertificateAuthority.load(pki / "ca.crt", pki / "ca.key")
+    authority = CertificateAuthority.load(
+        pki / "issuing.crt", pki / "issuing.key", root=load_certificate(pki / "ca.crt")
+    )
     for bundle in ("root", "controller", "etcd-e1"):
         load_certificate(pki / bundle / "tls.crt").verify_directly_issued_by(authority.certificate)
 
@@ -162,7 +183,7 @@ def test_concurrent_cluster_inits_make_one_authority(pki: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "code"),
     [
-        (lambda pki: (pki / "ca.key").unlink(), "authority_unusable"),
+        (lambda pki: (pki / "issuing.key").unlink(), "authority_unusable"),
         (lambda pki: (pki / "ca.crt").write_text("nonsense"), "authority_unusable"),
         (lambda pki: (pki / "ca.crt").write_bytes((pki / "root" / "tls.crt").read_bytes()), "authority_unusable"),
         (lambda pki: (pki / "root" / "tls.key").write_text("nonsense"), "key_unusable"),
@@ -170,10 +191,10 @@ def test_concurrent_cluster_inits_make_one_authority(pki: Path) -> None:
     ],
 )
 def test_damaged_authority_is_not_overwritten(bare: Cli, pki: Path, damage: Callable[[Path], None], code: str) -> None:
-    bare.ok("cluster", "init", "--pki", str(pki))
+    bare.ok("cluster", "init", "--no-passphrase", "--pki", str(pki))
     damage(pki)
     before = {path: path.read_bytes() for path in pki.rglob("*") if path.is_file() and path.name != ".lock"}
-    assert bare.error("cluster", "init", "--pki", str(pki))["code"] == code
+    assert bare.error("cluster", "init", "--no-passphrase", "--pki", str(pki))["code"] == code
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -187,7 +208,7 @@ def test_damaged_authority_is_not_overwritten(bare: Cli, pki: Path, damage: Call
     ],
 )
 def test_invalid_name_leaves_no_file(bare: Cli, pki: Path, arguments: list[str], code: str) -> None:
-    bare.ok("cluster", "init", "--pki", str(pki))
+    bare.ok("cluster", "init", "--no-passphrase", "--pki", str(pki))
     before = sorted(pki.rglob("*"))
     error = bare.error("cluster", "issue", *arguments, "--pki", str(pki))
     assert (error["code"], error["exit_code"]) == (code, 2)
@@ -200,7 +221,7 @@ def test_missing_authority_issues_nothing(bare: Cli, pki: Path) -> None:
 
 
 def test_node_certificate_and_key_belong_to_one_machine(bare: Cli, pki: Path) -> None:
-    bare.ok("cluster", "init", "--pki", str(pki))
+    bare.ok("cluster", "init", "--no-passphrase", "--pki", str(pki))
     issue = ("cluster", "issue", "node", "n1", "--pki", str(pki))
     error = bare.error(*issue)
     assert error["code"] == "etcd_unavailable"
@@ -220,7 +241,7 @@ def test_node_certificate_and_key_belong_to_one_machine(bare: Cli, pki: Path) ->
 
 
 def test_operator_not_granted_yet_gets_certificate_and_command(bare: Cli, pki: Path) -> None:
-    bare.ok("cluster", "init", "--pki", str(pki))
+    bare.ok("cluster", "init", "--no-passphrase", "--pki", str(pki))
     error = bare.error("cluster", "issue", "operator", "ann", "--pki", str(pki))
     assert error["code"] == "etcd_unavailable"
     assert "ann has no access to the cluster" in error["message"]
@@ -327,11 +348,11 @@ def test_agent_started_by_registered_command_answers_operators(started: RunningC
 
 def test_authority_of_another_cluster_issues_nothing(started: RunningCluster, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    started.cli.ok("cluster", "init", "--pki", str(other))
+    started.cli.ok("cluster", "init", "--no-passphrase", "--pki", str(other))
     root = started.as_party("root")
     assert root.error("node", "register", "n1", "--pki", str(other))["code"] == "authority_other"
     assert not (other / "node-n1").exists()
     # Where nobody said which, it is left to whoever has the right one.
     root.environ["DEVOPSELLENCE_HOME"] = str(tmp_path / "home")
-    root.ok("cluster", "init", "--pki", str(tmp_path / "home" / "cluster"))
+    root.ok("cluster", "init", "--no-passphrase", "--pki", str(tmp_path / "home" / "cluster"))
     assert root.json("node", "register", "n1")["bundle"] is None

@@ -42,7 +42,7 @@ def test_certificates_are_created_once(layout: DevLayout) -> None:
         **{f"{name}.crt": 0o644 for name in ("ca", *certificates)},
         **{f"{name}.key": 0o600 for name in ("ca", *certificates)},
     }
-    assert ensure(layout, "local", UID, NOW + 300 * DAY) == certificates
+    assert ensure(layout, "local", UID, NOW + 240 * DAY) == certificates
 
 
 def test_expiring_leaf_certificates_are_renewed_by_same_authority(layout: DevLayout) -> None:

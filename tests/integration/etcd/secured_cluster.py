@@ -67,7 +67,7 @@ class SecuredCluster:
         bare = Cli(Settings(("127.0.0.1:1",)), self.app)
         bare.environ = {"DEVOPSELLENCE_HOME": NO_DEV_CLUSTER}
         members = (f"--etcd={name}={address}" for name, address in addresses.items())
-        bare.ok("cluster", "init", "--pki", str(self.pki), *members, "--controller=127.0.0.1")
+        bare.ok("cluster", "init", "--no-passphrase", "--pki", str(self.pki), *members, "--controller=127.0.0.1")
         self.client_port, peer, *gateways = free_ports(4)
         self.gateways = tuple(f"127.0.0.1:{port}" for port in gateways)
         self.members = [

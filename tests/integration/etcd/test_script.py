@@ -21,7 +21,9 @@ def script(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def pki(cli: Cli, tmp_path: Path) -> Path:
     cli.environ = {"DEVOPSELLENCE_HOME": NO_DEV_CLUSTER}
-    cli.ok("cluster", "init", "--pki", str(tmp_path / "pki"), "--etcd=e1=10.0.0.1", "--etcd=e2=10.0.0.2")
+    cli.ok(
+        "cluster", "init", "--no-passphrase", "--pki", str(tmp_path / "pki"), "--etcd=e1=10.0.0.1", "--etcd=e2=10.0.0.2"
+    )
     return tmp_path / "pki"
 
 

@@ -284,7 +284,7 @@ class Bed:
         """Create certificates and start the members."""
         members = [f"--etcd={name}={member.address}" for name, member in self.etcd.items()]
         controllers = [f"--controller={controller.address}" for controller in self.controllers.values()]
-        self.take(self.json("cluster", "init", *members, *controllers)["variables"])
+        self.take(self.json("cluster", "init", "--no-passphrase", *members, *controllers)["variables"])
         for name in self.etcd:
             self._install_member(name)
             self.etcd[name].start()

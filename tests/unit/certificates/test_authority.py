@@ -10,9 +10,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from devopsellence.certificates import subjects
 from devopsellence.certificates.authority import (
     BACKDATE,
+    ISSUING_LIFE,
     LEAF_LIFE,
+    LONG_LIFE,
     CertificateAuthority,
     CertificateError,
     CertificateRequest,
@@ -37,19 +40,19 @@ def issue(
     return x509.load_pem_x509_certificate(authority.issue(request, now).certificate)
 
 
-def test_authority_is_valid_ten_years_and_signs_leaves_only(authority: CertificateAuthority) -> None:
+def test_root_is_valid_ten_years_and_signs_one_level_of_authorities(authority: CertificateAuthority) -> None:
     certificate = authority.certificate
     assert certificate.not_valid_after_utc - NOW == 3650 * DAY
     constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
     assert constraints.critical
-    assert (constraints.value.ca, constraints.value.path_length) == (True, 0)
+    assert (constraints.value.ca, constraints.value.path_length) == (True, 1)
 
 
-def test_leaf_is_valid_a_year_and_no_authority(authority: CertificateAuthority) -> None:
+def test_leaf_of_a_root_is_valid_a_year_and_no_authority(authority: CertificateAuthority) -> None:
     leaf = issue(authority, OPERATOR)
     leaf.verify_directly_issued_by(authority.certificate)
     assert leaf.not_valid_before_utc == NOW - BACKDATE
-    assert leaf.not_valid_after_utc == NOW + LEAF_LIFE
+    assert leaf.not_valid_after_utc == NOW + LONG_LIFE
     assert leaf.subject.rfc4514_string() == "CN=root"
     assert not leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
 
@@ -57,6 +60,54 @@ def test_leaf_is_valid_a_year_and_no_authority(authority: CertificateAuthority) 
 def test_leaf_does_not_outlive_authority(authority: CertificateAuthority) -> None:
     leaf = issue(authority, OPERATOR, NOW + 3600 * DAY)
     assert leaf.not_valid_after_utc == authority.certificate.not_valid_after_utc
+
+
+@pytest.fixture(scope="module")
+def issuing(authority: CertificateAuthority) -> CertificateAuthority:
+    return authority.create_issuing("issuing", NOW)
+
+
+def test_issuing_authority_is_valid_a_year_and_signs_leaves_only(
+    authority: CertificateAuthority, issuing: CertificateAuthority
+) -> None:
+    certificate = issuing.certificate
+    certificate.verify_directly_issued_by(authority.certificate)
+    assert certificate.not_valid_after_utc == NOW + ISSUING_LIFE
+    constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    assert (constraints.ca, constraints.path_length) == (True, 0)
+    assert (authority.can_create_issuing, issuing.can_create_issuing) == (True, False)
+    assert issuing.trusted == authority.issued.certificate
+
+
+@pytest.mark.parametrize(
+    ("request_", "life"), [(subjects.node("n1", "u1"), LEAF_LIFE), (subjects.member("10.0.0.1"), LONG_LIFE)]
+)
+def test_leaf_of_an_issuing_authority_comes_with_it(
+    issuing: CertificateAuthority, request_: CertificateRequest, life: datetime.timedelta
+) -> None:
+    leaf, behind = x509.load_pem_x509_certificates(issuing.issue(request_, NOW).certificate)
+    leaf.verify_directly_issued_by(issuing.certificate)
+    assert behind == issuing.certificate
+    assert leaf.not_valid_after_utc == NOW + life
+
+
+def test_leaf_does_not_outlive_issuing_authority(issuing: CertificateAuthority) -> None:
+    late = issue(issuing, OPERATOR, NOW + 350 * DAY)
+    assert late.not_valid_after_utc == issuing.certificate.not_valid_after_utc
+
+
+def test_authority_is_loaded_with_its_root_alone(
+    authority: CertificateAuthority, issuing: CertificateAuthority, tmp_path: Path
+) -> None:
+    files = tmp_path / "issuing.crt", tmp_path / "issuing.key"
+    issuing.issued.write(*files)
+    assert CertificateAuthority.load(*files, root=authority.certificate).certificate == issuing.certificate
+    stranger = CertificateAuthority.create("test", NOW)
+    with pytest.raises(CertificateError, match="is not signed by the cluster's root authority"):
+        CertificateAuthority.load(*files, root=stranger.certificate)
+    issuing.issue(OPERATOR, NOW).write(*files)
+    with pytest.raises(CertificateError, match="is not the certificate of an authority"):
+        CertificateAuthority.load(*files, root=authority.certificate)
 
 
 def test_server_certificate_has_names_and_client_usage(authority: CertificateAuthority) -> None:
@@ -114,10 +165,10 @@ def test_new_certificate_needs_no_renewal(authority: CertificateAuthority) -> No
 
 @pytest.mark.parametrize(
     ("passed", "due"),
-    [(334 * DAY, False), (336 * DAY, True), (366 * DAY, True), (-1 * DAY, True)],
-    ids=["31 days left", "29 days left", "over", "not yet valid"],
+    [(243 * DAY, False), (244 * DAY, True), (366 * DAY, True), (-1 * DAY, True)],
+    ids=["below two thirds", "two thirds", "over", "not yet valid"],
 )
-def test_certificate_is_renewed_thirty_days_before_expiry(
+def test_certificate_is_renewed_after_two_thirds_of_its_life(
     authority: CertificateAuthority, passed: datetime.timedelta, due: bool
 ) -> None:
     leaf = issue(authority, OPERATOR)

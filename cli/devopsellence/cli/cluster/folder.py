@@ -33,6 +33,15 @@ class CertificateBundle:
     def key(self) -> Path:
         return self.root / "tls.key"
 
+    @property
+    def issuing_certificate(self) -> Path:
+        """Certificate of the issuing authority, in the folder of the controllers."""
+        return self.root / "issuing.crt"
+
+    @property
+    def issuing_key(self) -> Path:
+        return self.root / "issuing.key"
+
     def settings_file(self, program: str) -> Path:
         """Return the path of the environment file of ``program`` (etcd, controller, agent)."""
         return self.root / f"{program}.env"
@@ -69,6 +78,19 @@ class ClusterFolder:
     @property
     def authority_key(self) -> Path:
         return self.root / "ca.key"
+
+    @property
+    def issuing_certificate(self) -> Path:
+        return self.root / "issuing.crt"
+
+    @property
+    def issuing_key(self) -> Path:
+        return self.root / "issuing.key"
+
+    @property
+    def has_authority(self) -> bool:
+        """Return True if certificates can be signed here."""
+        return self.issuing_key.exists() or self.authority_key.exists()
 
     @property
     def record(self) -> Path:

@@ -9,7 +9,9 @@ from typing import Any
 from devopsellence.atomic_file import write_atomic
 from devopsellence.certificates import subjects
 from devopsellence.certificates.authority import CertificateRequest
+from devopsellence.cli.cluster import authority as authorities
 from devopsellence.cli.cluster import issue, programs
+from devopsellence.cli.cluster.authority import Passphrase
 from devopsellence.cli.cluster.folder import CertificateBundle, ClusterFolder, ControlPlane
 from devopsellence.cli.cluster.issue import IssuedBundle
 from devopsellence.cli.output import CliError
@@ -39,7 +41,8 @@ class InitResult:
         rows = [[str(issued.bundle.root), issued.outcome, where, issued.why or "-"] for where, issued in self.issued]
         lines = [
             f"The CA certificate is {self.folder.authority_certificate}.",
-            f"Keep the CA key {self.folder.authority_key} on this machine, and a backup in a safe place.",
+            f"Keep the CA key {self.folder.authority_key} and its passphrase in a safe place, with a backup:",
+            "cluster init needs them again in eight months, to renew the authority that signs certificates.",
             "",
             columns(("FOLDER", "STATE", "COPY TO", "REASON"), rows),
             "",
@@ -112,18 +115,23 @@ def _check_endpoints(code: str, option: str, endpoints: str) -> None:
         raise CliError(code, f"{option}: {error}", exit_code=2) from error
 
 
-def initialize(folder: ClusterFolder, given: ControlPlane, prefix: str, *, force: bool) -> InitResult:
+def initialize(
+    folder: ClusterFolder, given: ControlPlane, prefix: str, passphrase: Passphrase, *, force: bool
+) -> InitResult:
     """Create or renew the CA and all certificates; what is not ``given`` is as in the last call."""
     at = issue.now()
     with folder.locked():
         last = folder.control_plane()
         machines = ControlPlane(given.members or last.members, given.given_controllers or last.given_controllers)
-        authority = issue.establish(folder, at, force=force)
+        authority = authorities.establish(folder, at, passphrase, force=force)
         folder.remember(machines)
         issued = [
             (where, issue.issue(authority, bundle, request, at, force=force))
             for where, bundle, request in _bundles(folder, machines)
         ]
+        if not authority.is_root:
+            # Controllers renew certificates with it, unattended.
+            authority.issued.write(folder.controller.issuing_certificate, folder.controller.issuing_key)
         _write_settings(folder, machines.members, prefix)
     return InitResult(folder, machines, prefix, issued)
 

@@ -1,4 +1,4 @@
-"""The CA of a cluster and the certificates it signs. Keys are never replaced without ``--force``.
+"""Certificates signed by the cluster's authority. Keys are never replaced without ``--force``.
 
 Idempotent: valid certificates are kept; a certificate that is old or has other names is renewed for the existing key. A
 key created for another subject, such as the former machine of a node, is replaced, because that machine still has it.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -22,10 +21,8 @@ from devopsellence.certificates.authority import (
     load_certificate,
     load_key,
 )
-from devopsellence.cli.cluster.folder import CertificateBundle, ClusterFolder, make_private
+from devopsellence.cli.cluster.folder import CertificateBundle, make_private
 from devopsellence.cli.output import CliError, NextAction
-
-AUTHORITY_NAME: Final = "devopsellence cluster"
 
 
 class IssueOutcome(StrEnum):
@@ -49,41 +46,6 @@ def now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-def establish(folder: ClusterFolder, at: datetime.datetime, *, force: bool = False) -> CertificateAuthority:
-    """Return the CA of the folder, created if missing; call with the folder locked.
-
-    ``force`` creates a new CA; afterwards, all certificates must be issued and copied again.
-
-    Raises:
-        CliError: ``authority_unusable``: the existing CA cannot be used.
-    """
-    if not force and (folder.authority_certificate.exists() or folder.authority_key.exists()):
-        return load(folder)
-    authority = CertificateAuthority.create(AUTHORITY_NAME, at)
-    authority.issued.write(folder.authority_certificate, folder.authority_key)
-    return authority
-
-
-def load(folder: ClusterFolder) -> CertificateAuthority:
-    """Return the CA of the folder.
-
-    Raises:
-        CliError: ``authority_missing``, ``authority_unusable``.
-    """
-    if not (folder.authority_certificate.exists() or folder.authority_key.exists()):
-        action = NextAction("create the CA", "devopsellence cluster init")
-        raise CliError("authority_missing", f"there is no cluster CA in {folder.root}", next_actions=[action])
-    try:
-        return CertificateAuthority.load(folder.authority_certificate, folder.authority_key)
-    except CertificateError as error:
-        message = f"the cluster CA in {folder.root} cannot be used: {error}"
-        actions = [
-            NextAction("restore ca.crt and ca.key, or give their folder", "devopsellence cluster init --pki <folder>"),
-            NextAction("or replace the CA and all certificates", "devopsellence cluster init --force"),
-        ]
-        raise CliError("authority_unusable", message, next_actions=actions) from error
-
-
 def issue(
     authority: CertificateAuthority,
     bundle: CertificateBundle,
@@ -103,12 +65,12 @@ def issue(
         authority.issue(request, at).write(bundle.certificate, bundle.key)
         issued = IssuedBundle(bundle, IssueOutcome.MADE, f"the old one was for {former!r}" if former else "")
     elif why := _why_renew(authority, bundle, request, at):
-        renewed = authority.issue(request, at, key=_key(bundle))
-        write_atomic(bundle.certificate, renewed.certificate, mode=0o644)
+        renewed = authority.sign(request, _key(bundle).public_key(), at)
+        write_atomic(bundle.certificate, renewed, mode=0o644)
         issued = IssuedBundle(bundle, IssueOutcome.RENEWED, why)
     else:
         issued = IssuedBundle(bundle, IssueOutcome.KEPT)
-    write_atomic(bundle.authority, authority.issued.certificate, mode=0o644)
+    write_atomic(bundle.authority, authority.trusted, mode=0o644)
     return issued
 
 

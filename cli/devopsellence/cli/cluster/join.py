@@ -10,6 +10,7 @@ from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.atomic_file import write_atomic
 from devopsellence.certificates import subjects
 from devopsellence.certificates.authority import CertificateAuthority, load_certificate
+from devopsellence.cli.cluster import authority as authorities
 from devopsellence.cli.cluster import issue, programs
 from devopsellence.cli.cluster.folder import ClusterFolder
 from devopsellence.cli.output import CliError, NextAction
@@ -69,10 +70,10 @@ def join(folder: ClusterFolder, settings: Settings, node: Node, *, required: boo
 
 def _authority(folder: ClusterFolder, settings: Settings, *, required: bool) -> CertificateAuthority | None:
     """Return the CA in ``folder`` if it is the CA of the cluster."""
-    if not required and not folder.authority_key.exists():
+    if not required and not folder.has_authority:
         return None
-    authority = issue.load(folder)
-    if settings.ca_cert is not None and load_certificate(settings.ca_cert) == authority.certificate:
+    authority = authorities.load(folder, issue.now())
+    if settings.ca_cert is not None and load_certificate(settings.ca_cert) == authority.root:
         return authority
     if not required:
         return None

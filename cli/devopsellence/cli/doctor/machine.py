@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from devopsellence.store.settings import Settings
 
 _DAY: Final = datetime.timedelta(days=1)
+#: Certificates that renew themselves do so with 27 days left at the latest.
+_WARNED_WHEN_LEFT: Final = 20 * _DAY
 
 
 def configuration() -> CheckResult:
@@ -65,12 +67,10 @@ def certificates(settings: Settings, now: datetime.datetime) -> list[CheckResult
 
 def validity(name: str, certificate: str, left: datetime.timedelta, fix: NextAction) -> CheckResult:
     """Return the result for a certificate, called so in the message, with ``left`` until its expiry."""
-    from devopsellence.certificates.authority import RENEW_WHEN_LEFT
-
     if left <= datetime.timedelta(0):
         return CheckResult(name, "error", f"{certificate} has expired", "certificate_expired", (fix,))
     days = f"{certificate} expires in {left // _DAY} days"
-    if left < RENEW_WHEN_LEFT:
+    if left < _WARNED_WHEN_LEFT:
         return CheckResult(name, "warning", days, "certificate_expires", (fix,))
     return CheckResult(name, "ok", days)
 

@@ -16,12 +16,13 @@ MEND = NextAction("renew it", "devopsellence dev up")
     ("left", "severity", "code"),
     [
         (datetime.timedelta(days=200), "ok", ""),
-        (datetime.timedelta(days=29), "warning", "certificate_expires"),
+        (datetime.timedelta(days=20), "ok", ""),
+        (datetime.timedelta(days=19), "warning", "certificate_expires"),
         (datetime.timedelta(seconds=1), "warning", "certificate_expires"),
         (datetime.timedelta(0), "error", "certificate_expired"),
     ],
 )
-def test_certificate_expiry_is_reported_thirty_days_before(left: datetime.timedelta, severity: str, code: str) -> None:
+def test_certificate_with_an_overdue_renewal_is_reported(left: datetime.timedelta, severity: str, code: str) -> None:
     check = validity("certificate", "/pki/tls.crt", left, MEND)
     assert (check.severity, check.code) == (severity, code)
     assert check.next_actions == ((MEND,) if code else ())

@@ -53,6 +53,12 @@ def cluster() -> None:
     metavar="ADDRESS",
     help="Machine of a controller (repeatable); give all.  [default: the machines of etcd]",
 )
+@click.option(
+    "--passphrase-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File with the passphrase of the CA's key, in its first line.  [default: ask on the terminal]",
+)
+@click.option("--no-passphrase", is_flag=True, help="Do not encrypt the key of a new CA.")
 @click.option("--force", is_flag=True, help="Create a new CA and new keys; replaces all certificates.")
 @pass_output
 @click.pass_context
@@ -62,6 +68,8 @@ def init(
     pki: str | None,
     members: tuple[str, ...],
     controllers: tuple[str, ...],
+    passphrase_file: Path | None,
+    no_passphrase: bool,
     force: bool,
 ) -> None:
     """Create the CA and the certificates of the cluster.
@@ -70,12 +78,16 @@ def init(
     machine. Valid certificates are kept: run the command again to change the members of etcd or to renew certificates.
     Nodes and operators connect to the controllers, which serve etcd's API on port 2381.
 
+    The key of the CA is encrypted with a passphrase. It signs an authority that lasts a year and signs certificates in
+    its place, here and on the machines of the controllers.
+
     \b
     Example:
       devopsellence cluster init --etcd e1=10.0.0.1 --etcd e2=10.0.0.2 --etcd e3=10.0.0.3
     """
     from devopsellence.cli.cluster.folder import ClusterFolder, ControlPlane
     from devopsellence.cli.cluster.init import initialize, parse_controllers, parse_members
+    from devopsellence.cli.cluster.passphrase import passphrase_from
     from devopsellence.store.keys import DEFAULT_PREFIX
     from devopsellence.store.settings import PREFIX
 
@@ -83,7 +95,8 @@ def init(
         confirm(ctx, "This replaces the CA and all certificates: every machine of the cluster needs new ones.")
     prefix = context.connection_flags(ctx).get(PREFIX) or os.environ.get(PREFIX) or DEFAULT_PREFIX
     given = ControlPlane(parse_members(members), parse_controllers(controllers))
-    done = initialize(ClusterFolder.chosen(pki), given, prefix, force=force)
+    passphrase = passphrase_from(output, passphrase_file, unencrypted=no_passphrase)
+    done = initialize(ClusterFolder.chosen(pki), given, prefix, passphrase, force=force)
     register = NextAction("once etcd and a controller run, register a node", "devopsellence node register <name>")
     output.result("cluster init", done.text(), next_actions=[register], **done.document())
 
@@ -121,11 +134,12 @@ def issue(
       devopsellence cluster issue operator ann
       devopsellence cluster issue node prod-1 --out ./prod-1
     """
+    from devopsellence.cli.cluster import authority as authorities
     from devopsellence.cli.cluster import issue as certificates
     from devopsellence.cli.cluster.folder import CertificateBundle, ClusterFolder
 
     folder = ClusterFolder.chosen(pki)
-    authority = certificates.load(folder)
+    authority = authorities.load(folder, certificates.now())
     default_bundle, request = _subject(ctx, folder, kind, name, uid)
     bundle = CertificateBundle(Path(out).absolute()) if out else default_bundle
     if force:

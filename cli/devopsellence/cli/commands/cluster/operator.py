@@ -89,6 +89,7 @@ def add(
     """
     from devopsellence.access.rights import record_of
     from devopsellence.certificates import subjects
+    from devopsellence.cli.cluster import authority as authorities
     from devopsellence.cli.cluster import issue
     from devopsellence.cli.cluster.access import root_settings
     from devopsellence.cli.cluster.folder import CertificateBundle, ClusterFolder
@@ -98,7 +99,7 @@ def add(
     check_name("operator", name)
     rights = access.parse_grants(roles, patterns or ["*"])
     folder = ClusterFolder.chosen(pki)
-    authority = issue.load(folder)
+    authority = authorities.load(folder, issue.now())
     settings = root_settings(folder, context.connection_flags(ctx), os.environ)
     context.run(ctx, lambda etcd: access.check_addable(etcd, name, rights), settings=settings)
     bundle = CertificateBundle(Path(out).absolute()) if out else folder.operator(name)
