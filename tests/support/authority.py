@@ -11,6 +11,7 @@ from pathlib import Path
 
 from devopsellence.agent_identity import server_name
 from devopsellence.certificates.authority import CertificateAuthority, CertificateRequest
+from devopsellence.controller.gateway.certificate_service import IssuingFiles
 from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.settings import ETCD_SERVER_NAME, Settings
 
@@ -25,17 +26,25 @@ class Authority:
         self._folder = folder
         self._addresses = tuple(addresses)
         self._authority = CertificateAuthority.create("throwaway authority", self.created_at)
-        self.ca_cert.write_bytes(self._authority.issued.certificate)
+        self.ca_cert.write_bytes(self._authority.trusted)
+        self._issuing: CertificateAuthority | None = None
+
+    def issue_by_intermediate(self) -> IssuingFiles:
+        """Have all further certificates issued by an issuing authority, as in a cluster; return its files."""
+        self._issuing = self._authority.create_issuing("throwaway issuing authority", self.created_at)
+        files = IssuingFiles(self._folder / "issuing.crt", self._folder / "issuing.key", self.ca_cert)
+        self._issuing.issued.write(files.certificate, files.key)
+        return files
 
     def issue(self, common_name: str, *names: str, days_old: int = 0, file: str = "") -> CertificateFiles:
         """Return a new certificate for ``common_name``: a client's, or also that of a server called ``names``.
 
         Args:
-            days_old: age of the certificate in days; certificates live for a year.
+            days_old: age of the certificate in days; certificates live for a year, or 90 days by an intermediate.
             file: name without suffix of the two files, replaced if present; by default no file is used twice.
         """
         request = CertificateRequest(common_name, names)
-        issued = self._authority.issue(request, self.created_at - datetime.timedelta(days=days_old))
+        issued = (self._issuing or self._authority).issue(request, self.created_at - datetime.timedelta(days=days_old))
         stem = file or f"{re.sub('[^a-zA-Z0-9-]', '-', common_name)}-{uuid.uuid4().hex[:8]}"
         files = CertificateFiles(self.ca_cert, self._folder / f"{stem}.crt", self._folder / f"{stem}.key")
         issued.write(files.certificate, files.key)

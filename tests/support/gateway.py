@@ -17,6 +17,7 @@ from devopsellence.access.rights import Rights, record_of
 from devopsellence.access.roles import Role
 from devopsellence.api.v1.stored_pb2 import DeniedCertificate, DenyList, Node
 from devopsellence.client_certificate import read_credentials
+from devopsellence.controller.gateway.certificate_service import IssuingFiles
 from devopsellence.controller.gateway.rules.refusal import Refused
 from devopsellence.controller.gateway.server import Gateway, GatewayOptions
 from devopsellence.store.codec import encode
@@ -86,11 +87,16 @@ class RunningGateway:
 
 
 @asynccontextmanager
-async def running_gateway(settings: Settings, authority: Authority) -> AsyncIterator[RunningGateway]:
-    """Run a gateway to the etcd of ``settings``, whose callers have certificates of ``authority``."""
+async def running_gateway(
+    settings: Settings, authority: Authority, issuing: IssuingFiles | None = None
+) -> AsyncIterator[RunningGateway]:
+    """Run a gateway to the etcd of ``settings``, whose callers have certificates of ``authority``.
+
+    ``issuing``: authority that signs certificates at the gateway; None: none are signed.
+    """
     files = authority.issue_server("gateway")
     async with Etcd(settings) as etcd:
-        gateway = Gateway(GatewayOptions("127.0.0.1:0", files), settings, etcd)
+        gateway = Gateway(GatewayOptions("127.0.0.1:0", files, issuing=issuing), settings, etcd)
         serving = asyncio.create_task(gateway.run())
         try:
             async with asyncio.timeout(10):

@@ -14,7 +14,9 @@ import click
 import structlog
 
 from devopsellence import log
+from devopsellence.certificates.authority import CertificateError, has_certificate
 from devopsellence.controller.controller import CertificateOptions, run
+from devopsellence.controller.gateway.certificate_service import IssuingFiles
 from devopsellence.controller.gateway.server import GatewayOptions
 from devopsellence.gateways import InvalidGateways, gateway_address
 from devopsellence.program import PEM_FILE, etcd_options, read_settings, stop_event
@@ -27,6 +29,8 @@ _GATEWAY_ADVERTISE = "DEVOPSELLENCE_GATEWAY_ADVERTISE"
 _GATEWAY_CERT = "DEVOPSELLENCE_GATEWAY_CERT"
 _GATEWAY_KEY = "DEVOPSELLENCE_GATEWAY_KEY"
 _GATEWAY_CA_CERT = "DEVOPSELLENCE_GATEWAY_CA_CERT"
+_ISSUING_CERT = "DEVOPSELLENCE_ISSUING_CERT"
+_ISSUING_KEY = "DEVOPSELLENCE_ISSUING_KEY"
 
 
 def _advertised(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str:
@@ -74,6 +78,19 @@ def _advertised(_ctx: click.Context, _param: click.Parameter, value: str | None)
     envvar=_GATEWAY_CA_CERT,
     help="PEM file of the CA of the gateway's callers.  [default: --etcd-ca-cert]",
 )
+@click.option(
+    "--issuing-cert",
+    type=PEM_FILE,
+    envvar=_ISSUING_CERT,
+    help="PEM file of the authority that signs certificates of nodes and operators at the gateway.  "
+    "[default: issuing.crt beside --etcd-cert, if it exists]",
+)
+@click.option(
+    "--issuing-key",
+    type=PEM_FILE,
+    envvar=_ISSUING_KEY,
+    help="PEM file of the key of that authority.  [default: issuing.key beside --etcd-cert]",
+)
 @click.option("--identity", metavar="NAME", help="Name in the election.  [default: <hostname>/<pid>]")
 @etcd_options
 def main(acme_ca_cert: Path | None, identity: str | None, debug: bool, **options: Any) -> None:
@@ -83,7 +100,8 @@ def main(acme_ca_cert: Path | None, identity: str | None, debug: bool, **options
     variables (DEVOPSELLENCE_ETCD_ENDPOINTS, DEVOPSELLENCE_ETCD_CA_CERT, DEVOPSELLENCE_ETCD_CERT,
     DEVOPSELLENCE_ETCD_KEY, DEVOPSELLENCE_PREFIX, DEVOPSELLENCE_ACME_CA_CERT, DEVOPSELLENCE_GATEWAY_LISTEN,
     DEVOPSELLENCE_GATEWAY_ADVERTISE, DEVOPSELLENCE_GATEWAY_CERT, DEVOPSELLENCE_GATEWAY_KEY,
-    DEVOPSELLENCE_GATEWAY_CA_CERT). On SIGTERM or SIGINT the controller stops, and a standby takes over at once.
+    DEVOPSELLENCE_GATEWAY_CA_CERT, DEVOPSELLENCE_ISSUING_CERT, DEVOPSELLENCE_ISSUING_KEY). On SIGTERM or SIGINT the
+    controller stops, and a standby takes over at once.
 
     Example: devopsellence-controller --etcd-endpoints 127.0.0.1:2379
     """
@@ -99,7 +117,7 @@ def _gateway(options: Mapping[str, Any], settings: Settings) -> GatewayOptions |
     listen, ca_cert = options["gateway_listen"], options["gateway_ca_cert"] or settings.ca_cert
     cert, key = options["gateway_cert"], options["gateway_key"]
     if not listen:
-        lone = ("gateway_advertise", "gateway_cert", "gateway_key", "gateway_ca_cert")
+        lone = ("gateway_advertise", "gateway_cert", "gateway_key", "gateway_ca_cert", "issuing_cert", "issuing_key")
         if given := [f"--{name.replace('_', '-')}" for name in lone if options[name]]:
             raise click.UsageError(f"{given[0]} needs an address: set --gateway-listen ({_GATEWAY_LISTEN})")
         return None
@@ -113,7 +131,27 @@ def _gateway(options: Mapping[str, Any], settings: Settings) -> GatewayOptions |
     cert, key = cert or settings.cert, key or settings.key
     if not (cert and key and ca_cert):
         raise click.UsageError("--gateway-listen needs certificates: set --gateway-* or --etcd-ca-cert, -cert and -key")
-    return GatewayOptions(listen, CertificateFiles(ca_cert, cert, key), options["gateway_advertise"])
+    files, issuing = CertificateFiles(ca_cert, cert, key), _issuing(options, settings, ca_cert)
+    return GatewayOptions(listen, files, options["gateway_advertise"], issuing)
+
+
+def _issuing(options: Mapping[str, Any], settings: Settings, trusted: Path) -> IssuingFiles | None:
+    """Return the files of the authority that signs certificates; None for none."""
+    cert, key = options["issuing_cert"], options["issuing_key"]
+    if bool(cert) != bool(key):
+        raise click.UsageError(
+            f"give both or none of --issuing-cert and --issuing-key ({_ISSUING_CERT}, {_ISSUING_KEY})"
+        )
+    if cert is None:
+        if settings.cert is None or not has_certificate(beside := settings.cert.with_name("issuing.crt")):
+            return None
+        cert, key = beside, beside.with_suffix(".key")
+    files = IssuingFiles(cert, key, trusted)
+    try:
+        files.load()
+    except CertificateError as error:
+        raise click.UsageError(f"--issuing-cert ({_ISSUING_CERT}): {error}") from error
+    return files
 
 
 def _readable(ca_cert: Path | None) -> Path | None:

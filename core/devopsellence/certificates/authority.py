@@ -107,22 +107,27 @@ class CertificateAuthority:
 
     @classmethod
     def load(
-        cls, certificate: Path, key: Path, *, root: x509.Certificate | None = None, passphrase: str = ""
+        cls, certificate: Path, key: Path, *, trusted: Path | None = None, passphrase: str = ""
     ) -> CertificateAuthority:
         """Load a CA from two PEM files; its key may be encrypted with a passphrase.
 
+        ``trusted`` is a PEM file of roots: the CA is one of them, or signed by one. Without it, the CA is a root.
+
         Raises:
-            CertificateError: a file is missing or unreadable, the key does not match or the passphrase is wrong; or
-                ``root`` has not signed the certificate.
+            CertificateError: a file is missing or unreadable, the key does not match or the passphrase is wrong; or no
+                root has signed the certificate.
         """
         loaded, private = load_certificate(certificate), load_key(key, passphrase)
         if private.public_key() != loaded.public_key():
             raise CertificateError(f"{key} is not the key of the certificate {certificate}")
         if not _basic_constraints(loaded).ca:
             raise CertificateError(f"{certificate} is not the certificate of an authority")
-        if root is not None and not _is_signed_by(loaded, root):
-            raise CertificateError(f"{certificate} is not signed by the cluster's root authority")
-        return cls(loaded, private, root)
+        if trusted is None:
+            return cls(loaded, private)
+        root = next((root for root in load_certificates(trusted) if _is_signed_by(loaded, root)), None)
+        if root is None:
+            raise CertificateError(f"{certificate} is not signed by an authority in {trusted}")
+        return cls(loaded, private, root if root != loaded else None)
 
     @property
     def issued(self) -> IssuedCertificate:
@@ -159,19 +164,23 @@ class CertificateAuthority:
         request: CertificateRequest,
         public_key: ec.EllipticCurvePublicKey,
         now: datetime.datetime,
+        life: datetime.timedelta | None = None,
     ) -> bytes:
         """Return a leaf certificate for a key, with the issuing authority behind it, valid from ``now``.
 
-        It never outlives the CA.
+        ``life``: by default that of the request, or a year if a root signs. The leaf never outlives the CA.
 
         Raises:
-            CertificateError: the common name is empty or longer than 64 characters.
+            CertificateError: the CA has expired; or the common name is empty or longer than 64 characters.
         """
+        if self.life.ends <= now:
+            raise CertificateError(f"the authority has expired on {self.life.ends:%Y-%m-%d %H:%M} UTC")
+        life = life or (LONG_LIFE if self.is_root else request.life)
         builder = _builder(
             _subject(request.common_name, request.unit),
             self.certificate.subject,
             public_key,
-            (now, self._end(now, LONG_LIFE if self.is_root else request.life)),
+            (now, self._end(now, life)),
             self._key.public_key(),
         )
         purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -211,6 +220,26 @@ def load_certificate(path: Path) -> x509.Certificate:
         return x509.load_pem_x509_certificate(input_file.read(path))
     except (OSError, ValueError) as error:
         raise CertificateError(f"cannot read the certificate {path}: {error}") from error
+
+
+def load_certificates(path: Path) -> list[x509.Certificate]:
+    """Load all certificates in a PEM file.
+
+    Raises:
+        CertificateError: the file is missing, unreadable or holds none.
+    """
+    try:
+        return x509.load_pem_x509_certificates(input_file.read(path))
+    except (OSError, ValueError) as error:
+        raise CertificateError(f"cannot read the certificates {path}: {error}") from error
+
+
+def has_certificate(path: Path) -> bool:
+    """Return True if a file exists and has a certificate; False also for the placeholder of a systemd unit."""
+    try:
+        return b"-----BEGIN CERTIFICATE-----" in input_file.read(path)
+    except OSError:
+        return False
 
 
 def load_key(path: Path, passphrase: str = "") -> ec.EllipticCurvePrivateKey:

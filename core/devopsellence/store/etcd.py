@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from types import TracebackType
 from typing import Final, Self
 
@@ -21,6 +22,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from devopsellence.api.v1.certificates_pb2 import RenewRequest, SignRequest
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store.connection import EtcdConnection, EtcdStream, Request, Response, Stubs
 from devopsellence.store.errors import Compacted, LeaseLost, Unavailable, WatchLost
@@ -250,6 +252,30 @@ class Etcd:
             "keep leases alive", lambda stubs: stubs.lease.LeaseKeepAlive, lost=Unavailable
         )
         return KeepaliveStream(stream)
+
+    async def renew_certificate(self, csr: bytes) -> bytes:
+        """Have a gateway sign a certificate for this client's identity; ``csr`` is a signing request (DER).
+
+        Returns:
+            the certificate and the authority behind it, as PEM.
+
+        Raises:
+            Unavailable: also if the endpoint signs no certificates. Rejected: the request is not accepted.
+        """
+        request = RenewRequest(csr=csr)
+        return (await self._write("renew the certificate", lambda stubs: stubs.certificates.Renew, request)).chain
+
+    async def sign_certificate(self, csr: bytes, identity: str, life: timedelta | None = None) -> bytes:
+        """Have a gateway sign a certificate for a registered node or an operator, as :meth:`renew_certificate` does.
+
+        Raises:
+            Unavailable, Rejected: as there. PermissionDenied: this client may not have it signed.
+        """
+        request = SignRequest(csr=csr, identity=identity)
+        if life is not None:
+            request.life.FromTimedelta(life)
+        what = f"sign a certificate for {identity}"
+        return (await self._write(what, lambda stubs: stubs.certificates.Sign, request)).chain
 
     async def _read(
         self,

@@ -209,6 +209,14 @@ class Keys:
     def gateways(self) -> str:
         return f"{self.prefix}access/gateways"
 
+    @property
+    def issued_certificates_prefix(self) -> str:
+        return f"{self.prefix}access/certificates/"
+
+    def issued_certificate(self, serial: str) -> str:
+        """Return the key of a certificate that a gateway has signed, by its serial number in hexadecimal digits."""
+        return self.issued_certificates_prefix + check_name("serial number", serial)
+
     def parse_operator(self, key: str) -> str:
         """Return the name of an ``operators/`` key."""
         return check_name("operator", self._after(key, self.operators_prefix))

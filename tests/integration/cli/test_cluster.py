@@ -173,9 +173,7 @@ def test_concurrent_cluster_inits_make_one_authority(pki: Path) -> None:
         )
     outcomes = [issued.outcome for begun in done for _, issued in begun.issued]
     assert sorted(outcomes) == ["kept"] * 9 + ["made"] * 3
-    authority = CertificateAuthority.load(
-        pki / "issuing.crt", pki / "issuing.key", root=load_certificate(pki / "ca.crt")
-    )
+    authority = CertificateAuthority.load(pki / "issuing.crt", pki / "issuing.key", trusted=pki / "ca.crt")
     for bundle in ("root", "controller", "etcd-e1"):
         load_certificate(pki / bundle / "tls.crt").verify_directly_issued_by(authority.certificate)
 

@@ -65,6 +65,7 @@ def records(keys: Keys, author: str) -> dict[str, tuple[str, bytes]]:
             for name, (role, where) in ROLES.items()
         },
         "denied": (keys.denied, pb.DenyList(certificates=[pb.DeniedCertificate(serial="c0ffee")])),
+        "issued": (keys.issued_certificate("c0ffee"), pb.IssuedCertificate(serial="c0ffee", identity="node:uid-n1")),
         "gateways": (keys.gateways, pb.Gateways(addresses=["10.0.0.1:2381"])),
         "claim": (keys.host_claim("n1", HOST), pb.HostClaim()),
         "election": (keys.candidate(1), pb.Candidate()),

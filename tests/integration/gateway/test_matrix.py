@@ -24,7 +24,7 @@ EVERYTHING = frozenset(
     |assignment n2 other|ingress n1 own|ingress n1 other|ingress n2 own|ingress n2 other|status n1 own|status n1 other
     |status n2 own|status n2 other|environment own|environment other|release own|release other|rollout own|rollout other
     |secret own|secret other|certificate own|certificate other|event own|event other|recipient|access ann|access viewer
-    |access deployer|access exec|access admin|access admins|denied|gateways|election|claim
+    |access deployer|access exec|access admin|access admins|denied|issued|gateways|election|claim
     |unknown kind""".replace("\n    ", "").split("|")
 )
 OF_ENVIRONMENTS = frozenset(
@@ -76,7 +76,7 @@ EXPECTED = {
         DEPLOY_OWN - RELEASES - EVENTS | {"recipient"},
         DEPLOY_OWN | {"rollout own"},
     ),
-    "operator:admin": (VIEW_OWN | SECRETS_OWN | ACCESS, ACCESS - {"denied"}, NOTHING),
+    "operator:admin": (VIEW_OWN | SECRETS_OWN | ACCESS | {"issued"}, ACCESS - {"denied"}, NOTHING),
     "operator:admins": (
         EVERYTHING - {"unknown kind"},
         ACCESS | NODES | {"environment own", "environment other"},

@@ -99,15 +99,31 @@ def test_leaf_does_not_outlive_issuing_authority(issuing: CertificateAuthority) 
 def test_authority_is_loaded_with_its_root_alone(
     authority: CertificateAuthority, issuing: CertificateAuthority, tmp_path: Path
 ) -> None:
-    files = tmp_path / "issuing.crt", tmp_path / "issuing.key"
+    files, trusted = (tmp_path / "issuing.crt", tmp_path / "issuing.key"), tmp_path / "ca.crt"
     issuing.issued.write(*files)
-    assert CertificateAuthority.load(*files, root=authority.certificate).certificate == issuing.certificate
     stranger = CertificateAuthority.create("test", NOW)
-    with pytest.raises(CertificateError, match="is not signed by the cluster's root authority"):
-        CertificateAuthority.load(*files, root=stranger.certificate)
+    trusted.write_bytes(stranger.trusted + authority.trusted)
+    loaded = CertificateAuthority.load(*files, trusted=trusted)
+    assert (loaded.certificate, loaded.root, loaded.is_root) == (issuing.certificate, authority.certificate, False)
+    trusted.write_bytes(stranger.trusted)
+    with pytest.raises(CertificateError, match="is not signed by an authority in"):
+        CertificateAuthority.load(*files, trusted=trusted)
     issuing.issue(OPERATOR, NOW).write(*files)
     with pytest.raises(CertificateError, match="is not the certificate of an authority"):
-        CertificateAuthority.load(*files, root=authority.certificate)
+        CertificateAuthority.load(*files, trusted=trusted)
+
+
+def test_root_may_sign_leaves_itself(authority: CertificateAuthority, tmp_path: Path) -> None:
+    files = tmp_path / "ca.crt", tmp_path / "ca.key"
+    authority.issued.write(*files)
+    loaded = CertificateAuthority.load(*files, trusted=files[0])
+    assert loaded.is_root
+    assert len(x509.load_pem_x509_certificates(loaded.issue(OPERATOR, NOW).certificate)) == 1
+
+
+def test_expired_authority_signs_nothing(issuing: CertificateAuthority) -> None:
+    with pytest.raises(CertificateError, match="the authority has expired on 2027-03-01"):
+        issuing.issue(OPERATOR, NOW + ISSUING_LIFE)
 
 
 def test_server_certificate_has_names_and_client_usage(authority: CertificateAuthority) -> None:

@@ -17,7 +17,6 @@ from devopsellence.certificates.authority import (
     IssuedCertificate,
     encrypted_key,
     is_encrypted,
-    load_certificate,
     why_expires,
 )
 from devopsellence.cli.cluster.folder import ClusterFolder
@@ -99,8 +98,9 @@ def _load(folder: ClusterFolder) -> CertificateAuthority:
     try:
         if not folder.issuing_certificate.exists():
             return CertificateAuthority.load(folder.authority_certificate, folder.authority_key)
-        root = load_certificate(folder.authority_certificate)
-        return CertificateAuthority.load(folder.issuing_certificate, folder.issuing_key, root=root)
+        return CertificateAuthority.load(
+            folder.issuing_certificate, folder.issuing_key, trusted=folder.authority_certificate
+        )
     except CertificateError as error:
         raise _unusable(folder, error) from error
 

@@ -59,13 +59,27 @@ class Identities:
             Refused: the certificate gives no access, or the gateway cannot know at present.
         """
         name = common_names[0] if len(common_names) == 1 else ""
-        if name not in _FIXED and (problem := self._problem()):
-            raise Refused(RefusalKind.NOT_NOW, f"the gateway does not know its callers: {problem}")
+        if name not in _FIXED:
+            self.check_current()
         caller = self._callers.get((name, serial))
         if caller is None:
-            caller = identify(common_names, serial, self._keys, self._node_with_uid, self._policy)
+            caller = identify(common_names, serial, self._keys, self.node_with_uid, self._policy)
             self._callers[name, serial] = caller
         return caller
+
+    @property
+    def policy(self) -> AccessPolicy:
+        """Roles of operators and the deny-list."""
+        return self._policy
+
+    def check_current(self) -> None:
+        """Check that the records are up to date.
+
+        Raises:
+            Refused: they are not, or the deny-list is damaged.
+        """
+        if problem := self._problem():
+            raise Refused(RefusalKind.NOT_NOW, f"the gateway does not know its callers: {problem}")
 
     def _problem(self) -> str:
         denied = self._denied.records.get(self._keys.denied)
@@ -74,7 +88,8 @@ class Identities:
             return str(denied.error)
         return next((informer.problem for informer in self._informers if informer.problem), "")
 
-    def _node_with_uid(self, uid: str) -> str:
+    def node_with_uid(self, uid: str) -> str:
+        """Return the name of the node that is registered with ``uid``; "" for none, or for several."""
         names = self._nodes_by_uid.get(uid, set())
         return next(iter(names)) if len(names) == 1 else ""
 

@@ -11,8 +11,10 @@ import grpc
 import grpc.aio
 import structlog
 
+from devopsellence.api.v1.certificates_pb2_grpc import add_CertificatesServicer_to_server
 from devopsellence.controller.gateway.admission import Admission
 from devopsellence.controller.gateway.audit import AuditLog
+from devopsellence.controller.gateway.certificate_service import CertificateService, IssuingFiles
 from devopsellence.controller.gateway.identities import Identities
 from devopsellence.controller.gateway.keepalives import Keepalives
 from devopsellence.controller.gateway.kv import KeyValueService
@@ -69,12 +71,14 @@ _log = structlog.get_logger("gateway")
 class GatewayOptions:
     """``listen``: ``host:port``. ``files``: server certificate of the gateway, and the authority of its callers.
 
-    ``advertise``: address to announce to agents; empty: made of ``listen``.
+    ``advertise``: address to announce to agents; empty: made of ``listen``. ``issuing``: authority that signs
+    certificates; None: none are signed.
     """
 
     listen: str
     files: CertificateFiles
     advertise: str = ""
+    issuing: IssuingFiles | None = None
 
 
 class Gateway:
@@ -94,6 +98,7 @@ class Gateway:
         self._watch = WatchService(self._admission, self._upstream, self._hub)
         self._server = grpc.aio.server(options=_OPTIONS)
         self._files = options.files
+        self._issuing = options.issuing
         #: Address that was opened.
         self.address = open_port(self._server, "the gateway", options.listen, options.files)
 
@@ -129,6 +134,9 @@ class Gateway:
         leases = LeaseService(self._admission, self._upstream, self._keepalives)
         add_LeaseServicer_to_server(cast("LeaseServicer", leases), self._server)
         add_WatchServicer_to_server(cast("WatchServicer", self._watch), self._server)
+        if self._issuing is not None:
+            certificates = CertificateService(self._admission, self._upstream, self._keys, self._issuing)
+            add_CertificatesServicer_to_server(certificates, self._server)
         add_MaintenanceServicer_to_server(StatusService(self._admission, self._upstream), self._server)
 
     def _access_changed(self) -> None:

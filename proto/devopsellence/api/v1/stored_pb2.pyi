@@ -469,6 +469,54 @@ class Gateways(_message.Message):
 Global___Gateways: _TypeAlias = Gateways  # noqa: Y015
 
 @_typing.final
+class IssuedCertificate(_message.Message):
+    """access/certificates/<serial>. Written by gateways, readable for operators with the role admin: a certificate that a
+    gateway has signed. Bound to a lease that ends a month after the certificate.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIAL_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_FIELD_NUMBER: _builtins.int
+    NOT_AFTER_FIELD_NUMBER: _builtins.int
+    ISSUED_BY_FIELD_NUMBER: _builtins.int
+    ISSUED_BY_SERIAL_FIELD_NUMBER: _builtins.int
+    serial: _builtins.str
+    """As in DeniedCertificate."""
+    identity: _builtins.str
+    """Common name, such as "node:<uid>"."""
+    node: _builtins.str
+    """Name of the node; empty for operators."""
+    issued_by: _builtins.str
+    """Identity of the caller: the same for a renewal."""
+    issued_by_serial: _builtins.str
+    """Serial number of the caller's certificate."""
+    @_builtins.property
+    def not_before(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def not_after(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        serial: _builtins.str = ...,
+        identity: _builtins.str = ...,
+        node: _builtins.str = ...,
+        not_before: _timestamp_pb2.Timestamp | None = ...,
+        not_after: _timestamp_pb2.Timestamp | None = ...,
+        issued_by: _builtins.str = ...,
+        issued_by_serial: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["not_after", b"not_after", "not_before", b"not_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "issued_by", b"issued_by", "issued_by_serial", b"issued_by_serial", "node", b"node", "not_after", b"not_after", "not_before", b"not_before", "serial", b"serial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IssuedCertificate: _TypeAlias = IssuedCertificate  # noqa: Y015
+
+@_typing.final
 class AccessCopy(_message.Message):
     """access.json in the agent's state folder, not in etcd: the agent's copy of the records under access/."""
 

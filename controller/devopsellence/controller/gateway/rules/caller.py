@@ -32,6 +32,7 @@ _WRITTEN: Final[Mapping[Action, tuple[str, ...]]] = {
 }
 _ACCESS: Final = KeyPattern(("access", "operators"))
 _DENIED: Final = KeyPattern(("access", "denied"), tree=False)
+_ISSUED: Final = KeyPattern(("access", "certificates"))
 _RECIPIENTS: Final = KeyPattern(("operators",))
 #: Where the gateways are, for everybody.
 _GATEWAYS: Final = KeyPattern(("access", "gateways"), tree=False)
@@ -141,7 +142,7 @@ def operator_grants(keys: Keys, operator: str, rights: Rights) -> Grants:
         write += [KeyPattern((kind,)) for kind in ("nodes", "environments", "events")]
         delete += [KeyPattern((kind,)) for kind in ("nodes", "heartbeats")]
     if rights.permit_somewhere(Action.GRANT):
-        read += [_ACCESS, _DENIED]
+        read += [_ACCESS, _DENIED, _ISSUED]
         write.append(_ACCESS)
     if rights.permit_somewhere(Action.DENY):
         write.append(_DENIED)

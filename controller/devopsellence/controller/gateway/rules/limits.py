@@ -42,6 +42,8 @@ class LimitProfile:
     #: Keepalives of leases.
     renewals: Rate
     live_leases: int
+    #: Certificates, whose records stay for months.
+    signatures: Rate
     #: Least and longest TTL of a lease in seconds.
     ttl: tuple[int, int]
 
@@ -62,6 +64,7 @@ PROFILES: Final[Mapping[Role, LimitProfile]] = {
         grants=Rate(30, 0.1),
         renewals=Rate(400, 20),
         live_leases=64,
+        signatures=Rate(6, 6 / _DAY),
         ttl=(2, _DAY),
     ),
     Role.OPERATOR: LimitProfile(
@@ -75,6 +78,7 @@ PROFILES: Final[Mapping[Role, LimitProfile]] = {
         grants=Rate(1_000, 10),
         renewals=Rate(20_000, 4_000),
         live_leases=10_000,
+        signatures=Rate(500, 0.01),
         ttl=(2, _DAY),
     ),
     Role.CONTROLLER: LimitProfile(
@@ -88,6 +92,7 @@ PROFILES: Final[Mapping[Role, LimitProfile]] = {
         grants=_UNLIMITED,
         renewals=_UNLIMITED,
         live_leases=1_000_000,
+        signatures=_UNLIMITED,
         ttl=(1, 100 * _DAY),
     ),
 }
@@ -141,6 +146,7 @@ class CallerLimits:
         self._event_bytes = TokenBucket(profile.event_bytes, self.now)
         self._grants = TokenBucket(profile.grants, self.now)
         self._renewals = TokenBucket(profile.renewals, self.now)
+        self._signatures = TokenBucket(profile.signatures, self.now)
 
     def spend(self, cost: WriteCost, now: float) -> None:
         """Take the cost of a request: all of it or nothing.
@@ -183,6 +189,16 @@ class CallerLimits:
         if not self._renewals.has(1, now):
             raise _exhausted("the limit of keepalives is used up")
         self._renewals.take(1)
+
+    def check_signature(self, now: float) -> None:
+        """Take a certificate.
+
+        Raises:
+            Refused: too many were signed.
+        """
+        if not self._signatures.has(1, now):
+            raise _exhausted("the limit of certificates is used up")
+        self._signatures.take(1)
 
     def lease_held(self, lease: int, ttl: int, now: float) -> None:
         """Note a lease that was granted or kept alive for ``ttl`` seconds."""

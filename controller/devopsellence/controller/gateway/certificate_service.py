@@ -1,0 +1,117 @@
+"""The Certificates service: signs certificates of nodes and operators with the issuing authority, and records them."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import grpc.aio
+import structlog
+from cryptography import x509
+
+from devopsellence.access.denied import serial_text
+from devopsellence.api.v1.certificates_pb2 import RenewRequest, SignedCertificate, SignRequest
+from devopsellence.api.v1.certificates_pb2_grpc import CertificatesServicer
+from devopsellence.api.v1.stored_pb2 import IssuedCertificate
+from devopsellence.certificates.authority import (
+    CertificateAuthority,
+    CertificateError,
+    CertificateRequest,
+    life_of,
+)
+from devopsellence.certificates.request import InvalidRequest, key_in
+from devopsellence.controller.gateway.admission import Admission, AdmittedCall
+from devopsellence.controller.gateway.rules.grants import KeyRange
+from devopsellence.controller.gateway.rules.refusal import RefusalKind, Refused, invalid
+from devopsellence.controller.gateway.rules.signing import granted_life, own_subject, subject_for
+from devopsellence.controller.gateway.upstream import Upstream
+from devopsellence.etcd.v3 import etcd_pb2 as rpc
+from devopsellence.store.codec import encode
+from devopsellence.store.keys import Keys
+
+#: Time that the record of a certificate outlives it.
+_KEPT: Final = datetime.timedelta(days=30)
+_Context = grpc.aio.ServicerContext[Any, Any]
+_log = structlog.get_logger("gateway")
+
+
+@dataclass(frozen=True)
+class IssuingFiles:
+    """PEM files of the authority that signs, and of the root that everybody trusts."""
+
+    certificate: Path
+    key: Path
+    trusted: Path
+
+    def load(self) -> CertificateAuthority:
+        """Return the authority. Blocks.
+
+        Raises:
+            CertificateError: the files cannot be used.
+        """
+        return CertificateAuthority.load(self.certificate, self.key, trusted=self.trusted)
+
+
+class CertificateService(CertificatesServicer):
+    """The Certificates service. The files of the authority are read for each certificate, so they can be replaced."""
+
+    def __init__(self, admission: Admission, upstream: Upstream, keys: Keys, files: IssuingFiles) -> None:
+        self._admission = admission
+        self._upstream = upstream
+        self._keys = keys
+        self._files = files
+
+    async def Renew(self, request: RenewRequest, context: _Context) -> SignedCertificate:  # noqa: N802
+        async with self._admission.admitted(context, "Renew") as call:
+            return await self._signed(call, own_subject(call.caller), request.csr, None)
+
+    async def Sign(self, request: SignRequest, context: _Context) -> SignedCertificate:  # noqa: N802
+        async with self._admission.admitted(context, "Sign") as call:
+            identities = self._admission.identities
+            identities.check_current()
+            subject = subject_for(call.caller, request.identity, identities.policy, identities.node_with_uid)
+            asked = request.life.ToTimedelta() if request.HasField("life") else None
+            return await self._signed(call, subject, request.csr, granted_life(asked))
+
+    async def _signed(
+        self, call: AdmittedCall, subject: CertificateRequest, csr: bytes, life: datetime.timedelta | None
+    ) -> SignedCertificate:
+        call.limits.check_signature(asyncio.get_running_loop().time())
+        try:
+            chain = await asyncio.to_thread(self._sign, subject, csr, life)
+        except InvalidRequest as error:
+            raise invalid(str(error)) from error
+        except CertificateError as error:
+            _log.error("certificates cannot be signed", problem=str(error))
+            reason = "the authority of this gateway cannot sign; see the controller's log"
+            raise Refused(RefusalKind.NOT_NOW, reason) from error
+        # First the record: no certificate is unknown.
+        key = await self._record(call, subject, chain)
+        self._admission.audit.written(call.caller.identity, call.method, [KeyRange(key)], subject.common_name)
+        return SignedCertificate(chain=chain)
+
+    def _sign(self, subject: CertificateRequest, csr: bytes, life: datetime.timedelta | None) -> bytes:
+        key = key_in(csr)
+        return self._files.load().sign(subject, key, datetime.datetime.now(datetime.UTC), life)
+
+    async def _record(self, call: AdmittedCall, subject: CertificateRequest, chain: bytes) -> bytes:
+        """Write the record of a certificate, which etcd deletes a month after the end; return its key."""
+        certificate = x509.load_pem_x509_certificate(chain)
+        life = life_of(certificate)
+        record = IssuedCertificate(
+            serial=serial_text(certificate.serial_number),
+            identity=subject.common_name,
+            node=subject.unit,
+            issued_by=call.caller.identity,
+            issued_by_serial=call.serial,
+        )
+        record.not_before.FromDatetime(life.begins)
+        record.not_after.FromDatetime(life.ends)
+        left = life.ends - datetime.datetime.now(datetime.UTC) + _KEPT
+        granted = await self._upstream.lease_grant(rpc.LeaseGrantRequest(TTL=int(left.total_seconds())), call.seconds)
+        key = self._keys.issued_certificate(record.serial).encode()
+        await self._upstream.put(rpc.PutRequest(key=key, value=encode(record), lease=granted.ID), call.seconds)
+        return key

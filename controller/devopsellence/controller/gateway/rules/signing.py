@@ -1,0 +1,87 @@
+"""Decisions on certificates: whose may be signed for a caller, and the record of one. Pure.
+
+Subject and names come from what the gateway knows of an identity, never from the request.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from typing import Final
+
+from devopsellence.access.certificate import Certificate
+from devopsellence.access.policy import AccessDenied, AccessPolicy
+from devopsellence.access.roles import Action
+from devopsellence.agent_identity import NODE_PREFIX, OPERATOR_PREFIX
+from devopsellence.certificates import subjects
+from devopsellence.certificates.authority import LEAF_LIFE, CertificateError, CertificateRequest
+from devopsellence.controller.gateway.rules.caller import Caller, Role
+from devopsellence.controller.gateway.rules.refusal import denied, invalid
+from devopsellence.names import NAME, InvalidName
+
+#: Shortest life that is signed.
+_LEAST_LIFE: Final = datetime.timedelta(minutes=5)
+
+
+def own_subject(caller: Caller) -> CertificateRequest:
+    """Return the content of a new certificate of the caller.
+
+    Raises:
+        Refused: the caller's certificates are not signed by gateways.
+    """
+    match caller.role:
+        case Role.NODE:
+            return subjects.node(caller.name, caller.uid)
+        case Role.OPERATOR:
+            return subjects.operator(caller.name)
+        case Role.ROOT:
+            return subjects.root()
+        case Role.CONTROLLER:
+            raise denied("controllers sign their certificates themselves")
+
+
+def subject_for(
+    caller: Caller, identity: str, policy: AccessPolicy, node_with_uid: Callable[[str], str]
+) -> CertificateRequest:
+    """Return the content of a certificate for ``identity``, a node or an operator other than root.
+
+    An operator's certificate gives its owner that operator's rights, so the caller must have all of them. An operator
+    without rights gets no certificate: it would be worth something only later.
+
+    Raises:
+        Refused: the caller may not have it signed, or there is no such node or operator.
+    """
+    if caller.role is not Role.ROOT and not caller.rights.permit_somewhere(Action.CHANGE_NODES):
+        raise denied("certificates of others are signed for operators with the role admin in all environments")
+    try:
+        # A denied name gets no certificate that would be refused anyway.
+        policy.check_denied(Certificate(identity))
+        if (uid := identity.removeprefix(NODE_PREFIX)) != identity:
+            if not (NAME.match(uid) and (node := node_with_uid(uid))):
+                raise denied("no node is registered with the uid of the identity")
+            return subjects.node(node, uid)
+        if (operator := identity.removeprefix(OPERATOR_PREFIX)) != identity:
+            rights = policy.rights(Certificate(identity))
+            if caller.role is not Role.ROOT:
+                for role, pattern in sorted(rights.grants):
+                    if not caller.rights.permit_granting(role, pattern):
+                        raise denied(f"{identity} has the role {role} in {pattern}, which the caller may not give")
+            return subjects.operator(operator)
+    except AccessDenied as error:
+        raise denied(str(error)) from error
+    except (InvalidName, CertificateError) as error:
+        raise invalid(str(error)) from error
+    raise denied("only certificates of operators and nodes are signed")
+
+
+def granted_life(asked: datetime.timedelta | None) -> datetime.timedelta:
+    """Return the life of a certificate; ``asked``: that of the request, None for the longest.
+
+    Raises:
+        Refused: it is too short or too long.
+    """
+    if asked is None:
+        return LEAF_LIFE
+    if not _LEAST_LIFE <= asked <= LEAF_LIFE:
+        raise invalid(f"a certificate lasts 5 minutes to {LEAF_LIFE.days} days")
+    return asked

@@ -1,0 +1,109 @@
+"""Certificates that a caller may have signed."""
+
+from __future__ import annotations
+
+import datetime
+
+import pytest
+
+from devopsellence.access.policy import AccessPolicy
+from devopsellence.access.rights import Rights, record_of
+from devopsellence.access.roles import Role
+from devopsellence.api.v1.stored_pb2 import DeniedCertificate, DenyList
+from devopsellence.certificates import subjects
+from devopsellence.certificates.authority import LEAF_LIFE, CertificateRequest
+from devopsellence.controller.gateway.rules.caller import Caller
+from devopsellence.controller.gateway.rules.refusal import RefusalKind, Refused
+from devopsellence.controller.gateway.rules.signing import granted_life, own_subject, subject_for
+from tests.unit.controller.gateway.rules.gateway_builders import ABE, AMY, ANN, CONTROLLER, NODE, ROOT
+
+ROLES = {
+    "vic": {(Role.VIEWER, "acme/shop/production")},
+    "max": {(Role.ADMIN, "*")},
+    "dan": {(Role.DEPLOYER, "acme/shop/production")},
+    "eve": {(Role.VIEWER, "*")},
+}
+POLICY = AccessPolicy(
+    {name: record_of(name, Rights(frozenset(held))) for name, held in ROLES.items()},
+    DenyList(certificates=[DeniedCertificate(name="operator:eve"), DeniedCertificate(name="node:u9")]),
+)
+
+
+def allowed(caller: Caller, identity: str) -> CertificateRequest:
+    return subject_for(caller, identity, POLICY, lambda uid: {"u1": "n1", "u9": "n9"}.get(uid, ""))
+
+
+@pytest.mark.parametrize(
+    ("caller", "subject"),
+    [(NODE, subjects.node("n1", "u1")), (ANN, subjects.operator("ann")), (ROOT, subjects.root())],
+    ids=["node", "operator", "root"],
+)
+def test_caller_renews_its_own_identity(caller: Caller, subject: CertificateRequest) -> None:
+    assert own_subject(caller) == subject
+
+
+def test_controller_renews_nothing_here() -> None:
+    with pytest.raises(Refused, match="controllers sign their certificates themselves"):
+        own_subject(CONTROLLER)
+
+
+@pytest.mark.parametrize("caller", [AMY, ROOT], ids=["admin", "root"])
+@pytest.mark.parametrize(
+    ("identity", "subject"),
+    [
+        ("node:u1", subjects.node("n1", "u1")),
+        ("operator:vic", subjects.operator("vic")),
+        ("operator:max", subjects.operator("max")),
+    ],
+)
+def test_admin_of_all_has_certificates_of_nodes_and_operators_signed(
+    caller: Caller, identity: str, subject: CertificateRequest
+) -> None:
+    assert allowed(caller, identity) == subject
+
+
+@pytest.mark.parametrize("caller", [NODE, ANN, ABE, CONTROLLER], ids=lambda caller: caller.identity)
+@pytest.mark.parametrize("identity", ["node:u1", "operator:vic", "operator:ann", "root"])
+def test_other_callers_have_nothing_signed_for_anybody(caller: Caller, identity: str) -> None:
+    with pytest.raises(Refused, match="role admin in all environments") as caught:
+        allowed(caller, identity)
+    assert caught.value.kind is RefusalKind.DENIED
+
+
+@pytest.mark.parametrize(
+    ("identity", "reason"),
+    [
+        ("root", "only certificates of operators and nodes"),
+        ("controller", "only certificates of operators and nodes"),
+        ("etcd", "only certificates of operators and nodes"),
+        ("", "only certificates of operators and nodes"),
+        ("node:u2", "no node is registered"),
+        ("node:", "no node is registered"),
+        ("node:../u1", "no node is registered"),
+        ("operator:nobody", "has been granted no access"),
+        ("operator:", "gives no access"),
+        ("operator:../vic", "gives no access"),
+        ("operator:eve", "is denied"),
+        ("node:u9", "is denied"),
+    ],
+)
+def test_no_other_identity_is_signed_for_anybody(identity: str, reason: str) -> None:
+    for caller in (AMY, ROOT):
+        with pytest.raises(Refused, match=reason) as caught:
+            allowed(caller, identity)
+        assert caught.value.kind is RefusalKind.DENIED
+
+
+def test_admin_has_no_certificate_signed_with_more_rights_than_its_own() -> None:
+    with pytest.raises(Refused, match="operator:dan has the role deployer in acme/shop/production"):
+        allowed(AMY, "operator:dan")
+    assert allowed(ROOT, "operator:dan") == subjects.operator("dan")
+
+
+def test_life_is_bounded() -> None:
+    day = datetime.timedelta(days=1)
+    assert granted_life(None) == granted_life(LEAF_LIFE) == LEAF_LIFE
+    assert granted_life(day) == day
+    for asked in (LEAF_LIFE + day, datetime.timedelta(0), -day, datetime.timedelta(seconds=1)):
+        with pytest.raises(Refused, match="5 minutes to 90 days"):
+            granted_life(asked)
