@@ -37,7 +37,7 @@ class HollowIngress:
 class HollowAgent:
     """Agent of node ``name``, registered with ``uid``; ``machine`` and ``folder`` outlive stop and kill.
 
-    Without an ``ingress`` it routes nothing.
+    Without an ``ingress`` it routes nothing. A ``certificate`` is kept renewed.
 
     With a ``process``, shares the resources of the process and can only be stopped. Otherwise has a separate connection
     to the etcd of ``settings``, and can also be killed, disconnected and started again.
@@ -53,13 +53,14 @@ class HollowAgent:
         machine: HollowMachine | None = None,
         process: ProcessResources | None = None,
         ingress: HollowIngress | None = None,
+        certificate: CertificateFiles | None = None,
     ) -> None:
         self.name = name
         self.uid = uid
         self.machine = machine or HollowMachine()
         #: Agent of the current or last run.
         self.agent: Agent[HollowEngine] | None = None
-        self._options = AgentOptions(name, uid, folder, "hollow", settings)
+        self._options = AgentOptions(name, uid, folder, "hollow", settings, files=certificate)
         self._process = process
         self._ingress = ingress
         self._stop = asyncio.Event()

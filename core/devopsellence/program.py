@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
+import structlog
 
+from devopsellence.certificates.files import finish_replacement
 from devopsellence.store import settings as etcd_settings
 from devopsellence.store.settings import Settings, SettingsError
 
@@ -63,7 +65,19 @@ def read_settings(options: Mapping[str, object]) -> Settings:
         raise click.UsageError(
             f"no etcd configured: use --etcd-endpoints 127.0.0.1:2379 or set {etcd_settings.ENDPOINTS}"
         )
+    _finish_renewal(settings)
     return settings
+
+
+def _finish_renewal(settings: Settings) -> None:
+    """Finish the replacement of a renewed certificate that a crash has interrupted."""
+    if settings.cert is None or settings.key is None:
+        return
+    try:
+        finish_replacement(settings.cert, settings.key)
+    except OSError as error:
+        # The pair is as it was, or the certificate has another key, which is an error of its own.
+        structlog.get_logger().warning("a renewed certificate could not be put in its place", reason=str(error))
 
 
 def stop_event() -> asyncio.Event:

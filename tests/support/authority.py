@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from devopsellence.agent_identity import server_name
-from devopsellence.certificates.authority import CertificateAuthority, CertificateRequest
-from devopsellence.controller.gateway.certificate_service import IssuingFiles
+from devopsellence.certificates.authority import CertificateAuthority, CertificateRequest, IssuingFiles
 from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.settings import ETCD_SERVER_NAME, Settings
 

@@ -99,6 +99,7 @@ def run(ctx: click.Context, work: Callable[[Etcd], Awaitable[T]], *, settings: S
         Interrupted: a signal ended the process; ``work`` has cleaned up.
     """
     from devopsellence.cli import errors, signals
+    from devopsellence.cli.store import renewal
     from devopsellence.store.errors import StoreError
     from devopsellence.store.etcd import Etcd
 
@@ -107,9 +108,13 @@ def run(ctx: click.Context, work: Callable[[Etcd], Awaitable[T]], *, settings: S
         # Log lines of the store repeat our messages and would be written across a live view.
         logging.getLogger("devopsellence").addHandler(logging.NullHandler())
 
+    renewal.finish_renewal(settings)
+
     async def connected() -> T:
         async with Etcd(settings, timeout=CALL_TIMEOUT) as etcd:
-            return await work(etcd)
+            result = await work(etcd)
+            await renewal.renew_if_due(etcd)
+            return result
 
     try:
         return signals.run(connected())

@@ -6,7 +6,9 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,9 @@ import click
 import structlog
 
 from devopsellence import log
-from devopsellence.certificates.authority import CertificateError, has_certificate
+from devopsellence.certificates.authority import CertificateError, IssuingFiles, has_certificate
+from devopsellence.controller.access.own_certificate import OwnCertificate, own_certificate
 from devopsellence.controller.controller import CertificateOptions, run
-from devopsellence.controller.gateway.certificate_service import IssuingFiles
 from devopsellence.controller.gateway.server import GatewayOptions
 from devopsellence.gateways import InvalidGateways, gateway_address
 from devopsellence.program import PEM_FILE, etcd_options, read_settings, stop_event
@@ -174,10 +176,36 @@ async def _serve(
         "started", identity=identity, endpoints=",".join(settings.endpoints), prefix=settings.prefix
     )
     try:
-        await run(settings, identity, stop_event(), certificates, gateway)
+        with _own_certificate(settings, gateway) as own:
+            if own is not None:
+                settings, gateway = _with_certificate(own.files, settings, gateway)
+            await run(settings, identity, stop_event(), certificates, gateway, own)
     except ListenProblem as problem:
         raise click.UsageError(str(problem)) from problem
     structlog.get_logger().info("stopped")
+
+
+@contextmanager
+def _own_certificate(settings: Settings, gateway: GatewayOptions | None) -> Iterator[OwnCertificate | None]:
+    """Make the controller's own certificate if it can sign one; else that in its files is used, and None returned."""
+    with ExitStack() as stack:
+        own = None
+        if gateway is not None and gateway.issuing is not None and settings.cert is not None:
+            try:
+                own = stack.enter_context(own_certificate(settings.cert, gateway.issuing))
+            except (CertificateError, OSError) as error:
+                structlog.get_logger().warning("the controller does not renew its certificate", reason=str(error))
+        yield own
+
+
+def _with_certificate(
+    files: CertificateFiles, settings: Settings, gateway: GatewayOptions | None
+) -> tuple[Settings, GatewayOptions | None]:
+    """Return the settings with the controller's own certificate: for etcd, and for a gateway with the same files."""
+    if gateway is not None and gateway.files.certificate == settings.cert:
+        served = replace(gateway.files, certificate=files.certificate, key=files.key)
+        gateway = replace(gateway, files=served)
+    return replace(settings, cert=files.certificate, key=files.key), gateway
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import structlog
 from devopsellence.client_certificate import certificate_end
 from devopsellence.clock import now
 from devopsellence.controller.access.advertise import announced_address
+from devopsellence.controller.access.own_certificate import OwnCertificate
 from devopsellence.controller.access.registry import GatewayRegistry
 from devopsellence.controller.cache.store_cache import StoreCache
 from devopsellence.controller.certificates.failure import IssuancePace
@@ -63,8 +64,11 @@ async def run(
     stop: asyncio.Event,
     certificates: CertificateOptions,
     gateway: GatewayOptions | None = None,
+    own: OwnCertificate | None = None,
 ) -> None:
     """Lead or stand by until ``stop`` is set, then give up the leadership and return; meanwhile serve ``gateway``.
+
+    ``own``: the controller's certificate, which is in ``settings``, if it is renewed here.
 
     Raises:
         ListenProblem: the gateway cannot be served.
@@ -76,10 +80,10 @@ async def run(
         announced = partial(_announced, server, gateway, settings)
         election = Election(etcd, keeper, identity, expires=expires, gateway=announced)
         async with asyncio.TaskGroup() as tasks:
-            serving = tasks.create_task(server.run()) if server is not None else None
+            serving = [tasks.create_task(part.run()) for part in (server, own) if part is not None]
             await serve(Controller(etcd, certificates=certificates), election, stop)
-            if serving is not None:
-                serving.cancel()
+            for task in serving:
+                task.cancel()
 
 
 def _announced(server: Gateway | None, options: GatewayOptions | None, settings: Settings) -> str:

@@ -1,7 +1,7 @@
-"""Certificate of a caller, from the auth context of a gRPC call.
+"""Certificate of a caller, from the auth context of a gRPC call; serial number and validity of a certificate.
 
-The serial number is read from the certificate's bytes by hand: a library that parses certificates takes memory, and
-this certificate has passed the handshake, so only the place of the number is to be found.
+These are read from the certificate's bytes by hand: a library that parses certificates takes memory, and the
+certificate has passed a handshake, or is the program's own, so only their place is to be found.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
@@ -18,6 +19,7 @@ _COMMON_NAME: Final = "x509_common_name"
 _PEM: Final = "x509_pem_cert"
 _SEQUENCE, _VERSION, _INTEGER = 0x30, 0xA0, 0x02
 _LONG_FORM: Final = 0x80
+_SHORT_MOMENT: Final = len("yymmddhhmmssZ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +52,53 @@ def serial_number(pem: bytes) -> str:
     RFC 5280, 4.1: the first element of the inner sequence, but for a version.
     """
     try:
-        der = ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))
-        inner, _ = _element(der, 0, _SEQUENCE)
-        at, _ = _element(der, inner, _SEQUENCE)
-        if der[at] == _VERSION:
-            _, at = _element(der, at, _VERSION)
-        start, end = _element(der, at, _INTEGER)
+        der = _first_der(pem)
+        start, end = _serial_number(der)
     except (ValueError, IndexError):
         return ""
     return serial_text(int.from_bytes(der[start:end], "big"))
+
+
+def validity(pem: bytes) -> tuple[datetime, datetime]:
+    """Return the first and last moment of the first certificate in a PEM file.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        der = _first_der(pem)
+        # Signature algorithm, issuer, then the two moments.
+        _, at = _serial_number(der)
+        for _ in range(2):
+            _, at = _element(der, at, _SEQUENCE)
+        at, _ = _element(der, at, _SEQUENCE)
+        moments = []
+        for _ in range(2):
+            start, at = _element(der, at, der[at])
+            moments.append(_moment(der[start:at].decode("ascii")))
+    except (ValueError, IndexError) as error:
+        raise ValueError("there is no certificate in PEM format") from error
+    return moments[0], moments[1]
+
+
+def _moment(text: str) -> datetime:
+    """Return a moment of a certificate: with two digits of the year up to 2049, with four from then on."""
+    form = "%y%m%d%H%M%SZ" if len(text) == _SHORT_MOMENT else "%Y%m%d%H%M%SZ"
+    return datetime.strptime(text, form).replace(tzinfo=UTC)
+
+
+def _first_der(pem: bytes) -> bytes:
+    first, end, _ = pem.decode("ascii").partition(ssl.PEM_FOOTER)
+    return ssl.PEM_cert_to_DER_cert(first + end)
+
+
+def _serial_number(der: bytes) -> tuple[int, int]:
+    """Return start and end of the serial number."""
+    inner, _ = _element(der, 0, _SEQUENCE)
+    at, _ = _element(der, inner, _SEQUENCE)
+    if der[at] == _VERSION:
+        _, at = _element(der, at, _VERSION)
+    return _element(der, at, _INTEGER)
 
 
 def _element(der: bytes, at: int, wanted: int) -> tuple[int, int]:

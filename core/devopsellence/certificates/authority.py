@@ -210,6 +210,29 @@ class CertificateAuthority:
         return why_expires(certificate, now)
 
 
+@dataclass(frozen=True)
+class IssuingFiles:
+    """PEM files of the authority that signs, and of the root that everybody trusts."""
+
+    certificate: Path
+    key: Path
+    trusted: Path
+
+    def load(self) -> CertificateAuthority:
+        """Return the authority. Blocks.
+
+        Raises:
+            CertificateError: the files cannot be used.
+        """
+        return CertificateAuthority.load(self.certificate, self.key, trusted=self.trusted)
+
+
+def request_like(certificate: x509.Certificate) -> CertificateRequest:
+    """Return the request for a further certificate with the same identity and names."""
+    names = tuple(str(name.value) for name in _alternative_names(certificate))
+    return CertificateRequest(common_name(certificate), names)
+
+
 def load_certificate(path: Path) -> x509.Certificate:
     """Load the first certificate in a PEM file.
 

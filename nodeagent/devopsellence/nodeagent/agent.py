@@ -15,10 +15,12 @@ import structlog
 
 from devopsellence import clock
 from devopsellence.api.v1 import stored_pb2
+from devopsellence.certificates.renewal import Renewer
 from devopsellence.nodeagent.access import AccessMirror
 from devopsellence.nodeagent.api.images import ImageService
 from devopsellence.nodeagent.api.server import ApiServer, ListenOptions
 from devopsellence.nodeagent.assignments import Assignments
+from devopsellence.nodeagent.certificates.signing import new_certificate
 from devopsellence.nodeagent.docker import streams
 from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.docker.interface import ContainerEngine
@@ -70,7 +72,7 @@ class AgentOptions:
     settings: Settings
     #: None: no API.
     listen: ListenOptions | None = None
-    #: Certificate for calls to the agents of other nodes; None: no such calls.
+    #: Certificate of this machine, for calls to the agents of other nodes, kept renewed; None: no such calls.
     files: CertificateFiles | None = None
     ingress: IngressOptions = field(default_factory=IngressOptions)
 
@@ -186,6 +188,11 @@ class Agent(Generic[R]):
             context, machine, self.assignments, self._statuses, self.decrypter, self.images, ingress
         )
         self._trimmer = resources.trimmer
+        self._renewer = (
+            Renewer(options.files, partial(new_certificate, etcd), self.heartbeat.set_certificate)
+            if options.files is not None
+            else None
+        )
         self._foreign_uid = ""
         self._api: ApiServer | None = None
         self._disk: DiskMonitor | None = None
@@ -264,6 +271,8 @@ class Agent(Generic[R]):
                 tasks.append(group.create_task(self._disk.run()))
             if self._networks is not None:
                 tasks.append(group.create_task(self._networks.run()))
+            if self._renewer is not None:
+                tasks.append(group.create_task(self._renewer.run()))
             await self.assignments.first_list()
             reconciling = group.create_task(self._reconciler.run())
             self._trimmer.start()

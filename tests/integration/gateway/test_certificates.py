@@ -22,9 +22,8 @@ from devopsellence.agent_identity import server_name
 from devopsellence.api.v1.certificates_pb2 import RenewRequest, SignedCertificate, SignRequest
 from devopsellence.api.v1.certificates_pb2_grpc import CertificatesStub
 from devopsellence.api.v1.stored_pb2 import DeniedCertificate, IssuedCertificate, Node
-from devopsellence.certificates.authority import LEAF_LIFE, CertificateAuthority
+from devopsellence.certificates.authority import LEAF_LIFE, CertificateAuthority, IssuingFiles
 from devopsellence.certificates.request import new_request
-from devopsellence.controller.gateway.certificate_service import IssuingFiles
 from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import PermissionDenied, Rejected, Unavailable

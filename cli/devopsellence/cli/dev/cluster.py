@@ -115,7 +115,14 @@ def specs(
         ProcessSpec(ETCD, etcd_command(layout, state, programs.etcd), _etcd_environment(base), 10, stamps[MEMBER]),
         ProcessSpec(
             CONTROLLER,
-            (*python, "devopsellence.controller", f"--gateway-listen=127.0.0.1:{state.gateway_port}"),
+            (
+                *python,
+                "devopsellence.controller",
+                f"--gateway-listen=127.0.0.1:{state.gateway_port}",
+                # There is no other machine that the key of the root would have to be kept from.
+                f"--issuing-cert={layout.certificate(AUTHORITY)}",
+                f"--issuing-key={layout.key(AUTHORITY)}",
+            ),
             {**base, **controller},
             10,
             f"{programs.version}/{stamps[CONTROLLER]}",

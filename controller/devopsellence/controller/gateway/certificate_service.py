@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import grpc.aio
@@ -17,9 +15,9 @@ from devopsellence.api.v1.certificates_pb2 import RenewRequest, SignedCertificat
 from devopsellence.api.v1.certificates_pb2_grpc import CertificatesServicer
 from devopsellence.api.v1.stored_pb2 import IssuedCertificate
 from devopsellence.certificates.authority import (
-    CertificateAuthority,
     CertificateError,
     CertificateRequest,
+    IssuingFiles,
     life_of,
 )
 from devopsellence.certificates.request import InvalidRequest, key_in
@@ -36,23 +34,6 @@ from devopsellence.store.keys import Keys
 _KEPT: Final = datetime.timedelta(days=30)
 _Context = grpc.aio.ServicerContext[Any, Any]
 _log = structlog.get_logger("gateway")
-
-
-@dataclass(frozen=True)
-class IssuingFiles:
-    """PEM files of the authority that signs, and of the root that everybody trusts."""
-
-    certificate: Path
-    key: Path
-    trusted: Path
-
-    def load(self) -> CertificateAuthority:
-        """Return the authority. Blocks.
-
-        Raises:
-            CertificateError: the files cannot be used.
-        """
-        return CertificateAuthority.load(self.certificate, self.key, trusted=self.trusted)
 
 
 class CertificateService(CertificatesServicer):

@@ -12,9 +12,10 @@ import grpc.aio
 import structlog
 
 from devopsellence.api.v1.certificates_pb2_grpc import add_CertificatesServicer_to_server
+from devopsellence.certificates.authority import IssuingFiles
 from devopsellence.controller.gateway.admission import Admission
 from devopsellence.controller.gateway.audit import AuditLog
-from devopsellence.controller.gateway.certificate_service import CertificateService, IssuingFiles
+from devopsellence.controller.gateway.certificate_service import CertificateService
 from devopsellence.controller.gateway.identities import Identities
 from devopsellence.controller.gateway.keepalives import Keepalives
 from devopsellence.controller.gateway.kv import KeyValueService

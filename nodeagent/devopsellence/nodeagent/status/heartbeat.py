@@ -15,6 +15,7 @@ import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential, wait_random
 
 from devopsellence.api.v1 import stored_pb2
+from devopsellence.certificates.renewal import InstalledCertificate
 from devopsellence.nodeagent.status.heartbeat_owner import (
     AgentProcess,
     HeartbeatDecision,
@@ -110,6 +111,13 @@ class HeartbeatWriter:
         """Set the number of networks that the engine can still create; written if changed."""
         if not self._beat.HasField("networks_left") or networks != self._beat.networks_left:
             self._beat.networks_left = networks
+            self._changed.set()
+
+    def set_certificate(self, certificate: InstalledCertificate) -> None:
+        """Set the agent's own certificate; written if changed."""
+        if certificate.serial != self._beat.certificate_serial:
+            self._beat.certificate_serial = certificate.serial
+            self._beat.certificate_expires_at.FromDatetime(certificate.life.ends)
             self._changed.set()
 
     def set_router_address(self, address: str) -> None:

@@ -134,6 +134,8 @@ class Heartbeat(_message.Message):
     NETWORKS_LEFT_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int
     OTHERS_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_SERIAL_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_EXPIRES_AT_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     uid: _builtins.str
     """The uid of the agent; differs from Node.uid after the machine was replaced."""
@@ -160,6 +162,8 @@ class Heartbeat(_message.Message):
     """Id of the writing agent process, new at each start; empty in earlier versions. A second agent with the same uid,
     on a cloned machine or with another state folder, has another.
     """
+    certificate_serial: _builtins.str
+    """Serial number of the certificate in use, as in DeniedCertificate; empty without one, and in earlier versions."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -170,6 +174,8 @@ class Heartbeat(_message.Message):
     def others(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentInstance]:
         """Other running agents with the same uid, at most 10, each added by itself. Only the writer of this heartbeat reports."""
 
+    @_builtins.property
+    def certificate_expires_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -189,10 +195,12 @@ class Heartbeat(_message.Message):
         networks_left: _builtins.int | None = ...,
         instance: _builtins.str = ...,
         others: _abc.Iterable[Global___AgentInstance] | None = ...,
+        certificate_serial: _builtins.str = ...,
+        certificate_expires_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left", "disk", b"disk", "networks_left", b"networks_left", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left", "certificate_expires_at", b"certificate_expires_at", "disk", b"disk", "networks_left", b"networks_left", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left", "age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "disk", b"disk", "docker_version", b"docker_version", "folder_problem", b"folder_problem", "hostname", b"hostname", "instance", b"instance", "networks_left", b"networks_left", "node", b"node", "others", b"others", "problem", b"problem", "router_address", b"router_address", "started_at", b"started_at", "uid", b"uid", "without_engine", b"without_engine"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left", "age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "certificate_expires_at", b"certificate_expires_at", "certificate_serial", b"certificate_serial", "disk", b"disk", "docker_version", b"docker_version", "folder_problem", b"folder_problem", "hostname", b"hostname", "instance", b"instance", "networks_left", b"networks_left", "node", b"node", "others", b"others", "problem", b"problem", "router_address", b"router_address", "started_at", b"started_at", "uid", b"uid", "without_engine", b"without_engine"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__networks_left: _TypeAlias = _typing.Literal["networks_left"]  # noqa: Y015
     _WhichOneofArgType__networks_left: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left"]  # noqa: Y015

@@ -1,0 +1,133 @@
+"""Renewal of a program's own certificate: after two thirds of its life, with retries, without a restart.
+
+The program's connections and servers look at the files themselves. The cryptography library is not imported here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import structlog
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+from devopsellence import input_file
+from devopsellence.access.certificate import serial_number, validity
+from devopsellence.certificates.files import locked, replace_pair
+from devopsellence.certificates.life import Life
+from devopsellence.client_certificate import certificate_end
+from devopsellence.server_certificate import CertificateFiles
+
+#: Longest time until the files are looked at again: somebody may replace them, and a machine may sleep.
+_LOOK_AGAIN_SECONDS: Final = 3600.0
+#: Pauses after failures: a gateway may be back in a moment, and there are weeks left.
+_PAUSES: Final = wait_random_exponential(multiplier=15, min=5, max=3600)
+_log = structlog.get_logger()
+
+
+class RenewalFailed(Exception):
+    """A certificate was not renewed; the one before stays in use. The message says why."""
+
+
+@dataclass(frozen=True)
+class RenewedCertificate:
+    """A new certificate with the authority behind it, and its key; PEM."""
+
+    chain: bytes
+    key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class InstalledCertificate:
+    """The certificate in a program's files."""
+
+    pem: bytes
+    life: Life
+
+    @property
+    def serial(self) -> str:
+        return serial_number(self.pem)
+
+
+def read_certificate(files: CertificateFiles) -> InstalledCertificate:
+    """Return the certificate in the files. Blocks.
+
+    Raises:
+        RenewalFailed: there is none.
+    """
+    try:
+        pem = input_file.read(files.certificate)
+        return InstalledCertificate(pem, Life(*validity(pem)))
+    except (OSError, ValueError) as error:
+        raise RenewalFailed(f"cannot read the certificate {files.certificate}: {error}") from error
+
+
+def install(files: CertificateFiles, renewed: RenewedCertificate, before: InstalledCertificate) -> None:
+    """Replace certificate and key, unless another process has done so since ``before`` was read. Blocks.
+
+    Raises:
+        RenewalFailed: servers of the cluster would not accept the certificate; nothing was replaced.
+        OSError: the files cannot be written. Busy: another process is replacing them.
+    """
+    folder = files.certificate.parent
+    with locked(folder), TemporaryDirectory(dir=folder, prefix=".renewed-") as scratch:
+        if input_file.read(files.certificate) != before.pem:
+            return
+        certificate, key = Path(scratch, "tls.crt"), Path(scratch, "tls.key")
+        replace_pair(certificate, key, renewed.chain, renewed.key)
+        if not certificate_end(files.authority, certificate, key):
+            raise RenewalFailed(f"the renewed certificate does not fit the authority in {files.authority}")
+        replace_pair(files.certificate, files.key, renewed.chain, renewed.key)
+
+
+class Renewer:
+    """Keeps the certificate in a program's files from expiring.
+
+    ``renew`` has a new one signed. ``installed`` is called with the certificate at the start and after each change.
+    """
+
+    def __init__(
+        self,
+        files: CertificateFiles,
+        renew: Callable[[], Awaitable[RenewedCertificate]],
+        installed: Callable[[InstalledCertificate], None] = lambda _: None,
+    ) -> None:
+        self._files = files
+        self._renew = renew
+        self._installed = installed
+        self._known: InstalledCertificate | None = None
+
+    async def run(self) -> None:
+        """Renew in time until cancelled."""
+        while True:
+            pause: float = await AsyncRetrying(retry=retry_if_exception_type(Exception), wait=_PAUSES)(self._attempt)
+            await asyncio.sleep(pause)
+
+    async def _attempt(self) -> float:
+        """Renew the certificate if that is due; return the seconds until it should be looked at again."""
+        try:
+            now = datetime.datetime.now(datetime.UTC)
+            found = await self._look()
+            left = (found.life.renewal_at(str(self._files.certificate) + found.serial) - now).total_seconds()
+            if left <= 0:
+                await asyncio.to_thread(install, self._files, await self._renew(), found)
+                found = await self._look()
+                _log.info("certificate renewed", serial=found.serial, expires=f"{found.life.ends:%Y-%m-%d}")
+                left = _LOOK_AGAIN_SECONDS
+        except Exception as error:
+            expires = f"{self._known.life.ends:%Y-%m-%d}" if self._known is not None else ""
+            _log.warning("certificate not renewed", reason=str(error), expires=expires)
+            raise
+        return min(left, _LOOK_AGAIN_SECONDS)
+
+    async def _look(self) -> InstalledCertificate:
+        found = await asyncio.to_thread(read_certificate, self._files)
+        if found != self._known:
+            self._known = found
+            self._installed(found)
+        return found
