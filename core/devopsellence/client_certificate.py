@@ -62,9 +62,18 @@ def certificate_end(ca_cert: Path | None, cert: Path | None, key: Path | None) -
     if ca_cert is None or cert is None or key is None:
         return 0.0
     try:
-        return float(ssl.cert_time_to_seconds(str(_shown_to_server(ca_cert, cert, key)["notAfter"])))
+        authorities = input_file.read(ca_cert).decode("ascii")
+        return float(ssl.cert_time_to_seconds(str(_shown_to_server(authorities, cert, key)["notAfter"])))
     except (OSError, ValueError, KeyError):
         return 0.0
+
+
+def is_signed_under(authority: str, cert: Path, key: Path) -> bool:
+    """Return True if a server that trusts ``authority`` (PEM) alone accepts a client certificate. Blocks."""
+    try:
+        return bool(_shown_to_server(authority, cert, key))
+    except (OSError, ValueError):
+        return False
 
 
 def common_name(cert: Path | None, key: Path | None) -> str:
@@ -73,14 +82,15 @@ def common_name(cert: Path | None, key: Path | None) -> str:
         return ""
     try:
         # The certificate is its own authority here, because that of clients need not be that of the servers.
-        subject = cast("_Subject", _shown_to_server(cert, cert, key).get("subject", ()))
+        authority = input_file.read(cert).decode("ascii")
+        subject = cast("_Subject", _shown_to_server(authority, cert, key).get("subject", ()))
     except (OSError, ValueError):
         return ""
     return next((value for part in subject for name, value in part if name == "commonName"), "")
 
 
-def _shown_to_server(authority: Path, cert: Path, key: Path) -> Mapping[str, object]:
-    """Return a client certificate as a server sees it that accepts those of ``authority``.
+def _shown_to_server(authorities: str, cert: Path, key: Path) -> Mapping[str, object]:
+    """Return a client certificate as a server sees it that accepts those of ``authorities`` (PEM).
 
     Raises:
         OSError, ValueError: the files cannot be used, or the server would not accept the certificate.
@@ -91,7 +101,7 @@ def _shown_to_server(authority: Path, cert: Path, key: Path) -> Mapping[str, obj
     client_context.verify_mode = ssl.CERT_NONE
     server_context.verify_mode = ssl.CERT_REQUIRED
     server_context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    server_context.load_verify_locations(authority)
+    server_context.load_verify_locations(cadata=authorities)
     for context in (client_context, server_context):
         context.load_cert_chain(cert, key, password="")
     _, server = shake_hands(client_context, server_context)

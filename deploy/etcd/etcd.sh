@@ -13,9 +13,10 @@ usage() {
 usage: etcd.sh COMMAND
 
 On the machine of a member, as root:
-  install FOLDER [--snapshots FOLDER]
+  install FOLDER [--snapshots FOLDER] [--restart]
                       Start a member, or renew its files, from the folder etcd-<name> created by `devopsellence cluster init`.
-                      With the folder root, also take a snapshot every hour.
+                      With the folder root, also take a snapshot every hour. With --restart, restart a running member: it
+                      reads a new ca.crt only then.
   restore FILE [--settings FILE]
                       Replace this member's data with a snapshot; existing data is moved aside. Stop etcd on all machines first.
 
@@ -232,8 +233,16 @@ take_in() {
 
 # With DESTDIR: install below that folder, and start nothing.
 install_member() {
-  local bundle=${1:-} snapshots='' here etc=${DESTDIR:-}$HOME_DIR units=${DESTDIR:-}/etc/systemd/system lib=${DESTDIR:-}/usr/local/lib/devopsellence file
-  [ "${2:-}" != --snapshots ] || snapshots=${3:?}
+  local bundle=${1:-} snapshots='' restart='' here etc=${DESTDIR:-}$HOME_DIR units=${DESTDIR:-}/etc/systemd/system lib=${DESTDIR:-}/usr/local/lib/devopsellence file
+  [ $# -eq 0 ] || shift
+  while [ $# -gt 0 ]; do
+    case "$1" in
+      --snapshots) snapshots=${2:?} && shift ;;
+      --restart) restart=yes ;;
+      *) fail "unknown option '$1': see 'etcd.sh --help'" ;;
+    esac
+    shift
+  done
   here=$(dirname "$0")
   for file in etcd.env ca.crt tls.crt tls.key; do
     [ -f "$bundle/$file" ] || fail "'$bundle' is not a member's folder: it has no $file; 'devopsellence cluster init' creates the folder"
@@ -260,6 +269,8 @@ install_member() {
     systemctl daemon-reload
     # The first member answers only once a second one runs, so do not wait.
     systemctl enable --now --no-block "$UNIT"
+    # Returns once the member serves again.
+    [ -z "$restart" ] || systemctl restart "$UNIT"
     [ -z "$snapshots" ] || systemctl enable --now "$TIMER"
     note "etcd is starting: 'systemctl status $UNIT' shows its state"
   fi

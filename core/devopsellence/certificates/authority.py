@@ -73,7 +73,8 @@ class CertificateRequest:
 class CertificateAuthority:
     """CA for leaf certificates: a root, or an issuing authority that the root has signed.
 
-    ``root`` is the certificate of the root that has signed an issuing authority; None for a root.
+    ``root`` is the certificate of the root that has signed an issuing authority; None for a root. ``also_trusted`` are
+    other roots of the cluster, while its root is being replaced.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class CertificateAuthority:
     ) -> None:
         self.certificate = certificate
         self._key = key
+        self.also_trusted: tuple[x509.Certificate, ...] = ()
         #: True for a root, which signs leaves itself where there is no issuing authority.
         self.is_root = root is None
         self.root = root or certificate
@@ -136,8 +138,8 @@ class CertificateAuthority:
 
     @property
     def trusted(self) -> bytes:
-        """PEM of the root: what others trust."""
-        return _pem(self.root)
+        """PEM of the root, and of the other one while it is being replaced: what others trust."""
+        return b"".join(_pem(root) for root in (self.root, *self.also_trusted))
 
     @property
     def life(self) -> Life:
@@ -301,6 +303,11 @@ def encrypted_key(key: bytes, passphrase: str) -> bytes:
     Not PEM's own encryption, for which the library derives the key in 2,048 rounds, too few against guessing.
     """
     return age.encrypt_with_passphrase(key, passphrase)
+
+
+def fingerprint(certificate: x509.Certificate) -> str:
+    """Return the SHA-256 of a certificate in hexadecimal."""
+    return certificate.fingerprint(hashes.SHA256()).hex()
 
 
 def life_of(certificate: x509.Certificate) -> Life:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -89,6 +90,7 @@ class Renewer:
     """Keeps the certificate in a program's files from expiring.
 
     ``renew`` has a new one signed. ``installed`` is called with the certificate at the start and after each change.
+    ``outdated`` says whether the certificate is to be renewed whatever its age; it may block.
     """
 
     def __init__(
@@ -96,17 +98,31 @@ class Renewer:
         files: CertificateFiles,
         renew: Callable[[], Awaitable[RenewedCertificate]],
         installed: Callable[[InstalledCertificate], None] = lambda _: None,
+        outdated: Callable[[CertificateFiles], bool] = lambda _: False,
     ) -> None:
         self._files = files
         self._renew = renew
         self._installed = installed
+        self._outdated = outdated
         self._known: InstalledCertificate | None = None
+        self._wake = asyncio.Event()
+
+    def look_again(self) -> None:
+        """Look at once whether the certificate is to be renewed; call it on the event loop."""
+        self._wake.set()
 
     async def run(self) -> None:
         """Renew in time until cancelled."""
+        retrying = AsyncRetrying(sleep=self._pause, retry=retry_if_exception_type(Exception), wait=_PAUSES)
         while True:
-            pause: float = await AsyncRetrying(retry=retry_if_exception_type(Exception), wait=_PAUSES)(self._attempt)
-            await asyncio.sleep(pause)
+            seconds: float = await retrying(self._attempt)
+            await self._pause(seconds)
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        self._wake.clear()
 
     async def _attempt(self) -> float:
         """Renew the certificate if that is due; return the seconds until it should be looked at again."""
@@ -114,16 +130,21 @@ class Renewer:
             now = datetime.datetime.now(datetime.UTC)
             found = await self._look()
             left = (found.life.renewal_at(str(self._files.certificate) + found.serial) - now).total_seconds()
-            if left <= 0:
-                await asyncio.to_thread(install, self._files, await self._renew(), found)
-                found = await self._look()
-                _log.info("certificate renewed", serial=found.serial, expires=f"{found.life.ends:%Y-%m-%d}")
+            if left <= 0 or await asyncio.to_thread(self._outdated, self._files):
+                await self._replace(found)
                 left = _LOOK_AGAIN_SECONDS
         except Exception as error:
             expires = f"{self._known.life.ends:%Y-%m-%d}" if self._known is not None else ""
             _log.warning("certificate not renewed", reason=str(error), expires=expires)
             raise
         return min(left, _LOOK_AGAIN_SECONDS)
+
+    async def _replace(self, before: InstalledCertificate) -> None:
+        await asyncio.to_thread(install, self._files, await self._renew(), before)
+        found = await self._look()
+        _log.info("certificate renewed", serial=found.serial, expires=f"{found.life.ends:%Y-%m-%d}")
+        if await asyncio.to_thread(self._outdated, self._files):
+            raise RenewalFailed("the gateway signs under an authority that is being replaced")
 
     async def _look(self) -> InstalledCertificate:
         found = await asyncio.to_thread(read_certificate, self._files)

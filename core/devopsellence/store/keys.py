@@ -210,6 +210,10 @@ class Keys:
         return f"{self.prefix}access/gateways"
 
     @property
+    def authorities(self) -> str:
+        return f"{self.prefix}access/authorities"
+
+    @property
     def issued_certificates_prefix(self) -> str:
         return f"{self.prefix}access/certificates/"
 

@@ -15,12 +15,11 @@ import structlog
 
 from devopsellence import clock
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.certificates.renewal import Renewer
 from devopsellence.nodeagent.access import AccessMirror
 from devopsellence.nodeagent.api.images import ImageService
 from devopsellence.nodeagent.api.server import ApiServer, ListenOptions
 from devopsellence.nodeagent.assignments import Assignments
-from devopsellence.nodeagent.certificates.signing import new_certificate
+from devopsellence.nodeagent.certificates.machine import MachineCertificate
 from devopsellence.nodeagent.docker import streams
 from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.docker.interface import ContainerEngine
@@ -188,8 +187,8 @@ class Agent(Generic[R]):
             context, machine, self.assignments, self._statuses, self.decrypter, self.images, ingress
         )
         self._trimmer = resources.trimmer
-        self._renewer = (
-            Renewer(options.files, partial(new_certificate, etcd), self.heartbeat.set_certificate)
+        self._certificate = (
+            MachineCertificate(etcd, options.files, self.heartbeat.set_certificate)
             if options.files is not None
             else None
         )
@@ -271,8 +270,8 @@ class Agent(Generic[R]):
                 tasks.append(group.create_task(self._disk.run()))
             if self._networks is not None:
                 tasks.append(group.create_task(self._networks.run()))
-            if self._renewer is not None:
-                tasks.append(group.create_task(self._renewer.run()))
+            if self._certificate is not None:
+                tasks.append(group.create_task(self._certificate.run()))
             await self.assignments.first_list()
             reconciling = group.create_task(self._reconciler.run())
             self._trimmer.start()

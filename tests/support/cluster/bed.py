@@ -182,6 +182,19 @@ class Bed:
         self.etcd[name].start()
         until("etcd answers", self._etcd_answers, every=0.1)
 
+    def renew_members(self) -> None:
+        """Copy the present bundles of etcd's members to their machines, and restart nothing."""
+        for name in self.etcd:
+            self._install_member(name)
+
+    def restart_controllers(self) -> None:
+        """Restart the controllers with their present bundle, one after the other."""
+        for controller in self.controllers.values():
+            controller.stop()
+            controller.install(self._controllers)
+            controller.start()
+            self.wait()
+
     def wait(self) -> None:
         """Return once etcd answers, a controller leads, and every agent has a heartbeat and a Docker Engine."""
         until("a controller leads", self._led, seconds=_SETTLE_SECONDS, every=0.2)
@@ -231,8 +244,11 @@ class Bed:
         self, *arguments: str, check: bool = True, cwd: Path | None = None, timeout: float = 120
     ) -> subprocess.CompletedProcess[str]:
         """Run the real command line."""
-        command = [sys.executable, "-m", "devopsellence.cli", *arguments]
-        return run(command, environ=self.environ, check=check, cwd=cwd, timeout=timeout)
+        return run(self.command(*arguments), environ=self.environ, check=check, cwd=cwd, timeout=timeout)
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return the words of a command of the real command line."""
+        return [sys.executable, "-m", "devopsellence.cli", *arguments]
 
     def json(self, *arguments: str, check: bool = True, cwd: Path | None = None) -> dict[str, Any]:
         """Run a command with ``-o json``; return the last document."""

@@ -139,7 +139,7 @@ class Program:
 
     @property
     def running(self) -> bool:
-        return self.machine.on and self._alive(self._pid())
+        return self.machine.on and self._alive(self.pid)
 
     def start(self) -> None:
         """Start the program as a child of the machine's first process; the log is outside the machine."""
@@ -176,7 +176,8 @@ class Program:
     def _pid_file(self) -> str:
         return f"/run/bed-{self.name}.pid"
 
-    def _pid(self) -> int:
+    @property
+    def pid(self) -> int:
         """Return the pid inside the machine; 0 if never started there."""
         file = self.machine.root / self._pid_file.lstrip("/")
         return int(file.read_text()) if file.exists() else 0
@@ -189,14 +190,14 @@ class Program:
         return stat.rpartition(")")[2].split()[0] not in "ZX"
 
     def _end(self, name: str) -> None:
-        pid = self._pid()
+        pid = self.pid
         if not self._alive(pid):
             return
         self._signal(name)
         until(f"{self.name} on {self.machine.name} has ended", lambda: not self._alive(pid), seconds=_END_SECONDS)
 
     def _signal(self, name: str) -> None:
-        pid = self._pid()
+        pid = self.pid
         assert self._alive(pid), f"{self.name} on {self.machine.name} does not run"
         self.machine.run("kill", f"-{name}", str(pid))
 

@@ -7,6 +7,7 @@ root's key. Clusters of earlier versions have a root that signs leaves itself, w
 from __future__ import annotations
 
 import datetime
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +18,7 @@ from devopsellence.certificates.authority import (
     IssuedCertificate,
     encrypted_key,
     is_encrypted,
+    load_certificate,
     why_expires,
 )
 from devopsellence.cli.cluster.folder import ClusterFolder
@@ -45,7 +47,8 @@ def establish(
         CliError: ``authority_unusable``: the existing authority cannot be used. What ``passphrase`` raises.
     """
     if force or not _exists(folder):
-        return _created(folder, at, passphrase)
+        _end_rotation(folder)
+        return create(folder, at, passphrase)
     if folder.issuing_certificate.exists():
         issuing = _load(folder)
         if not why_expires(issuing.certificate, at):
@@ -55,7 +58,7 @@ def establish(
         root = CertificateAuthority.load(folder.authority_certificate, folder.authority_key, passphrase=entered)
     except CertificateError as error:
         raise _unusable(folder, error) from error
-    return _issuing_by(root, folder, at) if root.can_create_issuing else root
+    return _with_others(_issuing_by(root, folder, at) if root.can_create_issuing else root, folder)
 
 
 def load(folder: ClusterFolder, at: datetime.datetime) -> CertificateAuthority:
@@ -80,7 +83,12 @@ def _exists(folder: ClusterFolder) -> bool:
     return any(file.exists() for file in files)
 
 
-def _created(folder: ClusterFolder, at: datetime.datetime, passphrase: Passphrase) -> CertificateAuthority:
+def create(folder: ClusterFolder, at: datetime.datetime, passphrase: Passphrase) -> CertificateAuthority:
+    """Create a root and an issuing authority in a folder that exists; return the latter.
+
+    Raises:
+        What ``passphrase`` raises; nothing is written then.
+    """
     root = CertificateAuthority.create(AUTHORITY_NAME, at)
     chosen = passphrase.choose()
     key = encrypted_key(root.issued.key, chosen) if chosen else root.issued.key
@@ -97,12 +105,27 @@ def _issuing_by(root: CertificateAuthority, folder: ClusterFolder, at: datetime.
 def _load(folder: ClusterFolder) -> CertificateAuthority:
     try:
         if not folder.issuing_certificate.exists():
-            return CertificateAuthority.load(folder.authority_certificate, folder.authority_key)
-        return CertificateAuthority.load(
+            return _with_others(CertificateAuthority.load(folder.authority_certificate, folder.authority_key), folder)
+        issuing = CertificateAuthority.load(
             folder.issuing_certificate, folder.issuing_key, trusted=folder.authority_certificate
         )
+        return _with_others(issuing, folder)
     except CertificateError as error:
         raise _unusable(folder, error) from error
+
+
+def _with_others(authority: CertificateAuthority, folder: ClusterFolder) -> CertificateAuthority:
+    """Trust the other root of a rotation, too."""
+    others = (folder.next.authority_certificate, folder.former_certificate)
+    authority.also_trusted = tuple(load_certificate(path) for path in others if path.exists())
+    return authority
+
+
+def _end_rotation(folder: ClusterFolder) -> None:
+    for path in (folder.former_certificate, folder.former_key):
+        path.unlink(missing_ok=True)
+    if folder.next.root.exists():
+        shutil.rmtree(folder.next.root)
 
 
 def _unusable(folder: ClusterFolder, error: CertificateError) -> CliError:

@@ -88,6 +88,23 @@ class ClusterFolder:
         return self.root / "issuing.key"
 
     @property
+    def next(self) -> ClusterFolder:
+        """Folder of the authorities that a rotation will put in place of these; without one, there is no such folder.
+
+        Its certificate is the last file to move.
+        """
+        return ClusterFolder(self.root / "next")
+
+    @property
+    def former_certificate(self) -> Path:
+        """Certificate of the root before the rotation that is going on, once it has been replaced."""
+        return self.root / "former.crt"
+
+    @property
+    def former_key(self) -> Path:
+        return self.root / "former.key"
+
+    @property
     def has_authority(self) -> bool:
         """Return True if certificates can be signed here."""
         return self.issuing_key.exists() or self.authority_key.exists()

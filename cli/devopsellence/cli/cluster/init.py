@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from devopsellence.atomic_file import write_atomic
 from devopsellence.certificates import subjects
-from devopsellence.certificates.authority import CertificateRequest
+from devopsellence.certificates.authority import CertificateAuthority, CertificateRequest
 from devopsellence.cli.cluster import authority as authorities
 from devopsellence.cli.cluster import issue, programs
 from devopsellence.cli.cluster.authority import Passphrase
@@ -125,14 +126,22 @@ def initialize(
         machines = ControlPlane(given.members or last.members, given.given_controllers or last.given_controllers)
         authority = authorities.establish(folder, at, passphrase, force=force)
         folder.remember(machines)
-        issued = [
-            (where, issue.issue(authority, bundle, request, at, force=force))
-            for where, bundle, request in _bundles(folder, machines)
-        ]
-        if not authority.is_root:
-            # Controllers renew certificates with it, unattended.
-            authority.issued.write(folder.controller.issuing_certificate, folder.controller.issuing_key)
-        _write_settings(folder, machines.members, prefix)
+        return write_bundles(folder, authority, prefix, at, force=force)
+
+
+def write_bundles(
+    folder: ClusterFolder, authority: CertificateAuthority, prefix: str, at: datetime, *, force: bool = False
+) -> InitResult:
+    """Create or renew the folders of the control plane's machines and of root; call with the folder locked."""
+    machines = folder.control_plane()
+    issued = [
+        (where, issue.issue(authority, bundle, request, at, force=force))
+        for where, bundle, request in _bundles(folder, machines)
+    ]
+    if not authority.is_root:
+        # Controllers renew certificates with it, unattended.
+        authority.issued.write(folder.controller.issuing_certificate, folder.controller.issuing_key)
+    _write_settings(folder, machines.members, prefix)
     return InitResult(folder, machines, prefix, issued)
 
 

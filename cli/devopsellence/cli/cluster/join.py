@@ -9,7 +9,7 @@ from pathlib import Path
 from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.atomic_file import write_atomic
 from devopsellence.certificates import subjects
-from devopsellence.certificates.authority import CertificateAuthority, load_certificate
+from devopsellence.certificates.authority import CertificateAuthority, load_certificates
 from devopsellence.cli.cluster import authority as authorities
 from devopsellence.cli.cluster import issue, programs
 from devopsellence.cli.cluster.folder import ClusterFolder
@@ -73,7 +73,7 @@ def _authority(folder: ClusterFolder, settings: Settings, *, required: bool) -> 
     if not required and not folder.has_authority:
         return None
     authority = authorities.load(folder, issue.now())
-    if settings.ca_cert is not None and load_certificate(settings.ca_cert) == authority.root:
+    if settings.ca_cert is not None and authority.root in load_certificates(settings.ca_cert):
         return authority
     if not required:
         return None

@@ -18,6 +18,7 @@ from devopsellence.certificates.authority import (
     CertificateError,
     CertificateRequest,
     IssuingFiles,
+    fingerprint,
     life_of,
 )
 from devopsellence.certificates.request import InvalidRequest, key_in
@@ -62,7 +63,7 @@ class CertificateService(CertificatesServicer):
     ) -> SignedCertificate:
         call.limits.check_signature(asyncio.get_running_loop().time())
         try:
-            chain = await asyncio.to_thread(self._sign, subject, csr, life)
+            chain, root = await asyncio.to_thread(self._sign, subject, csr, life)
         except InvalidRequest as error:
             raise invalid(str(error)) from error
         except CertificateError as error:
@@ -70,15 +71,21 @@ class CertificateService(CertificatesServicer):
             reason = "the authority of this gateway cannot sign; see the controller's log"
             raise Refused(RefusalKind.NOT_NOW, reason) from error
         # First the record: no certificate is unknown.
-        key = await self._record(call, subject, chain)
+        key = await self._record(call, subject, chain, root)
         self._admission.audit.written(call.caller.identity, call.method, [KeyRange(key)], subject.common_name)
         return SignedCertificate(chain=chain)
 
-    def _sign(self, subject: CertificateRequest, csr: bytes, life: datetime.timedelta | None) -> bytes:
+    def _sign(
+        self, subject: CertificateRequest, csr: bytes, life: datetime.timedelta | None
+    ) -> tuple[bytes, x509.Certificate]:
+        """Return the certificate and the root that it is signed under."""
         key = key_in(csr)
-        return self._files.load().sign(subject, key, datetime.datetime.now(datetime.UTC), life)
+        authority = self._files.load()
+        return authority.sign(subject, key, datetime.datetime.now(datetime.UTC), life), authority.root
 
-    async def _record(self, call: AdmittedCall, subject: CertificateRequest, chain: bytes) -> bytes:
+    async def _record(
+        self, call: AdmittedCall, subject: CertificateRequest, chain: bytes, root: x509.Certificate
+    ) -> bytes:
         """Write the record of a certificate, which etcd deletes a month after the end; return its key."""
         certificate = x509.load_pem_x509_certificate(chain)
         life = life_of(certificate)
@@ -88,6 +95,7 @@ class CertificateService(CertificatesServicer):
             node=subject.unit,
             issued_by=call.caller.identity,
             issued_by_serial=call.serial,
+            authority=fingerprint(root),
         )
         record.not_before.FromDatetime(life.begins)
         record.not_after.FromDatetime(life.ends)

@@ -477,6 +477,36 @@ class Gateways(_message.Message):
 Global___Gateways: _TypeAlias = Gateways  # noqa: Y015
 
 @_typing.final
+class Authorities(_message.Message):
+    """access/authorities. Written by root while the cluster's root authority is replaced (`cluster ca rotate`), readable for
+    nodes and operators. Absent before the first rotation.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def certificates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """PEM of the root authorities to trust, one or two. Certificates are renewed if they are not signed under the first."""
+
+    @_builtins.property
+    def updated_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        certificates: _abc.Iterable[_builtins.str] | None = ...,
+        updated_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["updated_at", b"updated_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificates", b"certificates", "updated_at", b"updated_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Authorities: _TypeAlias = Authorities  # noqa: Y015
+
+@_typing.final
 class IssuedCertificate(_message.Message):
     """access/certificates/<serial>. Written by gateways, readable for operators with the role admin: a certificate that a
     gateway has signed. Bound to a lease that ends a month after the certificate.
@@ -491,6 +521,7 @@ class IssuedCertificate(_message.Message):
     NOT_AFTER_FIELD_NUMBER: _builtins.int
     ISSUED_BY_FIELD_NUMBER: _builtins.int
     ISSUED_BY_SERIAL_FIELD_NUMBER: _builtins.int
+    AUTHORITY_FIELD_NUMBER: _builtins.int
     serial: _builtins.str
     """As in DeniedCertificate."""
     identity: _builtins.str
@@ -501,6 +532,8 @@ class IssuedCertificate(_message.Message):
     """Identity of the caller: the same for a renewal."""
     issued_by_serial: _builtins.str
     """Serial number of the caller's certificate."""
+    authority: _builtins.str
+    """SHA-256 of the root authority that it is signed under, in hexadecimal."""
     @_builtins.property
     def not_before(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -515,10 +548,11 @@ class IssuedCertificate(_message.Message):
         not_after: _timestamp_pb2.Timestamp | None = ...,
         issued_by: _builtins.str = ...,
         issued_by_serial: _builtins.str = ...,
+        authority: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["not_after", b"not_after", "not_before", b"not_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "issued_by", b"issued_by", "issued_by_serial", b"issued_by_serial", "node", b"node", "not_after", b"not_after", "not_before", b"not_before", "serial", b"serial"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "identity", b"identity", "issued_by", b"issued_by", "issued_by_serial", b"issued_by_serial", "node", b"node", "not_after", b"not_after", "not_before", b"not_before", "serial", b"serial"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from devopsellence.cli import context
+from devopsellence.cli.commands.cluster.authority_options import passphrase_options, pki_option
+from devopsellence.cli.commands.cluster.ca import ca
 from devopsellence.cli.commands.complete import complete_subjects
 from devopsellence.cli.confirm import confirm, destroys
 from devopsellence.cli.groups import CommandGroup
@@ -22,10 +24,6 @@ if TYPE_CHECKING:
 
 #: Past participles of ``IssueOutcome`` for messages; JSON keeps the values themselves.
 _OUTCOME_WORDS: Final = {"made": "created", "kept": "unchanged", "renewed": "renewed"}
-
-pki_option = click.option(
-    "--pki", metavar="DIR", help="Folder of the cluster's CA.  [default: cluster/ in the state folder]"
-)
 
 
 @click.group(cls=CommandGroup)
@@ -53,12 +51,7 @@ def cluster() -> None:
     metavar="ADDRESS",
     help="Machine of a controller (repeatable); give all.  [default: the machines of etcd]",
 )
-@click.option(
-    "--passphrase-file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File with the passphrase of the CA's key, in its first line.  [default: ask on the terminal]",
-)
-@click.option("--no-passphrase", is_flag=True, help="Do not encrypt the key of a new CA.")
+@passphrase_options
 @click.option("--force", is_flag=True, help="Create a new CA and new keys; replaces all certificates.")
 @pass_output
 @click.pass_context
@@ -230,3 +223,6 @@ def issued_text(issued: IssuedBundle, request: CertificateRequest, *, granted: b
     access = " The operator has access to the cluster." if granted else ""
     subject = f"{request.common_name} ({request.unit})" if request.unit else request.common_name
     return f"Certificate of {subject} {_OUTCOME_WORDS[issued.outcome]}{why}: {issued.bundle.root}.{access}"
+
+
+cluster.add_command(ca)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from devopsellence.cli import context, errors
-from devopsellence.cli.commands.cluster.cluster import pki_option
+from devopsellence.cli.commands.cluster.authority_options import pki_option
 from devopsellence.cli.commands.cluster.node_diagnose import diagnose
 from devopsellence.cli.commands.cluster.node_drain import (
     RENEW_KEYS,

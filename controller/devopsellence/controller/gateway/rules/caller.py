@@ -34,8 +34,8 @@ _ACCESS: Final = KeyPattern(("access", "operators"))
 _DENIED: Final = KeyPattern(("access", "denied"), tree=False)
 _ISSUED: Final = KeyPattern(("access", "certificates"))
 _RECIPIENTS: Final = KeyPattern(("operators",))
-#: Where the gateways are, for everybody.
-_GATEWAYS: Final = KeyPattern(("access", "gateways"), tree=False)
+#: Where the gateways are, and whose certificates to trust, for everybody.
+_SHARED: Final = tuple(KeyPattern(("access", record), tree=False) for record in ("gateways", "authorities"))
 
 
 class Role(StrEnum):
@@ -116,7 +116,7 @@ def node_grants(keys: Keys, node: str) -> Grants:
         # For the API of its agent, which admits operators by the same records.
         _ACCESS,
         _DENIED,
-        _GATEWAYS,
+        *_SHARED,
     )
     return Grants(keys.prefix.encode(), read=(*own, heartbeat, status), write=(heartbeat, status, events))
 
@@ -130,7 +130,7 @@ def operator_grants(keys: Keys, operator: str, rights: Rights) -> Grants:
         return [KeyPattern((kind, *(between if parts else ()), *parts)) for kind in kinds for parts in places]
 
     read = [KeyPattern((kind,)) for kind in ("nodes", "heartbeats", "operators", "election", "hosts")]
-    read += [KeyPattern(("access", "operators", check_name("operator", operator)), tree=False), _GATEWAYS]
+    read += [KeyPattern(("access", "operators", check_name("operator", operator)), tree=False), *_SHARED]
     for action, (kinds, kinds_of_nodes) in _READ.items():
         read += of_environments(action, kinds) + of_environments(action, kinds_of_nodes, of_nodes=True)
     written = [pattern for action, kinds in _WRITTEN.items() for pattern in of_environments(action, kinds)]
@@ -153,7 +153,7 @@ def operator_grants(keys: Keys, operator: str, rights: Rights) -> Grants:
 def _root_grants(keys: Keys) -> Grants:
     rights = operator_grants(keys, USER_OPERATOR, Rights(frozenset((role, ANY) for role in FULL_ROLES)))
     everything = (KeyPattern(()),)
-    return Grants(rights.prefix, read=everything, write=(*rights.write, _GATEWAYS), delete=everything)
+    return Grants(rights.prefix, read=everything, write=(*rights.write, *_SHARED), delete=everything)
 
 
 def _everything(keys: Keys) -> Grants:

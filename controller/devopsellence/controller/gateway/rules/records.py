@@ -12,6 +12,7 @@ from devopsellence.access.denied import check_denial
 from devopsellence.access.rights import InvalidAccess, rights_of
 from devopsellence.access.roles import Action
 from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.certificates.trust import check_authorities
 from devopsellence.controller.gateway.rules.caller import Caller, Role
 from devopsellence.controller.gateway.rules.refusal import denied, invalid
 from devopsellence.gateways import gateway_addresses
@@ -76,6 +77,7 @@ KINDS: Final[Mapping[str, RecordKind]] = {
     "access/operators": RecordKind(pb.OperatorAccess, lambda keys, key: {"name": keys.parse_operator_access(key)}),
     "access/denied": RecordKind(pb.DenyList, lambda keys, key: {}),
     "access/gateways": RecordKind(pb.Gateways, lambda keys, key: {}),
+    "access/authorities": RecordKind(pb.Authorities, lambda keys, key: {}),
     "environments": RecordKind(pb.Environment, lambda keys, key: _of_environment(keys.parse_environment(key))),
     "releases": RecordKind(pb.Release, _release),
     "secrets": RecordKind(pb.Secret, _secret),
@@ -149,6 +151,8 @@ def _check_content(message: Message) -> None:
     match message:
         case pb.Gateways():
             gateway_addresses(message)
+        case pb.Authorities():
+            check_authorities(message)
         case pb.OperatorAccess():
             rights_of(message)
         case pb.DenyList():
