@@ -219,3 +219,8 @@ def add_global_options(command: click.Command) -> None:
     if isinstance(command, click.Group):
         for child in command.commands.values():
             add_global_options(child)
+
+
+pki_option = click.option(
+    "--pki", metavar="DIR", help="Folder of the cluster's CA.  [default: cluster/ in the state folder]"
+)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from devopsellence.cli import context
+from devopsellence.cli.commands.cluster.cluster_certificates import certificates
 from devopsellence.cli.commands.complete import complete_subjects
 from devopsellence.cli.confirm import confirm, destroys
 from devopsellence.cli.groups import CommandGroup
+from devopsellence.cli.options import pki_option
 from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 
 if TYPE_CHECKING:
@@ -22,10 +24,6 @@ if TYPE_CHECKING:
 
 #: Past participles of ``IssueOutcome`` for messages; JSON keeps the values themselves.
 _OUTCOME_WORDS: Final = {"made": "created", "kept": "unchanged", "renewed": "renewed"}
-
-pki_option = click.option(
-    "--pki", metavar="DIR", help="Folder of the cluster's CA.  [default: cluster/ in the state folder]"
-)
 
 
 @click.group(cls=CommandGroup)
@@ -135,17 +133,17 @@ def issue(
       devopsellence cluster issue node prod-1 --out ./prod-1
     """
     from devopsellence.cli.cluster import authority as authorities
-    from devopsellence.cli.cluster import issue as certificates
+    from devopsellence.cli.cluster import issue as issuing
     from devopsellence.cli.cluster.folder import CertificateBundle, ClusterFolder
 
     folder = ClusterFolder.chosen(pki)
-    authority = authorities.load(folder, certificates.now())
+    authority = authorities.load(folder, issuing.now())
     default_bundle, request = _subject(ctx, folder, kind, name, uid)
     bundle = CertificateBundle(Path(out).absolute()) if out else default_bundle
     if force:
         confirm(ctx, f"This replaces the key in {bundle.root}, if there is one.")
     with folder.locked():
-        issued = certificates.issue(authority, bundle, request, certificates.now(), force=force)
+        issued = issuing.issue(authority, bundle, request, issuing.now(), force=force)
     granted = kind == "operator" and not no_grant
     if granted:
         _grant_operator(ctx, folder, str(name), issued)
@@ -222,6 +220,9 @@ def _grant_operator(ctx: click.Context, folder: ClusterFolder, name: str, issued
             f"the certificate is in {issued.bundle.root}, but {name} has no access to the cluster: {error.message}"
         )
         raise CliError(error.code, message, exit_code=error.exit_code, next_actions=actions) from error
+
+
+cluster.add_command(certificates)
 
 
 def issued_text(issued: IssuedBundle, request: CertificateRequest, *, granted: bool) -> str:
