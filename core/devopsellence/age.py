@@ -16,7 +16,6 @@ from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
 
-_ARMOR: Final = b"-----BEGIN AGE ENCRYPTED FILE-----"
 _RECIPIENT: Final = re.compile(r"age1[02-9ac-hj-np-z]{58}\Z")
 # Format of age: the header ends with a line "--- <MAC>"; then a nonce, and chunks with a tag each.
 _HEADER_END: Final = re.compile(rb"\n---[^\n]*\n")
@@ -117,30 +116,3 @@ def plaintext_size(armored: str) -> int:
         return 0
     chunks = len(parts[-1]) - _NONCE
     return max(chunks - _TAG * -(-chunks // (_CHUNK + _TAG)), 0) if len(parts) == 2 else 0
-
-
-def is_armored(content: bytes) -> bool:
-    """Return True if the content of a file is an armored age file."""
-    return content.startswith(_ARMOR)
-
-
-def encrypt_with_passphrase(plaintext: bytes, passphrase: str) -> bytes:
-    """Encrypt ``plaintext`` as an armored age file that a passphrase opens, made slow to guess (scrypt, about 1 s)."""
-    from pyrage import passphrase as with_passphrase
-
-    return bytes(with_passphrase.encrypt(plaintext, passphrase, armored=True))
-
-
-def decrypt_with_passphrase(armored: bytes, passphrase: str) -> bytes:
-    """Decrypt an armored age file.
-
-    Raises:
-        EncryptionError: the passphrase is wrong, or it is no such file.
-    """
-    from pyrage import DecryptError
-    from pyrage import passphrase as with_passphrase
-
-    try:
-        return bytes(with_passphrase.decrypt(armored, passphrase))
-    except DecryptError as error:
-        raise EncryptionError("the passphrase is wrong" if passphrase else "it needs a passphrase") from error

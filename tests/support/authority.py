@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from devopsellence.agent_identity import server_name
-from devopsellence.certificates.authority import CertificateAuthority, CertificateRequest, IssuingFiles
+from devopsellence.certificates.authority import CertificateAuthority, CertificateRequest
+from devopsellence.certificates.issuing import IssuingFiles
 from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.settings import ETCD_SERVER_NAME, Settings
 

@@ -16,7 +16,7 @@ import grpc.aio
 from devopsellence.access.rights import Rights, record_of
 from devopsellence.access.roles import Role
 from devopsellence.api.v1.stored_pb2 import DeniedCertificate, DenyList, Node
-from devopsellence.certificates.authority import IssuingFiles
+from devopsellence.certificates.issuing import IssuingFiles
 from devopsellence.client_certificate import read_credentials
 from devopsellence.controller.gateway.rules.refusal import Refused
 from devopsellence.controller.gateway.server import Gateway, GatewayOptions

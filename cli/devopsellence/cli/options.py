@@ -11,6 +11,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
@@ -219,3 +220,19 @@ def add_global_options(command: click.Command) -> None:
     if isinstance(command, click.Group):
         for child in command.commands.values():
             add_global_options(child)
+
+
+pki_option = click.option(
+    "--pki", metavar="DIR", help="Folder of the cluster's CA.  [default: cluster/ in the state folder]"
+)
+
+
+def passphrase_options(command: F) -> F:
+    """Declare ``--passphrase-file`` and ``--no-passphrase``, for the key of the cluster's CA."""
+    no_passphrase = click.option("--no-passphrase", is_flag=True, help="Do not encrypt the key of a new CA.")
+    file = click.option(
+        "--passphrase-file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="File with the passphrase of the CA's key, in its first line.  [default: ask on the terminal]",
+    )
+    return file(no_passphrase(command))

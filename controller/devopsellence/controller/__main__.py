@@ -10,20 +10,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import structlog
 
 from devopsellence import log
-from devopsellence.certificates.authority import CertificateError, IssuingFiles, has_certificate
-from devopsellence.controller.access.own_certificate import OwnCertificate, own_certificate
+from devopsellence.certificates.issuing import IssuingFiles
 from devopsellence.controller.controller import CertificateOptions, run
 from devopsellence.controller.gateway.server import GatewayOptions
 from devopsellence.gateways import InvalidGateways, gateway_address
 from devopsellence.program import PEM_FILE, etcd_options, read_settings, stop_event
 from devopsellence.server_certificate import CertificateFiles, ListenProblem
 from devopsellence.store.settings import Settings
+
+if TYPE_CHECKING:
+    from devopsellence.controller.access.own_certificate import OwnCertificate
 
 _ACME_CA_CERT = "DEVOPSELLENCE_ACME_CA_CERT"
 _GATEWAY_LISTEN = "DEVOPSELLENCE_GATEWAY_LISTEN"
@@ -145,10 +147,16 @@ def _issuing(options: Mapping[str, Any], settings: Settings, trusted: Path) -> I
             f"give both or none of --issuing-cert and --issuing-key ({_ISSUING_CERT}, {_ISSUING_KEY})"
         )
     if cert is None:
-        if settings.cert is None or not has_certificate(beside := settings.cert.with_name("issuing.crt")):
+        if settings.cert is None:
             return None
-        cert, key = beside, beside.with_suffix(".key")
+        beside = IssuingFiles(settings.cert.with_name("issuing.crt"), settings.cert.with_name("issuing.key"), trusted)
+        if not beside.exist:
+            return None
+        cert, key = beside.certificate, beside.key
     files = IssuingFiles(cert, key, trusted)
+    # Imported late, with what it needs: controllers without an authority have no use for it.
+    from devopsellence.certificates.authority import CertificateError
+
     try:
         files.load()
     except CertificateError as error:
@@ -191,6 +199,9 @@ def _own_certificate(settings: Settings, gateway: GatewayOptions | None) -> Iter
     with ExitStack() as stack:
         own = None
         if gateway is not None and gateway.issuing is not None and settings.cert is not None:
+            from devopsellence.certificates.authority import CertificateError
+            from devopsellence.controller.access.own_certificate import own_certificate
+
             try:
                 own = stack.enter_context(own_certificate(settings.cert, gateway.issuing))
             except (CertificateError, OSError) as error:

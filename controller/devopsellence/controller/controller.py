@@ -7,14 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from devopsellence.client_certificate import certificate_end
 from devopsellence.clock import now
 from devopsellence.controller.access.advertise import announced_address
-from devopsellence.controller.access.own_certificate import OwnCertificate
 from devopsellence.controller.access.registry import GatewayRegistry
 from devopsellence.controller.cache.store_cache import StoreCache
 from devopsellence.controller.certificates.failure import IssuancePace
@@ -32,6 +31,9 @@ from devopsellence.store.fenced import FencedWriter
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.lease import LeaseKeeper
 from devopsellence.store.settings import Settings
+
+if TYPE_CHECKING:
+    from devopsellence.controller.access.own_certificate import OwnCertificate
 
 # Changes are gathered for about the time of one pass over the nodes, so that a thousand nodes reporting at once cause a
 # few rounds and not a thousand: the cost of a report does not grow with the number of nodes.

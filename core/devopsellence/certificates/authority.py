@@ -11,15 +11,16 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from devopsellence import age, input_file
+from devopsellence import input_file
 from devopsellence.certificates.files import replace_pair
 from devopsellence.certificates.life import Life
 
@@ -31,6 +32,9 @@ LONG_LIFE: Final = datetime.timedelta(days=365)
 LEAF_LIFE: Final = datetime.timedelta(days=90)
 # Clocks of machines differ a little; a certificate must be valid on a machine with a slow clock.
 BACKDATE: Final = datetime.timedelta(hours=1)
+#: Rounds of PBKDF2-HMAC-SHA256 that make guesses of the passphrase slow (OWASP's cheat sheet on password storage).
+_PASSPHRASE_ROUNDS: Final = 600_000
+_DER_SEQUENCE: Final = b"\x30"
 MAX_COMMON_NAME: Final = 64  # RFC 5280, appendix A.1: ub-common-name
 
 
@@ -212,23 +216,6 @@ class CertificateAuthority:
         return why_expires(certificate, now)
 
 
-@dataclass(frozen=True)
-class IssuingFiles:
-    """PEM files of the authority that signs, and of the root that everybody trusts."""
-
-    certificate: Path
-    key: Path
-    trusted: Path
-
-    def load(self) -> CertificateAuthority:
-        """Return the authority. Blocks.
-
-        Raises:
-            CertificateError: the files cannot be used.
-        """
-        return CertificateAuthority.load(self.certificate, self.key, trusted=self.trusted)
-
-
 def request_like(certificate: x509.Certificate) -> CertificateRequest:
     """Return the request for a further certificate with the same identity and names."""
     names = tuple(str(name.value) for name in _alternative_names(certificate))
@@ -259,14 +246,6 @@ def load_certificates(path: Path) -> list[x509.Certificate]:
         raise CertificateError(f"cannot read the certificates {path}: {error}") from error
 
 
-def has_certificate(path: Path) -> bool:
-    """Return True if a file exists and has a certificate; False also for the placeholder of a systemd unit."""
-    try:
-        return b"-----BEGIN CERTIFICATE-----" in input_file.read(path)
-    except OSError:
-        return False
-
-
 def load_key(path: Path, passphrase: str = "") -> ec.EllipticCurvePrivateKey:
     """Load the private key in a PEM file, or in a file encrypted by :func:`encrypted_key`.
 
@@ -274,11 +253,9 @@ def load_key(path: Path, passphrase: str = "") -> ec.EllipticCurvePrivateKey:
         CertificateError: the file is missing or unreadable, holds another kind of key, or needs another passphrase.
     """
     try:
-        pem = input_file.read(path)
-        if age.is_armored(pem):
-            pem = age.decrypt_with_passphrase(pem, passphrase)
-        key = serialization.load_pem_private_key(pem, password=None)
-    except (OSError, ValueError, TypeError, age.EncryptionError) as error:  # TypeError: it is encrypted
+        content = input_file.read(path)
+        key = _decrypted(content, passphrase) if _is_pkcs12(content) else _plain(content)
+    except (OSError, ValueError, TypeError) as error:  # TypeError: it is encrypted as PEM
         raise CertificateError(f"cannot read the key {path}: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise CertificateError(f"{path} is not an elliptic curve key")
@@ -292,17 +269,43 @@ def is_encrypted(path: Path) -> bool:
         CertificateError: the file cannot be read.
     """
     try:
-        return age.is_armored(input_file.read(path))
+        return _is_pkcs12(input_file.read(path))
     except OSError as error:
         raise CertificateError(f"cannot read the key {path}: {error}") from error
 
 
 def encrypted_key(key: bytes, passphrase: str) -> bytes:
-    """Return the content of a key file that needs a passphrase: an age file.
+    """Return the content of a key file that needs a passphrase: PKCS #12, as ``openssl pkcs12`` reads.
 
-    Not PEM's own encryption, for which the library derives the key in 2,048 rounds, too few against guessing.
+    Not PEM's own encryption, for which the library derives the key in 2,048 rounds, too few against guessing; nor age,
+    which adapts to the speed of the machine and refuses on one that is much slower.
     """
-    return age.encrypt_with_passphrase(key, passphrase)
+    encryption = (
+        serialization.PrivateFormat.PKCS12.encryption_builder()
+        .kdf_rounds(_PASSPHRASE_ROUNDS)
+        .key_cert_algorithm(pkcs12.PBES.PBESv2SHA256AndAES256CBC)
+        .hmac_hash(hashes.SHA256())
+        .build(passphrase.encode())
+    )
+    return pkcs12.serialize_key_and_certificates(None, _plain(key), None, None, encryption)
+
+
+def _is_pkcs12(content: bytes) -> bool:
+    return content.startswith(_DER_SEQUENCE)
+
+
+def _decrypted(content: bytes, passphrase: str) -> object:
+    if not passphrase:
+        raise ValueError("it needs a passphrase")
+    try:
+        return pkcs12.load_key_and_certificates(content, passphrase.encode())[0]
+    except ValueError as error:
+        raise ValueError("the passphrase is wrong") from error
+
+
+def _plain(content: bytes) -> ec.EllipticCurvePrivateKey:
+    # Other kinds of keys are told apart by the caller.
+    return cast("ec.EllipticCurvePrivateKey", serialization.load_pem_private_key(content, password=None))
 
 
 def fingerprint(certificate: x509.Certificate) -> str:

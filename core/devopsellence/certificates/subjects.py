@@ -26,13 +26,19 @@ def member(*addresses: str) -> CertificateRequest:
 
 
 def controller(*addresses: str) -> CertificateRequest:
-    """Return the request for the controllers, which share an identity: clients of etcd, servers at ``addresses``."""
-    return CertificateRequest(USER_CONTROLLER, _server_names(addresses), (ETCD_CLIENT_NAME,))
+    """Return the request for the controllers, which share an identity: clients of etcd, servers at ``addresses``.
+
+    Where a controller can sign, it signs certificates like this one for itself; elsewhere nothing renews it.
+    """
+    return CertificateRequest(USER_CONTROLLER, _server_names(addresses), (ETCD_CLIENT_NAME,), life=LONG_LIFE)
 
 
 def root() -> CertificateRequest:
-    """Return the request for the root operator, with full access through gateways, and to etcd itself."""
-    return CertificateRequest(USER_OPERATOR, client_names=(ETCD_CLIENT_NAME,))
+    """Return the request for the root operator, with full access through gateways, and to etcd itself.
+
+    Copies of it on etcd's machines take snapshots, and are not renewed there.
+    """
+    return CertificateRequest(USER_OPERATOR, client_names=(ETCD_CLIENT_NAME,), life=LONG_LIFE)
 
 
 def operator(name: str) -> CertificateRequest:

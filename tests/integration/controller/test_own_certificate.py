@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Candidate, Node
-from devopsellence.certificates.authority import IssuingFiles
+from devopsellence.certificates.issuing import IssuingFiles
 from devopsellence.certificates.request import new_request
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.etcd import Etcd

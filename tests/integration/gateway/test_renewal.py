@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import uuid
@@ -15,7 +16,7 @@ import structlog.testing
 from bench.hollow.agent import HollowAgent
 from devopsellence.access.roles import Role
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.certificates.authority import IssuingFiles
+from devopsellence.certificates.issuing import IssuingFiles
 from devopsellence.certificates.renewal import InstalledCertificate, read_certificate
 from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.codec import decode, encode
@@ -114,6 +115,38 @@ async def test_operator_renews_its_certificate_with_any_command(setting: Setting
         await gateway.deny(pb.DeniedCertificate(serial=before.serial))
         assert (await asyncio.to_thread(command, cli, "node", "list")).returncode == 0
         assert read_certificate(files) == after
+
+
+async def test_certificates_of_the_cluster_are_listed(setting: Setting, tmp_path: Path) -> None:
+    async with running_gateway(setting.settings, setting.authority, setting.issuing) as gateway:
+        await gateway.register("n1")
+        await gateway.grant("ann", "*", roles=(Role.VIEWER,))
+        await gateway.grant("amy", "*", roles=(Role.ADMIN,))
+        files = setting.certificate(days_old=70)
+        before = read_certificate(files)
+        agent = setting.agent(gateway, files)
+        agent.start()
+        after = await renewed(files, before)
+        await heartbeat_with(gateway, after.serial)
+        shown = {}
+        for name in ("ann", "amy"):
+            cli = Cli(gateway.operator(name), tmp_path)
+            done = await asyncio.to_thread(command, cli, "cluster", "certificates", "-o", "json")
+            shown[name] = [
+                (found["identity"], found["used_by"], found["signed_for"], found["state"])
+                for found in json.loads(done.stdout)["certificates"]
+                if "authority" not in found["identity"]
+            ]
+        await agent.stop()
+    own = "operator:ann", str(cli_file(shown["ann"], "operator:ann")), "", "ok"
+    # A viewer does not see who had which certificate signed.
+    assert sorted(shown["ann"]) == [("node:uid-n1", "node n1", "", "ok"), own]
+    assert ("node:uid-n1", "node n1", "node:uid-n1", "ok") in shown["amy"]
+
+
+def cli_file(shown: list[tuple[str, str, str, str]], identity: str) -> str:
+    """Return where a certificate of this machine was found."""
+    return next(used_by for found, used_by, _, _ in shown if found == identity)
 
 
 async def test_command_goes_on_without_a_renewal(setting: Setting, tmp_path: Path) -> None:

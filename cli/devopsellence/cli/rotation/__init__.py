@@ -2,5 +2,5 @@
 
 ``stages`` changes the files of the cluster's folder, ``probe`` tries TLS with gateways and agents, ``steps`` works
 through the gateways, ``rotation`` puts them together. May not go in here: certificates of single machines, see
-``cluster``.
+``cluster``. Covered by tests/cluster/test_rotation.py, and stages by a unit test.
 """

@@ -1,4 +1,4 @@
-"""One rotation: the folder of the cluster, and what is known of its machines."""
+"""Rotation of one cluster: each step as a method, on the cluster's folder and through the gateways."""
 
 from __future__ import annotations
 

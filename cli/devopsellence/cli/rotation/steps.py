@@ -1,4 +1,4 @@
-"""What a rotation does through the gateways: tell everybody whom to trust, and wait until everybody does so."""
+"""Work of a rotation through the gateways: record whom everybody is to trust, and wait until all servers do so."""
 
 from __future__ import annotations
 

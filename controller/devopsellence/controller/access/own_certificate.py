@@ -20,10 +20,10 @@ from typing import Final
 from devopsellence.certificates.authority import (
     CertificateError,
     CertificateRequest,
-    IssuingFiles,
     load_certificate,
     request_like,
 )
+from devopsellence.certificates.issuing import IssuingFiles
 from devopsellence.certificates.renewal import RenewedCertificate, Renewer
 from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.identities import USER_CONTROLLER

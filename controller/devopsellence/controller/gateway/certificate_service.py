@@ -17,10 +17,10 @@ from devopsellence.api.v1.stored_pb2 import IssuedCertificate
 from devopsellence.certificates.authority import (
     CertificateError,
     CertificateRequest,
-    IssuingFiles,
     fingerprint,
     life_of,
 )
+from devopsellence.certificates.issuing import IssuingFiles
 from devopsellence.certificates.request import InvalidRequest, key_in
 from devopsellence.controller.gateway.admission import Admission, AdmittedCall
 from devopsellence.controller.gateway.rules.grants import KeyRange

@@ -12,10 +12,9 @@ import grpc.aio
 import structlog
 
 from devopsellence.api.v1.certificates_pb2_grpc import add_CertificatesServicer_to_server
-from devopsellence.certificates.authority import IssuingFiles
+from devopsellence.certificates.issuing import IssuingFiles
 from devopsellence.controller.gateway.admission import Admission
 from devopsellence.controller.gateway.audit import AuditLog
-from devopsellence.controller.gateway.certificate_service import CertificateService
 from devopsellence.controller.gateway.identities import Identities
 from devopsellence.controller.gateway.keepalives import Keepalives
 from devopsellence.controller.gateway.kv import KeyValueService
@@ -136,6 +135,8 @@ class Gateway:
         add_LeaseServicer_to_server(cast("LeaseServicer", leases), self._server)
         add_WatchServicer_to_server(cast("WatchServicer", self._watch), self._server)
         if self._issuing is not None:
+            from devopsellence.controller.gateway.certificate_service import CertificateService
+
             certificates = CertificateService(self._admission, self._upstream, self._keys, self._issuing)
             add_CertificatesServicer_to_server(certificates, self._server)
         add_MaintenanceServicer_to_server(StatusService(self._admission, self._upstream), self._server)

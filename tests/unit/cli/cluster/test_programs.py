@@ -100,7 +100,11 @@ def test_systemd_units_read_settings_files() -> None:
     assert agent["ExecStart"].endswith(f"/devopsellence-agent ${programs.AGENT_ARGUMENTS}")
     assert f"/var/lib/{agent['StateDirectory']}" == programs.AGENT_STATE
     assert controller["EnvironmentFile"] == f"{programs.CONTROLLER_HOME}/controller.env"
-    assert controller["LoadCredential"] == f"tls.key:{programs.CONTROLLER_HOME}/tls.key"
+    text = (PROJECT / "deploy" / "systemd" / "devopsellence-controller.service").read_text()
+    for file in ("ca.crt", "tls.crt", "tls.key", "issuing.crt", "issuing.key"):
+        assert f"LoadCredential={file}:{programs.CONTROLLER_HOME}/{file}\n" in text
+    # A certificate that the agent renews is beside its settings.
+    assert programs.AGENT_HOME in agent["ReadWritePaths"].split()
 
 
 def test_agent_unit_splits_arguments_like_a_shell() -> None:

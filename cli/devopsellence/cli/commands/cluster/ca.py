@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from devopsellence.cli import context
-from devopsellence.cli.commands.cluster.authority_options import passphrase_options, pki_option
 from devopsellence.cli.commands.complete import complete_nodes
 from devopsellence.cli.confirm import confirm, destroys
 from devopsellence.cli.groups import CommandGroup
+from devopsellence.cli.options import passphrase_options, pki_option
 from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 
 if TYPE_CHECKING:

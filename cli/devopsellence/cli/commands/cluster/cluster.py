@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from devopsellence.cli import context
-from devopsellence.cli.commands.cluster.authority_options import passphrase_options, pki_option
 from devopsellence.cli.commands.cluster.ca import ca
+from devopsellence.cli.commands.cluster.cluster_certificates import certificates
 from devopsellence.cli.commands.complete import complete_subjects
 from devopsellence.cli.confirm import confirm, destroys
 from devopsellence.cli.groups import CommandGroup
+from devopsellence.cli.options import passphrase_options, pki_option
 from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 
 if TYPE_CHECKING:
@@ -128,17 +129,17 @@ def issue(
       devopsellence cluster issue node prod-1 --out ./prod-1
     """
     from devopsellence.cli.cluster import authority as authorities
-    from devopsellence.cli.cluster import issue as certificates
+    from devopsellence.cli.cluster import issue as issuing
     from devopsellence.cli.cluster.folder import CertificateBundle, ClusterFolder
 
     folder = ClusterFolder.chosen(pki)
-    authority = authorities.load(folder, certificates.now())
+    authority = authorities.load(folder, issuing.now())
     default_bundle, request = _subject(ctx, folder, kind, name, uid)
     bundle = CertificateBundle(Path(out).absolute()) if out else default_bundle
     if force:
         confirm(ctx, f"This replaces the key in {bundle.root}, if there is one.")
     with folder.locked():
-        issued = certificates.issue(authority, bundle, request, certificates.now(), force=force)
+        issued = issuing.issue(authority, bundle, request, issuing.now(), force=force)
     granted = kind == "operator" and not no_grant
     if granted:
         _grant_operator(ctx, folder, str(name), issued)
@@ -215,6 +216,9 @@ def _grant_operator(ctx: click.Context, folder: ClusterFolder, name: str, issued
             f"the certificate is in {issued.bundle.root}, but {name} has no access to the cluster: {error.message}"
         )
         raise CliError(error.code, message, exit_code=error.exit_code, next_actions=actions) from error
+
+
+cluster.add_command(certificates)
 
 
 def issued_text(issued: IssuedBundle, request: CertificateRequest, *, granted: bool) -> str:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from devopsellence.cli import context, errors
-from devopsellence.cli.commands.cluster.authority_options import pki_option
 from devopsellence.cli.commands.cluster.node_diagnose import diagnose
 from devopsellence.cli.commands.cluster.node_drain import (
     RENEW_KEYS,
@@ -23,7 +22,7 @@ from devopsellence.cli.commands.cluster.node_label import LABELS_HELP, label
 from devopsellence.cli.commands.complete import complete_labels, complete_nodes
 from devopsellence.cli.confirm import confirm, destroys
 from devopsellence.cli.groups import CommandGroup
-from devopsellence.cli.options import environment_option
+from devopsellence.cli.options import environment_option, pki_option
 from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 from devopsellence.cli.util.text import few
 

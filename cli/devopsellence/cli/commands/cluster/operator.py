@@ -11,13 +11,12 @@ import click
 
 from devopsellence.access.roles import Role
 from devopsellence.cli import context
-from devopsellence.cli.commands.cluster.authority_options import pki_option
 from devopsellence.cli.commands.cluster.cluster import issued_text
 from devopsellence.cli.commands.cluster.node_drain import dry_run_option, exposure_document
 from devopsellence.cli.commands.complete import complete_operators, complete_patterns, complete_recipients
 from devopsellence.cli.confirm import confirm, destroys
 from devopsellence.cli.groups import CommandGroup
-from devopsellence.cli.options import AliasedOption
+from devopsellence.cli.options import AliasedOption, pki_option
 from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 
 if TYPE_CHECKING:
