@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf.message import Message
@@ -9,12 +10,14 @@ from google.protobuf.message import Message
 from devopsellence.access.rights import Rights, record_of
 from devopsellence.access.roles import Role
 from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.certificates.authority import CertificateAuthority
 from devopsellence.store.codec import encode
 from devopsellence.store.keys import EnvironmentRef, Keys
 
 OWN = EnvironmentRef("acme", "shop", "production")
 OTHER = EnvironmentRef("acme", "shop", "staging")
 HOST = "app.example.com"
+ROOT_PEM = CertificateAuthority.create("authority", datetime.now(UTC)).trusted.decode()
 #: Operators with a single role.
 ROLES = {
     "viewer": (Role.VIEWER, str(OWN)),
@@ -67,6 +70,7 @@ def records(keys: Keys, author: str) -> dict[str, tuple[str, bytes]]:
         "denied": (keys.denied, pb.DenyList(certificates=[pb.DeniedCertificate(serial="c0ffee")])),
         "issued": (keys.issued_certificate("c0ffee"), pb.IssuedCertificate(serial="c0ffee", identity="node:uid-n1")),
         "gateways": (keys.gateways, pb.Gateways(addresses=["10.0.0.1:2381"])),
+        "authorities": (keys.authorities, pb.Authorities(certificates=[ROOT_PEM])),
         "claim": (keys.host_claim("n1", HOST), pb.HostClaim()),
         "election": (keys.candidate(1), pb.Candidate()),
         "unknown kind": (f"{keys.prefix}junk/x", pb.Event()),

@@ -24,19 +24,21 @@ EVERYTHING = frozenset(
     |assignment n2 other|ingress n1 own|ingress n1 other|ingress n2 own|ingress n2 other|status n1 own|status n1 other
     |status n2 own|status n2 other|environment own|environment other|release own|release other|rollout own|rollout other
     |secret own|secret other|certificate own|certificate other|event own|event other|recipient|access ann|access viewer
-    |access deployer|access exec|access admin|access admins|denied|issued|gateways|election|claim
-    |unknown kind""".replace("\n    ", "").split("|")
+    |access deployer|access exec|access admin|access admins|denied|issued|gateways|authorities|election
+    |claim|unknown kind""".replace("\n    ", "").split("|")
 )
 OF_ENVIRONMENTS = frozenset(
     f"{kind} {name}"
     for kind in ("environment", "release", "secret", "certificate", "event")
     for name in ("own", "other")
 )
-SHARED = frozenset({"node n1", "node n2", "heartbeat n1", "heartbeat n2", "recipient", "gateways", "election", "claim"})
+SHARED = frozenset(
+    {"node n1", "node n2", "heartbeat n1", "heartbeat n2", "recipient", "gateways", "authorities", "election", "claim"}
+)
 ACCESS = frozenset(name for name in EVERYTHING if name.startswith("access ")) | {"denied"}
 NODE_READS = ACCESS | frozenset(
     """node n1|heartbeat n1|assignment n1 own|assignment n1 other|ingress n1 own|ingress n1 other|status n1 own
-    |status n1 other|gateways""".replace("\n    ", "").split("|")
+    |status n1 other|gateways|authorities""".replace("\n    ", "").split("|")
 )
 RELEASES = frozenset({"release own", "release other"})
 EVENTS = frozenset({"event own", "event other"})
@@ -85,7 +87,7 @@ EXPECTED = {
     "operator:eve": (NOTHING, NOTHING, NOTHING),
     "root": (
         EVERYTHING,
-        (OF_ENVIRONMENTS | ACCESS | NODES | {"recipient", "gateways"}) - RELEASES - EVENTS,
+        (OF_ENVIRONMENTS | ACCESS | NODES | {"recipient", "gateways", "authorities"}) - RELEASES - EVENTS,
         EVERYTHING,
     ),
     "controller": (EVERYTHING, EVERYTHING, EVERYTHING),

@@ -149,6 +149,8 @@ def test_honest_record_is_written(who: Caller, key: str, value: bytes, stored: b
         (ROOT, KEYS.rollout(REF), encode(pb.Rollout(**ENV)), None, "not written through the gateway"),
         (ROOT, KEYS.assignment("n1", REF), encode(pb.Assignment(**ENV)), None, "not written through the gateway"),
         (ROOT, KEYS.gateways, encode(pb.Gateways(addresses=["nonsense"])), None, "not an IP address"),
+        (ROOT, KEYS.authorities, encode(pb.Authorities(certificates=["nonsense"])), None, "no certificates"),
+        (ROOT, KEYS.authorities, encode(pb.Authorities()), None, "one or two are needed"),
         (ROOT, KEYS.gateways, encode(pb.Gateways(addresses=["10.0.0.1:1"] * 65)), None, "64 are the most"),
         (ROOT, BOB, access(Role.EXEC, "acme"), None, "no pattern of environments"),
         (ROOT, BOB, access(Role.EXEC, "*", name="ben"), None, "name is 'ben'"),
