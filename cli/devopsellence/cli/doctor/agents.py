@@ -75,9 +75,11 @@ def diagnose_results(name: str, address: str, answer: agent_pb2.DiagnoseAnswer) 
 
 async def identity_results(etcd: Etcd) -> list[CheckResult]:
     """Check the identity that decrypts secrets for this operator."""
-    from devopsellence.cli.secrets.identity import identity_path, load_or_create
+    from devopsellence.cli.secrets.identity import load_or_create, path_for
 
-    path = identity_path()
+    path = path_for(etcd.settings)
+    if path is None:
+        return [CheckResult("identity", "ok", "none in this token: its roles neither set nor read secrets")]
     try:
         mode = path.stat().st_mode
         load_or_create(path)  # the file exists, so nothing is created
