@@ -18,7 +18,7 @@ from devopsellence.store.settings import Settings
 from tests.support.cli import Cli
 from tests.support.docker import remove_node_objects
 from tests.support.ports import free_port, free_ports
-from tests.support.process import Program, python_environ
+from tests.support.process import Program, log_lines, python_environ
 from tests.support.until import until
 
 MEMBERS = {"e1": "127.0.0.1", "e2": "127.0.0.2", "e3": "127.0.0.3"}
@@ -49,22 +49,34 @@ class RunningCluster:
     def agent(self, registered: Mapping[str, Any], state: Path) -> Iterator[str]:
         """Run the agent of a node as the document of its registration says; yield the address of its API."""
         address = f"127.0.0.1:{free_port()}"
-        command = registered["agent_command"]
-        for its, meant in (
-            ("0.0.0.0:7443", address),
-            ("127.0.0.1:7443", address),
-            ("/etc/devopsellence", registered["bundle"]),
-            ("/var/lib/devopsellence", str(state)),
-            ("127.0.0.1:2381,127.0.0.2:2381,127.0.0.3:2381", self.endpoints),
-        ):
-            command = command.replace(its, meant)
-        words = [sys.executable, "-m", "devopsellence.nodeagent", *shlex.split(command)[1:]]
-        agent = Program(words, python_environ(dict(os.environ)), state.with_suffix(".log"))
-        agent.start()
-        try:
+        with self._agent(registered, state, address, self.endpoints):
             root = self.as_party("root")
             until("it is there", lambda: root.json("node", "list")["nodes"][0]["note"] == "", seconds=30, every=0.2)
             yield address
+
+    @contextmanager
+    def agent_cut_off(self, registered: Mapping[str, Any], state: Path) -> Iterator[Path]:
+        """Run the agent of a node at its registered address and the usual port, without a gateway; yield its log."""
+        with self._agent(registered, state, "", f"127.0.0.1:{free_port()}") as log:
+            until("the API is there", lambda: log_lines(log, "API started"), seconds=30)
+            yield log
+
+    @contextmanager
+    def _agent(self, registered: Mapping[str, Any], state: Path, address: str, gateways: str) -> Iterator[Path]:
+        command = registered["agent_command"]
+        for its, meant in (
+            *((("0.0.0.0:7443", address), ("127.0.0.1:7443", address)) if address else ()),
+            ("/etc/devopsellence", registered["bundle"]),
+            ("/var/lib/devopsellence", str(state)),
+            ("127.0.0.1:2381,127.0.0.2:2381,127.0.0.3:2381", gateways),
+        ):
+            command = command.replace(its, meant)
+        words = [sys.executable, "-m", "devopsellence.nodeagent", *shlex.split(command)[1:]]
+        log = state.with_suffix(".log")
+        agent = Program(words, python_environ(dict(os.environ)), log)
+        agent.start()
+        try:
+            yield log
         finally:
             agent.end(signal.SIGTERM)
             remove_node_objects(registered["uid"])

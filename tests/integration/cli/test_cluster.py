@@ -220,6 +220,25 @@ def test_agent_started_by_registered_command_answers_operators(started: RunningC
         assert f"ok    agent n1: responds at {api_address}" in checks, checks
 
 
+def test_agent_that_is_cut_off_says_how_old_its_access_data_is(started: RunningCluster, tmp_path: Path) -> None:
+    need_docker()
+    root = started.as_party("root")
+    document = root.json("node", "register", "n1", "--address", "127.0.0.77", "--pki", str(started.pki))
+    environment = Environment(
+        organization=REF.organization, project=REF.project, environment=REF.environment, nodes=["n1"]
+    )
+    root.write(lambda etcd: etcd.keys.environment(REF), environment)
+    error = root.error("node", "diagnose", "n1")
+    assert error["message"].endswith("cannot reach etcd; nothing answers at 127.0.0.77:7443")
+    document["agent_command"] = document["agent_command"].replace("0.0.0.0:7443", "127.0.0.77:7443")
+    said = "the deny-list, the access of operators and the gateways are unknown, none has answered yet"
+    with started.agent_cut_off(document, tmp_path / "agent"):
+        findings = root.run("node", "diagnose", "n1").stdout
+        assert said in findings, findings
+        checks = root.run("doctor").stdout
+        assert "etcd of node n1" in checks, checks
+
+
 def test_authority_of_another_cluster_issues_nothing(started: RunningCluster, tmp_path: Path) -> None:
     other = tmp_path / "other"
     started.cli.ok("cluster", "init", "--pki", str(other))
