@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import click
 
 from devopsellence.access.roles import Action
+from devopsellence.cli.confirm import AnswerNeeded
 from devopsellence.cli.options import global_flags
 from devopsellence.cli.output import CliError, NextAction, Output
 
@@ -108,7 +109,7 @@ def dev_node(settings: Settings) -> DevNode | None:
 
 
 def run(ctx: click.Context, work: Callable[[Etcd], Awaitable[T]], *, settings: Settings | None = None) -> T:
-    """Connect to etcd, await ``work(etcd)``, disconnect.
+    """Connect to etcd, await ``work(etcd)``, disconnect; again after the answer to a question that ``work`` raises.
 
     ``settings`` replace the settings of :func:`connection`.
 
@@ -129,10 +130,14 @@ def run(ctx: click.Context, work: Callable[[Etcd], Awaitable[T]], *, settings: S
         async with Etcd(settings, timeout=CALL_TIMEOUT) as etcd:
             return await work(etcd)
 
-    try:
-        return signals.run(connected())
-    except StoreError as error:
-        raise errors.of_store(error, where=", ".join(settings.endpoints), dev=is_dev(settings)) from error
+    while True:
+        try:
+            return signals.run(connected())
+        except AnswerNeeded as needed:
+            # Outside of the event loop, which a prompt would hold back. ``work`` has written nothing, and starts anew.
+            needed.answer(ctx.ensure_object(Output))
+        except StoreError as error:
+            raise errors.of_store(error, where=", ".join(settings.endpoints), dev=is_dev(settings)) from error
 
 
 def config_path() -> Path | None:

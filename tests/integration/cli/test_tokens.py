@@ -14,7 +14,7 @@ import pytest
 
 from devopsellence.age import AgeIdentity
 from devopsellence.api.v1.stored_pb2 import Environment, Operator, OperatorAccess, Secret
-from devopsellence.cli.access_token import TOKEN, TOKEN_FILE, Token
+from devopsellence.cli.access_token import IDENTITY, TOKEN, TOKEN_FILE, Token
 from devopsellence.cli.certificates.pki import certificate_end
 from tests.integration.cli import secret_operator
 from tests.integration.cli.running_cluster import RunningCluster
@@ -166,3 +166,41 @@ def test_errors_show_nothing_of_a_token(shop: RunningCluster) -> None:
     )
     assert json.loads(damaged.stdout.splitlines()[-1])["error"]["code"] == "token_invalid"
     assert token[60:100] not in damaged.stdout + damaged.stderr
+
+
+def test_recipients_of_added_operators_and_tokens_raise_no_question(shop: RunningCluster, tmp_path: Path) -> None:
+    for name in ("ann", "bob"):
+        words = ("operator", "add", name, "--role", "deployer", "--pki", str(shop.pki))
+        shop.cli.ok(*words, "--etcd-endpoints", shop.endpoints)
+    clis = [job(shop, create(shop, "ci", *DEPLOYER)["token"])]
+    for name in ("root", "operator-ann", "operator-bob"):
+        cli = shop.as_party(name)
+        cli.environ[IDENTITY] = str(tmp_path / name / "operator.age")
+        clis.append(cli)
+    # The second time, each knows of all others.
+    for number, cli in enumerate([*clis, *clis], 1):
+        value = ("--value", str(number))
+        assert cli.json("secret", "set", "TOKEN", "--service", "worker", *value)["version"] == number
+    secret = clis[0].read(lambda etcd: etcd.keys.secret(REF, "worker", "TOKEN"), Secret)
+    assert secret is not None
+    assert len(secret.versions[-1].recipients) == 4
+    reasons = {entry["operator"]: entry["reason"] for entry in recipients(clis[2])}
+    assert reasons == {
+        None: "approved by root",
+        "ann": "yours",
+        "bob": "of bob, who was added by an admin",
+        "ci": "approved by root",
+    }
+    # A token of another environment is no recipient here, and a job never confirms anything.
+    staging = ("--env", "acme/Shop/staging", "--role", "deployer", "--expires", "1h")
+    job(shop, create(shop, "other", *staging)["token"]).json("secret", "set", "TOKEN", "--service", "worker", *value)
+    assert "other" not in {entry["operator"] for entry in recipients(clis[2])}
+    forged = Operator(name="eve.x-1", age_recipient=AgeIdentity.generate().recipient)
+    clis[0].write(lambda etcd: etcd.keys.operator(forged.name), forged)
+    error = clis[0].error("secret", "set", "TOKEN", "--service", "worker", "--value", "9")
+    assert (error["code"], error["exit_code"]) == ("recipients_unconfirmed", 2)
+
+
+def recipients(cli: Cli) -> list[dict[str, Any]]:
+    shown: list[dict[str, Any]] = cli.json("operator", "recipients", "list")["recipients"]
+    return shown

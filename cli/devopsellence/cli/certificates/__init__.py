@@ -1,4 +1,4 @@
-"""Keys and certificates of the cluster: the certificate authority (CA) and the subjects of certificates.
+"""Keys and certificates of the cluster: the authority (CA), the subjects of certificates, approvals signed with them.
 
 Certificates of public hosts belong in ``ingress``.
 """

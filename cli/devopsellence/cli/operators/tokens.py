@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -15,6 +16,7 @@ from devopsellence.access.roles import Action
 from devopsellence.age import AgeIdentity
 from devopsellence.api.v1.stored_pb2 import Operator, OperatorAccess, TokenCertificate
 from devopsellence.cli.access_token import Token
+from devopsellence.cli.certificates.approval import approve_operator
 from devopsellence.cli.certificates.pki import CertificateAuthority, certificate_end
 from devopsellence.cli.cluster import issue
 from devopsellence.cli.operators import access, removal
@@ -56,7 +58,9 @@ async def create(etcd: Etcd, authority: CertificateAuthority, order: TokenOrder)
     await check_creatable(etcd, order.name, order.rights)
     issued = issue.sign_operator(authority, order.name, order.life, issue.now())
     identity = AgeIdentity.generate() if order.rights.permit_somewhere(Action.WRITE_SECRETS) else None
-    recipient = _recipient(order.name, identity) if identity is not None else None
+    recipient = _recipient(order.name, identity, by=author(etcd)) if identity is not None else None
+    if recipient is not None:
+        await asyncio.to_thread(approve_operator, etcd.settings, recipient)
     certificate = TokenCertificate(
         serial=serial_number(issued.certificate),
         created_at=transaction.now(),
@@ -109,10 +113,14 @@ async def _record(
     return await transaction.change(etcd, key, OperatorAccess, edit, also=lambda _: puts)
 
 
-def _recipient(name: str, identity: AgeIdentity) -> Operator:
+def _recipient(name: str, identity: AgeIdentity, *, by: str) -> Operator:
     key = identity.recipient
     return Operator(
-        name=operator_name(f"{name}@token", key), age_recipient=key, created_at=transaction.now(), operator=name
+        name=operator_name(f"{name}@token", key),
+        age_recipient=key,
+        created_at=transaction.now(),
+        operator=name,
+        added_by=by,
     )
 
 

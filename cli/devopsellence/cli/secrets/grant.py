@@ -9,11 +9,12 @@ from google.protobuf.message import Message
 
 from devopsellence.api.v1.stored_pb2 import Secret, SecretVersion
 from devopsellence.cli.output import CliError, NextAction
-from devopsellence.cli.secrets import identity, recipients, records
+from devopsellence.cli.secrets import identity, records
 from devopsellence.cli.secrets.identity import OperatorIdentity
 from devopsellence.cli.secrets.items import EncryptedItem
 from devopsellence.cli.secrets.recipients import Recipients
 from devopsellence.cli.secrets.records import CannotDecrypt
+from devopsellence.cli.secrets.sealing import sealing_recipients
 from devopsellence.cli.store import transaction
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
@@ -53,13 +54,13 @@ async def grant(etcd: Etcd, ref: EnvironmentRef, requests: Iterable[GrantRequest
 
     Raises:
         CliError: ``secret_sealed``: this operator cannot decrypt a needed version; nothing was written.
-            ``identity_unusable``.
+            ``identity_unusable``, ``recipients_unconfirmed``.
     """
     left = [request for request in requests if not request.satisfied_by(request.files)]
     if not left:
         return GrantResult()
     me = await identity.own_identity(etcd)
-    everybody = await recipients.of_nodes(etcd, nodes)
+    everybody = await sealing_recipients(etcd, ref, me, nodes)
     for request in left:
         _encrypted_files(ref, request, request.files, me, everybody)
     done: dict[EncryptedItem, bool] = {}

@@ -14,6 +14,7 @@ from devopsellence.cli import context
 from devopsellence.cli.commands.cluster.cluster import issued_text, pki_option
 from devopsellence.cli.commands.cluster.node_drain import dry_run_option, exposure_document
 from devopsellence.cli.commands.cluster.operator_options import ROLES, environments_option, roles_option
+from devopsellence.cli.commands.cluster.operator_recipients import recipients
 from devopsellence.cli.commands.cluster.operator_token import token
 from devopsellence.cli.commands.complete import complete_operators, complete_recipients
 from devopsellence.cli.confirm import confirm, destroys
@@ -42,6 +43,7 @@ def operator() -> None:
 
 
 operator.add_command(token)
+operator.add_command(recipients)
 
 
 @operator.command()
