@@ -111,6 +111,11 @@ _FIELDS: Final = frozenset(each.name for each in fields(Token))
 _REQUIRED: Final = frozenset({"authority", "certificate", "key"})
 
 
+def place_of(settings: Settings, path: Path, name: str) -> str:
+    """Return where a file of these settings is, for messages: its path, or "the <name> in the token"."""
+    return f"the {name} in the token" if isinstance(settings, TokenSettings) else str(path)
+
+
 def take(flags: Mapping[str, str], environ: MutableMapping[str, str]) -> TokenSettings | None:
     """Return the settings of the token of this process; None without one.
 

@@ -62,6 +62,11 @@ def test_token_sets_secrets_of_its_environment_and_nothing_else(shop: RunningClu
     ci = job(shop, created["token"])
     assert ci.json("status")["environment"]["environment"] == REF.environment
     assert ci.json("secret", "set", "TOKEN", "--service", "worker", "--value", "x")["version"] == 1
+    checks = ci.run("doctor").stdout
+    assert "warn  certificate: the certificate in the token expires in 0 days\n      create another token" in checks, (
+        checks
+    )
+    assert "ok    identity: the identity in the token\n" in checks, checks
     # Set by the identity in the token, which decrypts it.
     assert ci.json("secret", "list")["secrets"][0]["name"] == "TOKEN"
     secret = ci.read(lambda etcd: etcd.keys.secret(REF, "worker", "TOKEN"), Secret)

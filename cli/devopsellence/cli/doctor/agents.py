@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import grpc.aio
 
 from devopsellence.api.v1 import agent_pb2
+from devopsellence.cli.access_token import place_of
 from devopsellence.cli.agent import client
 from devopsellence.cli.nodes.registry import overview
 from devopsellence.cli.output import CheckResult, CliError, NextAction
@@ -96,7 +97,7 @@ async def identity_results(etcd: Etcd) -> list[CheckResult]:
     if stat.S_IMODE(mode) & 0o077:
         action = NextAction("restrict access", f"chmod 600 {path}")
         return [CheckResult("identity", "warning", f"other users can read {path}", "identity_open", (action,))]
-    return [CheckResult("identity", "ok", str(path))]
+    return [CheckResult("identity", "ok", place_of(etcd.settings, path, "identity"))]
 
 
 async def _no_identity(etcd: Etcd, path: Path) -> list[CheckResult]:

@@ -16,7 +16,7 @@ from typing import Final
 from devopsellence import input_file
 from devopsellence.age import AgeIdentity, EncryptionError
 from devopsellence.api.v1.stored_pb2 import Operator
-from devopsellence.cli.access_token import IDENTITY, TokenSettings
+from devopsellence.cli.access_token import IDENTITY, TokenSettings, place_of
 from devopsellence.cli.certificates import approval
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.store import author as certificate_author
@@ -58,7 +58,7 @@ async def own_identity(etcd: Etcd) -> OperatorIdentity:
         message = "this token has no age identity, because its roles neither set nor read secrets"
         raise CliError("identity_unusable", message)
     identity = await asyncio.to_thread(load_or_create, path)
-    place = "of the token" if isinstance(etcd.settings, TokenSettings) else str(path)
+    place = place_of(etcd.settings, path, "identity")
     return OperatorIdentity(await _registered(etcd, identity.recipient), identity, place)
 
 
