@@ -86,6 +86,32 @@ def destroys(loss: str, *, when: str = "", unless: str = "", late: bool = False)
     return decorate
 
 
+class AnswerNeeded(CliError):
+    """Question to be answered on a terminal before a command can go on; ``-y`` is no answer to it.
+
+    ``accept`` records a yes, so that the command is not asked again; None: there is nobody to answer.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, question: str, accept: Callable[[], None] | None, **more: Any
+    ) -> None:
+        super().__init__(code, message, exit_code=2, **more)
+        self._question = question
+        self._accept = accept
+
+    def answer(self, output: Output) -> None:
+        """Ask the question and record a yes. Not to be called in an event loop, as :func:`confirm`.
+
+        Raises:
+            AnswerNeeded: there is no terminal to ask on. CliError: ``not_confirmed``: the answer is no.
+            Abort: Ctrl-C or the end of input at the prompt.
+        """
+        if self._accept is None or not _can_ask(output):
+            raise self
+        _ask(self._question)
+        self._accept()
+
+
 def confirm(ctx: click.Context, sentence: str, *, code: str = REQUIRED) -> None:
     """Ask for confirmation of the loss that ``sentence`` describes; return at once with ``-y``.
 
@@ -99,8 +125,13 @@ def confirm(ctx: click.Context, sentence: str, *, code: str = REQUIRED) -> None:
         return
     if not _can_ask(ctx.ensure_object(Output)):
         raise refusal(ctx, sentence, code=code)
+    _ask(f"{sentence} Continue?")
+
+
+def _ask(question: str) -> None:
+    """Return after a yes; CliError ``not_confirmed`` after a no, Abort without an answer."""
     try:
-        sure = _answer(f"{safe_lines(sentence)} Continue? [y/N]: ")
+        sure = _answer(f"{safe_lines(question)} [y/N]: ")
     except (EOFError, OSError, KeyboardInterrupt) as error:
         click.echo()  # the prompt is still on the line
         raise click.Abort from error

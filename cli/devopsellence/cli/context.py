@@ -12,27 +12,32 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import click
 
 from devopsellence.access.roles import Action
+from devopsellence.cli.confirm import AnswerNeeded
 from devopsellence.cli.options import global_flags
 from devopsellence.cli.output import CliError, NextAction, Output
 
 if TYPE_CHECKING:
+    from devopsellence.cli.access_token import TokenSettings
     from devopsellence.store.etcd import Etcd
     from devopsellence.store.keys import EnvironmentRef
     from devopsellence.store.settings import Settings
 
 T = TypeVar("T")
+_META: Final = "devopsellence.token"
 # Timeout of a call to etcd in seconds: including the start of the process, a dead etcd is reported within 5 s.
 CALL_TIMEOUT: Final = 4.0
 
 
 def connection(ctx: click.Context) -> Settings:
-    """Return the etcd settings: from flags, else from ``DEVOPSELLENCE_ETCD_*`` variables, else the local cluster.
+    """Return the etcd settings: of a token, else from flags and ``DEVOPSELLENCE_ETCD_*``, else the local cluster.
 
     Raises:
-        CliError: ``settings_invalid`` (exit code 2), or ``etcd_unavailable`` without any settings.
+        CliError: ``settings_invalid``, ``token_invalid`` (exit code 2), or ``etcd_unavailable`` without any settings.
     """
     from devopsellence.store.settings import PREFIX, Settings, SettingsError
 
+    if (token := token_settings(ctx)) is not None:
+        return token
     flags = connection_flags(ctx)
     prefix = flags.get(PREFIX) or os.environ.get(PREFIX)
     try:
@@ -52,6 +57,20 @@ def connection(ctx: click.Context) -> Settings:
         message = "no cluster is configured"
         raise CliError("etcd_unavailable", message, next_actions=actions)
     return settings
+
+
+def token_settings(ctx: click.Context) -> TokenSettings | None:
+    """Return the settings of the token of this process, read once; None without one.
+
+    Raises:
+        CliError: ``settings_invalid``, ``token_invalid`` (exit code 2).
+    """
+    from devopsellence.cli import access_token
+
+    if _META not in ctx.meta:
+        ctx.meta[_META] = access_token.take(connection_flags(ctx), os.environ)
+    token: TokenSettings | None = ctx.meta[_META]
+    return token
 
 
 def connection_flags(ctx: click.Context) -> dict[str, str]:
@@ -90,7 +109,7 @@ def dev_node(settings: Settings) -> DevNode | None:
 
 
 def run(ctx: click.Context, work: Callable[[Etcd], Awaitable[T]], *, settings: Settings | None = None) -> T:
-    """Connect to etcd, await ``work(etcd)``, disconnect.
+    """Connect to etcd, await ``work(etcd)``, disconnect; again after the answer to a question that ``work`` raises.
 
     ``settings`` replace the settings of :func:`connection`.
 
@@ -116,10 +135,14 @@ def run(ctx: click.Context, work: Callable[[Etcd], Awaitable[T]], *, settings: S
             await renewal.renew_if_due(etcd)
             return result
 
-    try:
-        return signals.run(connected())
-    except StoreError as error:
-        raise errors.of_store(error, where=", ".join(settings.endpoints), dev=is_dev(settings)) from error
+    while True:
+        try:
+            return signals.run(connected())
+        except AnswerNeeded as needed:
+            # Outside of the event loop, which a prompt would hold back. ``work`` has written nothing, and starts anew.
+            needed.answer(ctx.ensure_object(Output))
+        except StoreError as error:
+            raise errors.of_store(error, where=", ".join(settings.endpoints), dev=is_dev(settings)) from error
 
 
 def config_path() -> Path | None:
@@ -144,8 +167,19 @@ def require_config() -> Path:
 
 
 def environment_flag(ctx: click.Context) -> str | None:
-    """Return the value of ``--env`` or ``DEVOPSELLENCE_ENVIRONMENT``: a name or a full path; None for neither."""
-    return global_flags(ctx).get("environment") or os.environ.get("DEVOPSELLENCE_ENVIRONMENT") or None
+    """Return ``--env`` or ``DEVOPSELLENCE_ENVIRONMENT``, a name or a full path, or the token's environment; or None.
+
+    Raises:
+        CliError: ``environment_elsewhere`` (exit code 2): the token is for another environment.
+    """
+    chosen = global_flags(ctx).get("environment") or os.environ.get("DEVOPSELLENCE_ENVIRONMENT") or None
+    token = token_settings(ctx)
+    if token is None or not token.environment:
+        return chosen
+    if chosen not in (None, token.environment, token.environment.rpartition("/")[2]):
+        message = f"the token is for the environment {token.environment}, not for {chosen}"
+        raise CliError("environment_elsewhere", message, exit_code=2)
+    return token.environment
 
 
 def environment_from_config(ctx: click.Context, organization: str, project: str, default: str) -> EnvironmentRef:

@@ -37,6 +37,8 @@ class Action(Enum):
     EXECUTE = auto()
     #: Register, change and remove nodes, which all environments share.
     CHANGE_NODES = auto()
+    #: Read who has which role and what is denied, to verify who has approved a recipient.
+    READ_ACCESS = auto()
     #: Grant and revoke access.
     GRANT = auto()
     #: Deny certificates, whose owners may have access to any environment.
@@ -47,9 +49,10 @@ _READING: Final = frozenset({Action.VIEW, Action.DIAGNOSE})
 PERMITTED: Final[Mapping[Role, frozenset[Action]]] = {
     Role.VIEWER: _READING,
     Role.DEPLOYER: _READING
-    | {Action.DEPLOY, Action.SEND_IMAGES, Action.READ_LOGS, Action.LIST_SECRETS, Action.WRITE_SECRETS},
+    | {Action.DEPLOY, Action.SEND_IMAGES, Action.READ_LOGS, Action.LIST_SECRETS, Action.WRITE_SECRETS}
+    | {Action.READ_ACCESS},
     # Lists secrets, to tell which ones a removed node or operator could decrypt.
-    Role.ADMIN: _READING | {Action.LIST_SECRETS, Action.CHANGE_NODES, Action.GRANT, Action.DENY},
+    Role.ADMIN: _READING | {Action.READ_ACCESS, Action.LIST_SECRETS, Action.CHANGE_NODES, Action.GRANT, Action.DENY},
     Role.EXEC: _READING | {Action.EXECUTE},
 }
 #: Actions that concern all environments at once, so they need the role in all of them.

@@ -155,7 +155,12 @@ class CertificateAuthority:
         return bool(_basic_constraints(self.certificate).path_length)
 
     def issue(
-        self, request: CertificateRequest, now: datetime.datetime, *, key: ec.EllipticCurvePrivateKey | None = None
+        self,
+        request: CertificateRequest,
+        now: datetime.datetime,
+        *,
+        key: ec.EllipticCurvePrivateKey | None = None,
+        life: datetime.timedelta | None = None,
     ) -> IssuedCertificate:
         """Issue a leaf certificate, with a new key unless ``key`` is given; see :meth:`sign`.
 
@@ -163,7 +168,7 @@ class CertificateAuthority:
             CertificateError: the common name is empty or longer than 64 characters.
         """
         key = key or ec.generate_private_key(ec.SECP256R1())
-        return IssuedCertificate(self.sign(request, key.public_key(), now), _private_pem(key))
+        return IssuedCertificate(self.sign(request, key.public_key(), now, life), _private_pem(key))
 
     def sign(
         self,
@@ -323,6 +328,11 @@ def why_expires(certificate: x509.Certificate, now: datetime.datetime) -> str:
     if life.begins > now:
         return f"not valid before {life.begins:%Y-%m-%d %H:%M} UTC"
     return f"expires on {life.ends:%Y-%m-%d %H:%M} UTC" if now >= life.renewal_due else ""
+
+
+def certificate_end(pem: bytes) -> datetime.datetime:
+    """Return the end of the first certificate in PEM, aware."""
+    return x509.load_pem_x509_certificate(pem).not_valid_after_utc
 
 
 def common_name(certificate: x509.Certificate) -> str:

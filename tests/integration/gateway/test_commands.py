@@ -17,9 +17,10 @@ import pytest
 from devopsellence.access.rights import Rights, record_of
 from devopsellence.access.roles import Role
 from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.certificates.approval import approve_node
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd, KeyValue
-from devopsellence.store.identities import user_of_operator
+from devopsellence.store.identities import USER_OPERATOR, user_of_operator
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.settings import Settings
 from tests.integration.cli.secret_operator import Operator
@@ -129,6 +130,7 @@ async def agent(shop: Shop, tmp_path: Path) -> AsyncIterator[AgentNode]:
     node = AgentNode(shop.etcd, shop.through, tmp_path)
     node.settings = settings_with(shop.through, shop.authority.issue_agent(node.uid))
     record = pb.Node(name="n1", uid=node.uid, labels=["web", "worker"])
+    approve_node(shop.caller(USER_OPERATOR), record)
     await shop.etcd.put(shop.etcd.keys.node("n1"), encode(record))
     for ref in (REF, STAGING):
         environment = pb.Environment(

@@ -67,21 +67,22 @@ EXPECTED = {
     "node:uid-revoked": (NOTHING, NOTHING, NOTHING),
     "node:n1": (NOTHING, NOTHING, NOTHING),
     "operator:ann": (
-        VIEW_OWN | SECRETS_OWN | {"access ann"},
+        VIEW_OWN | SECRETS_OWN | ACCESS,
         DEPLOY_OWN - RELEASES - EVENTS | {"recipient"},
         DEPLOY_OWN | {"rollout own"},
     ),
     "operator:viewer": (VIEW_OWN | {"access viewer"}, NOTHING, NOTHING),
     "operator:exec": (VIEW_OWN | {"access exec"}, NOTHING, NOTHING),
     "operator:deployer": (
-        VIEW_OWN | SECRETS_OWN | {"access deployer"},
+        VIEW_OWN | SECRETS_OWN | ACCESS,
         DEPLOY_OWN - RELEASES - EVENTS | {"recipient"},
         DEPLOY_OWN | {"rollout own"},
     ),
     "operator:admin": (VIEW_OWN | SECRETS_OWN | ACCESS | {"issued"}, ACCESS - {"denied"}, NOTHING),
     "operator:admins": (
         EVERYTHING - {"unknown kind"},
-        ACCESS | NODES | {"environment own", "environment other"},
+        # The record of a recipient without a change, as with an approval.
+        ACCESS | NODES | {"environment own", "environment other", "recipient"},
         ACCESS - {"denied"} | NODES | HEARTBEATS | {"recipient"},
     ),
     "operator:eve": (NOTHING, NOTHING, NOTHING),

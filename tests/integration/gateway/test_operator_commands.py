@@ -146,6 +146,10 @@ async def test_admin_grants_what_it_has_and_others_nothing(gateway: RunningGatew
     denied = await fails(bob, "grant", "bob", "--role", "exec", "--environment", "acme/*")
     assert denied[2] == "access denied: operator bob may not grant or revoke, which needs the role admin"
     assert [entry["operator"] for entry in (await run(ann, "list"))["operators"]] == ["ann", "bob"]
+    # A deployer sees who may approve recipients.
+    assert [entry["operator"] for entry in (await run(bob, "list"))["operators"]] == ["ann", "bob"]
+    await run(ann, "grant", "bob", "--role", "viewer", "--environment", str(OWN))
+    await run(ann, "revoke", "bob", "--role", "deployer")
     assert [entry["operator"] for entry in (await run(bob, "list"))["operators"]] == ["bob"]
 
 
@@ -157,8 +161,9 @@ async def test_removed_operator_loses_everything_and_secrets_are_named(
     await gateway.grant("ann", "*", roles=[Role.DEPLOYER])
     await gateway.grant("amy", "*", roles=ADMIN)
     ann, amy, root = commands.operator("ann"), commands.operator("amy"), commands.root()
-    for cli, name in ((ann, "OURS"), (root, "LATER")):
-        await asyncio.to_thread(lambda cli=cli, name=name: cli.set(name, b"x"))  # type: ignore[misc]
+    await asyncio.to_thread(lambda: ann.set("OURS", b"x"))
+    await run(root, "recipients", "approve", "-y")
+    await asyncio.to_thread(lambda: root.set("LATER", b"x"))
     unclear = pb.Operator(name="ann.old-123456", age_recipient="age1old")
     await gateway.direct.put(keys.operator(unclear.name), encode(unclear))
     async with Etcd(gateway.operator("ann")) as etcd:

@@ -15,8 +15,8 @@ OWN, OTHER = "acme/shop/production", "acme/shop/staging"
 #: The expectations, written by hand: actions of each role, apart from those of every role.
 MORE = {
     "viewer": "",
-    "deployer": "DEPLOY SEND_IMAGES READ_LOGS LIST_SECRETS WRITE_SECRETS",
-    "admin": "LIST_SECRETS GRANT",
+    "deployer": "DEPLOY SEND_IMAGES READ_LOGS LIST_SECRETS WRITE_SECRETS READ_ACCESS",
+    "admin": "LIST_SECRETS READ_ACCESS GRANT",
     "exec": "EXECUTE",
 }
 READING = {"VIEW", "DIAGNOSE"}

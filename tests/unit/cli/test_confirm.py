@@ -36,15 +36,17 @@ DESTROYERS = {
     "env delete": Destroyer("acme/shop/review", "acme/shop/review --dry-run"),
     "operator remove": Destroyer("ann", "ann --dry-run"),
     "operator deny": Destroyer("1f2e", "1f2e --undo"),
+    "operator token revoke": Destroyer("ci", "ci --dry-run"),
     "cluster init": Destroyer("--etcd e1=10.0.0.1 --force", "--etcd e1=10.0.0.1"),
     "cluster issue": Destroyer("controller --force", "controller"),
     "dev down": Destroyer("--purge", ""),
 }
-#: Commands that ask only if the cluster says so: the release task is run by hand.
-LATE = {"task run"}
+#: Commands that ask only if the cluster says so: the release task is run by hand, there are new recipients.
+LATE = {"task run", "operator recipients approve"}
 #: Every other command. A new command belongs here only if all that it changes can be changed back.
 HARMLESS = {
     *("operator add", "operator grant", "operator list", "operator revoke"),
+    *("operator token create", "operator token list", "operator recipients list"),
     *("init", "dev up", "dev status", "dev env", "config validate", "config resolve", "completion", "help", "version"),
     *("deploy", "status", "logs", "exec", "events", "doctor", "task list"),
     *("secret set", "secret list", "secret reencrypt"),

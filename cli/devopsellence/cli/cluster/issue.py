@@ -13,10 +13,12 @@ from enum import StrEnum
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from devopsellence.atomic_file import write_atomic
+from devopsellence.certificates import subjects
 from devopsellence.certificates.authority import (
     CertificateAuthority,
     CertificateError,
     CertificateRequest,
+    IssuedCertificate,
     common_name,
     load_certificate,
     load_key,
@@ -72,6 +74,20 @@ def issue(
         issued = IssuedBundle(bundle, IssueOutcome.KEPT)
     write_atomic(bundle.authority, authority.trusted, mode=0o644)
     return issued
+
+
+def sign_operator(
+    authority: CertificateAuthority, name: str, life: datetime.timedelta, at: datetime.datetime
+) -> IssuedCertificate:
+    """Return a certificate of operator ``name`` with a new key, valid for ``life`` and no longer.
+
+    Raises:
+        CliError: ``invalid_name`` (exit code 2).
+    """
+    try:
+        return authority.issue(subjects.operator(name), at, life=life)
+    except CertificateError as error:
+        raise CliError("invalid_name", str(error), exit_code=2) from error
 
 
 def _former_subject(bundle: CertificateBundle, request: CertificateRequest) -> str:

@@ -16,6 +16,7 @@ from devopsellence.cli.secrets import identity, recipients, releases, vault
 from devopsellence.cli.secrets.pins import pin, warn_of_keyless
 from devopsellence.cli.secrets.recipients import Recipients
 from devopsellence.cli.secrets.records import SecretId
+from devopsellence.cli.secrets.sealing import sealing_recipients
 from devopsellence.cli.secrets.vault import StoredVersion
 from devopsellence.cli.store import transaction
 from devopsellence.cli.store.releases import read_numbers, read_release
@@ -71,7 +72,7 @@ async def set_secret(
     """Store ``value``; with ``apply``, publish a release with the new version and follow the rollout."""
     base = await base_release(etcd, ref, secret) if apply else None
     me = await identity.own_identity(etcd)
-    readers = await recipients.of_nodes(etcd, await recipients.attached(etcd, ref))
+    readers = await sealing_recipients(etcd, ref, me, await recipients.attached(etcd, ref))
     if readers.keyless:
         names = ", ".join(readers.keyless)
         output.warning(f"the public key of {names} is not known yet: the next deploy encrypts the secret for them")

@@ -43,7 +43,7 @@ async def check(
         CliError: ``release_too_large`` or ``assignment_too_large`` (exit code 2).
     """
     current = await replicas.read_copies(etcd, ref, draft.services, nodes)
-    everybody = await recipients.of_nodes(etcd, [node.name for node in nodes], record=False) if stored else None
+    everybody = await recipients.of_nodes(etcd, [node.name for node in nodes]) if stored else None
     growth = growth_of(stored, everybody.recipients) if everybody is not None else {}
     if problem := too_large(ref.environment, draft, nodes, current, stored, growth):
         raise problem

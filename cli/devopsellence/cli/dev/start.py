@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from devopsellence.api.v1.stored_pb2 import Candidate, Node
+from devopsellence.certificates.approval import approve_node
 from devopsellence.cli.dev import cluster, readiness
 from devopsellence.cli.dev.paths import DevLayout
 from devopsellence.cli.dev.process import identify
@@ -62,7 +63,14 @@ class StartSequence:
         """Create the record of the node, which gives its agent access."""
         await _depose_the_dead(etcd)
         key = etcd.keys.node(self._state.node_name)
-        return await change(etcd, key, Node, lambda before: registered(before, self._state, labels))
+
+        def edit(before: Node | None) -> Node:
+            node = registered(before, self._state, labels)
+            if not node.HasField("approval"):
+                approve_node(etcd.settings, node)
+            return node
+
+        return await change(etcd, key, Node, edit)
 
     async def _within(self, process: str, what: str, ready: Awaitable[T]) -> T:
         return await readiness.within(self._layout, process, what, ready)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import grpc.aio
 
 from devopsellence.api.v1 import agent_pb2
+from devopsellence.cli.access_token import place_of
 from devopsellence.cli.agent import client
 from devopsellence.cli.nodes.registry import overview
 from devopsellence.cli.output import CheckResult, CliError, NextAction
@@ -26,17 +27,19 @@ _AT_A_TIME: Final = 32
 
 
 async def api_results(etcd: Etcd, settings: Settings) -> list[CheckResult]:
-    """Call the agent of node reachable node attached to an environment.
+    """Call the agent of each node attached to an environment.
 
-    ``cluster.nodes`` reports unreachable nodes. No results in a cluster without certificates, because agents have no
-    API there.
+    ``cluster.nodes`` reports unreachable nodes; the agent of one may be cut off from etcd, and says since when. No
+    results in a cluster without certificates, because agents have no API there.
     """
     if settings.cert is None:
         return []
     endpoints = [
-        client.endpoint_of(node.name, node.node, node.heartbeat)
+        client.direct_endpoint(node.name, node.node, node.heartbeat)
         for node in (await overview(etcd))[0]
-        if node.environments and node.node and node.heartbeat and node.heartbeat.uid == node.node.uid
+        if node.environments
+        and node.node
+        and (node.heartbeat.uid == node.node.uid if node.heartbeat else node.node.address)
     ]
     slots = asyncio.Semaphore(_AT_A_TIME)
     return [
@@ -49,10 +52,12 @@ async def _ask(settings: Settings, agent: client.AgentEndpoint, slots: asyncio.S
     try:
         async with slots, client.connect(settings, agent) as stub:
             answer = await stub.Diagnose(agent_pb2.DiagnoseRequest(), timeout=_SECONDS)
-    except grpc.aio.AioRpcError as error:
-        return [CheckResult.from_error(name, client.call_error(agent, error))]
-    except CliError as error:
-        return [CheckResult.from_error(name, error)]
+    except (grpc.aio.AioRpcError, CliError) as error:
+        if agent.address and agent.problem:
+            # Without a heartbeat; most likely the agent does not run.
+            return []
+        found = error if isinstance(error, CliError) else client.call_error(agent, error)
+        return [CheckResult.from_error(name, found)]
     return diagnose_results(name, agent.address, answer)
 
 
@@ -75,9 +80,11 @@ def diagnose_results(name: str, address: str, answer: agent_pb2.DiagnoseAnswer) 
 
 async def identity_results(etcd: Etcd) -> list[CheckResult]:
     """Check the identity that decrypts secrets for this operator."""
-    from devopsellence.cli.secrets.identity import identity_path, load_or_create
+    from devopsellence.cli.secrets.identity import load_or_create, path_for
 
-    path = identity_path()
+    path = path_for(etcd.settings)
+    if path is None:
+        return [CheckResult("identity", "ok", "none in this token: its roles neither set nor read secrets")]
     try:
         mode = path.stat().st_mode
         load_or_create(path)  # the file exists, so nothing is created
@@ -90,7 +97,7 @@ async def identity_results(etcd: Etcd) -> list[CheckResult]:
     if stat.S_IMODE(mode) & 0o077:
         action = NextAction("restrict access", f"chmod 600 {path}")
         return [CheckResult("identity", "warning", f"other users can read {path}", "identity_open", (action,))]
-    return [CheckResult("identity", "ok", str(path))]
+    return [CheckResult("identity", "ok", place_of(etcd.settings, path, "identity"))]
 
 
 async def _no_identity(etcd: Etcd, path: Path) -> list[CheckResult]:

@@ -7,6 +7,7 @@ import datetime
 from typing import TYPE_CHECKING, Final
 
 from devopsellence.cli import context, errors
+from devopsellence.cli.access_token import TokenSettings, place_of
 from devopsellence.cli.output import CheckResult, CliError, NextAction
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def certificates(settings: Settings, now: datetime.datetime) -> list[CheckResult
         except CertificateError as error:
             results.append(CheckResult(name, "error", str(error), "certificate_missing", (fix,)))
             continue
-        results.append(validity(name, str(path), certificate.not_valid_after_utc - now, fix))
+        results.append(validity(name, place_of(settings, path, name), certificate.not_valid_after_utc - now, fix))
     return results
 
 
@@ -76,6 +77,9 @@ def validity(name: str, certificate: str, left: datetime.timedelta, fix: NextAct
 
 
 def _renew_action(settings: Settings) -> NextAction:
+    if isinstance(settings, TokenSettings):
+        command = "devopsellence operator token create <name>"
+        return NextAction("create another token, on the machine with the cluster's CA", command)
     if context.is_dev(settings):
         return NextAction("renew the certificate", "devopsellence dev up")
     return NextAction("renew, on the machine with the cluster's CA", "devopsellence cluster init")

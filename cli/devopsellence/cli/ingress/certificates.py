@@ -17,6 +17,7 @@ from devopsellence.cli.output import CliError
 from devopsellence.cli.secrets import identity, recipients
 from devopsellence.cli.secrets.identity import OperatorIdentity
 from devopsellence.cli.secrets.items import CertificateKeyItem
+from devopsellence.cli.secrets.sealing import sealing_recipients
 from devopsellence.cli.store import transaction
 from devopsellence.cli.store.author import author
 from devopsellence.cli.store.reader import concurrently
@@ -49,7 +50,7 @@ async def install(
         CliError: ``identity_unusable``; ``busy``: the records kept changing.
     """
     me = await identity.own_identity(etcd)
-    readers = await recipients.of_nodes(etcd, await recipients.attached(etcd, ref))
+    readers = await sealing_recipients(etcd, ref, me, await recipients.attached(etcd, ref))
     # Encrypted per host, so that no two records have the same ciphertext.
     records_by_host = {
         host: _record(

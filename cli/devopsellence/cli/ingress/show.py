@@ -41,7 +41,7 @@ async def certificates(etcd: Etcd, ref: EnvironmentRef) -> tuple[list[Certificat
         names = await recipients.attached(etcd, ref)
     except MalformedRecord as error:
         problems.append(UnreadableKey(error.key, f"not a readable {error.kind}: {error.reason}"))
-    readers = await recipients.of_nodes(etcd, names, record=False)
+    readers = await recipients.of_nodes(etcd, names)
     return [_entry(host, certificate, readers) for host, certificate in sorted(served.stored.items())], problems
 
 

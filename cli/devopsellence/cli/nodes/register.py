@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from devopsellence.api.v1.stored_pb2 import Node
+from devopsellence.certificates.approval import approve_node
 from devopsellence.cli.nodes.heartbeat import end_heartbeat
 from devopsellence.cli.nodes.registry import attached_environments, event_puts, find
 from devopsellence.cli.output import CliError, NextAction
@@ -64,6 +66,7 @@ async def register_node(etcd: Etcd, options: NodeOptions) -> Registration:
         CliError: ``node_exists``: the node exists with different labels or a different address.
     """
     new = _new_record(options)
+    await asyncio.to_thread(approve_node, etcd.settings, new)
 
     def edit(before: Node | None) -> Node:
         if before is None:
@@ -95,7 +98,9 @@ async def replace_node(etcd: Etcd, options: NodeOptions) -> Registration:
         base = stored or before
         if base.uid != uid:
             replaced = base.uid
-        return _new_record(options, base, uid=uid)
+        after = _new_record(options, base, uid=uid)
+        approve_node(etcd.settings, after)
+        return after
 
     did = f"replaced the machine of node {options.name}"
     attached = await attached_environments(etcd, options.name)

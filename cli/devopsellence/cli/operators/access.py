@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -13,6 +14,7 @@ from devopsellence.access.patterns import ANY, InvalidPattern, covers, fixed_par
 from devopsellence.access.rights import FULL_ROLES, InvalidAccess, Rights, record_of, rights_of
 from devopsellence.access.roles import Action, Role
 from devopsellence.api.v1.stored_pb2 import DenyList, OperatorAccess
+from devopsellence.certificates import approval
 from devopsellence.cli.errors import access_denied
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.store import transaction
@@ -70,13 +72,17 @@ async def check_addable(etcd: Etcd, name: str, rights: Rights | None) -> None:
 
 
 async def add(etcd: Etcd, name: str, rights: Rights) -> None:
-    """Record the access of a new operator; an existing record stays as it is."""
+    """Record the access of a new operator, who approves its own recipients from then on; existing rights stay."""
+    admission = await asyncio.to_thread(approval.sign, etcd.settings, approval.of_operator(name))
 
     def edit(before: OperatorAccess | None) -> OperatorAccess:
+        record = record_of(name, rights) if before is None else OperatorAccess()
         if before is not None:
-            return before
-        record = record_of(name, rights)
-        record.created_at.CopyFrom(transaction.now())
+            record.CopyFrom(before)
+        else:
+            record.created_at.CopyFrom(transaction.now())
+        if admission is not None and not record.HasField("admission"):
+            record.admission.CopyFrom(admission)
         return record
 
     await transaction.change(etcd, etcd.keys.operator_access(name), OperatorAccess, edit)
@@ -119,9 +125,12 @@ async def _change(etcd: Etcd, name: str, edit_rights: Callable[[Rights], Rights]
     def edit(before: OperatorAccess | None) -> OperatorAccess:
         if before is None:
             raise unknown(name)
-        after = record_of(name, edit_rights(_rights(before)))
-        if before.HasField("created_at"):
-            after.created_at.CopyFrom(before.created_at)
+        after = OperatorAccess()
+        after.CopyFrom(before)
+        # Of earlier versions: part of the rights.
+        for field in ("environments", "nodes", "roles"):
+            after.ClearField(field)
+        after.MergeFrom(record_of(name, edit_rights(_rights(before))))
         return after
 
     return await transaction.change(etcd, etcd.keys.operator_access(name), OperatorAccess, edit)
@@ -136,7 +145,7 @@ async def known_operators(etcd: Etcd) -> KnownOperators:
     return KnownOperators(
         operators=dict(sorted(operators.items())),
         denied=denied or DenyList(),
-        only_self=rights is not None and not rights.permit_somewhere(Action.GRANT),
+        only_self=rights is not None and not rights.permit_somewhere(Action.READ_ACCESS),
         problems=tuple(reader.problems),
     )
 

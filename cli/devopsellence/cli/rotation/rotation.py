@@ -18,6 +18,7 @@ from devopsellence.cli.cluster.access import root_settings
 from devopsellence.cli.cluster.authority import Passphrase
 from devopsellence.cli.cluster.folder import ClusterFolder
 from devopsellence.cli.cluster.init import InitResult, write_bundles
+from devopsellence.cli.operators.recipients import approve_again
 from devopsellence.cli.output import CliError, NextAction, Output
 from devopsellence.cli.rotation import stages, steps
 from devopsellence.cli.rotation.probe import Finding, Server, described
@@ -89,7 +90,8 @@ class Rotation:
         await steps.announce(etcd, [_pem(root) for root in (present.root, *present.also_trusted)])
 
     async def announce_only(self, etcd: Etcd) -> None:
-        """Have everybody trust the CA that signs, and no other."""
+        """Have everybody trust the CA that signs, and no other; what admins have approved counts as before."""
+        await approve_again(etcd)
         await steps.announce(etcd, [_pem(self._signing().root)])
 
     async def wait_trusting(self, etcd: Etcd) -> list[str]:

@@ -2,9 +2,9 @@
 
 ``records`` edits stored secrets; ``releases`` finds their versions in releases; ``recipients`` collects public keys;
 ``identity`` is the operator's own key. ``vault`` reads, sets and deletes secrets. ``items`` covers everything stored
-encrypted, including private keys of certificates, and ``grant`` encrypts items for more recipients. ``access`` handles
-nodes joining and leaving an environment, ``pins`` the versions in a release. ``value`` and ``listing`` serve the
-commands.
+encrypted, including private keys of certificates, and ``grant`` encrypts items for more recipients. ``sealing`` decides
+for whom, everywhere; ``known`` keeps what this operator has confirmed. ``access`` handles nodes joining and leaving an
+environment, ``pins`` the versions in a release. ``value`` and ``listing`` serve the commands.
 
 A plaintext value stays in memory and must not appear in a record, event, message or exception. etcd holds age files
 (``devopsellence.age``). Publishing releases belongs in ``deploy``. Reads and writes of etcd are covered by

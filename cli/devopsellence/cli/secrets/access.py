@@ -155,13 +155,13 @@ async def grant_certificate_keys(etcd: Etcd, ref: EnvironmentRef, names: Collect
 
 async def exposure_of(etcd: Etcd, ref: EnvironmentRef, name: str) -> Exposure:
     """Return everything node ``name`` could decrypt, including old versions; ignores unreadable records."""
-    node_keys = await recipients.of_nodes(etcd, [name], record=False)
+    node_keys = await recipients.of_nodes(etcd, [name])
     return await _exposure(etcd, ref, node_keys.keys([name]))
 
 
 async def exposures_of(etcd: Etcd, name: str) -> dict[EnvironmentRef, Exposure]:
     """Return the exposure of node ``name`` by environment, also for environments without the node; omits empty ones."""
-    node_keys = await recipients.of_nodes(etcd, [name], record=False)
+    node_keys = await recipients.of_nodes(etcd, [name])
     return await exposures_to(etcd, node_keys.keys([name]))
 
 

@@ -9,11 +9,12 @@ from google.protobuf.message import Message
 
 from devopsellence.api.v1.stored_pb2 import Secret, SecretVersion
 from devopsellence.cli.output import CliError, NextAction
-from devopsellence.cli.secrets import identity, recipients, records
+from devopsellence.cli.secrets import identity, records
 from devopsellence.cli.secrets.identity import OperatorIdentity
 from devopsellence.cli.secrets.items import EncryptedItem
 from devopsellence.cli.secrets.recipients import Recipients
 from devopsellence.cli.secrets.records import CannotDecrypt
+from devopsellence.cli.secrets.sealing import sealing_recipients
 from devopsellence.cli.store import transaction
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
@@ -53,13 +54,13 @@ async def grant(etcd: Etcd, ref: EnvironmentRef, requests: Iterable[GrantRequest
 
     Raises:
         CliError: ``secret_sealed``: this operator cannot decrypt a needed version; nothing was written.
-            ``identity_unusable``.
+            ``identity_unusable``, ``recipients_unconfirmed``.
     """
     left = [request for request in requests if not request.satisfied_by(request.files)]
     if not left:
         return GrantResult()
     me = await identity.own_identity(etcd)
-    everybody = await recipients.of_nodes(etcd, nodes)
+    everybody = await sealing_recipients(etcd, ref, me, nodes)
     for request in left:
         _encrypted_files(ref, request, request.files, me, everybody)
     done: dict[EncryptedItem, bool] = {}
@@ -104,7 +105,7 @@ def cannot_decrypt(
 ) -> CliError:
     """Return the error for a version this operator cannot decrypt; names the operators who can."""
     able: Sequence[str] = everybody.operators_among(version.recipients)
-    what = f"this identity ({me.name}, {me.path}) cannot decrypt {item.describe(version)}"
+    what = f"this identity ({me.name}, {me.place}) cannot decrypt {item.describe(version)}"
     replace = item.replace_action(ref)
     if not able:
         return CliError("secret_sealed", f"{what}, and no other operator can", next_actions=[replace])

@@ -16,24 +16,28 @@ from typing import Final
 from devopsellence import input_file
 from devopsellence.age import AgeIdentity, EncryptionError
 from devopsellence.api.v1.stored_pb2 import Operator
+from devopsellence.certificates import approval
+from devopsellence.cli.access_token import IDENTITY, TokenSettings, place_of
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.store import author as certificate_author
 from devopsellence.cli.store import transaction
 from devopsellence.cli.store.reader import Reader
+from devopsellence.cli.store.rights import own_access
 from devopsellence.cli.util.files import state_home
+from devopsellence.store.errors import PermissionDenied
 from devopsellence.store.etcd import Etcd
+from devopsellence.store.settings import Settings
 
-IDENTITY: Final = "DEVOPSELLENCE_IDENTITY"
 _NAME_PART: Final = 26
 
 
 @dataclass(frozen=True)
 class OperatorIdentity:
-    """Identity of this operator: name under ``operators/`` in etcd, key, and path of the file."""
+    """Identity of this operator: name under ``operators/`` in etcd, key, and its place for messages."""
 
     name: str
     identity: AgeIdentity
-    path: Path
+    place: str
 
 
 def identity_path(environ: Mapping[str, str] = os.environ) -> Path:
@@ -46,11 +50,33 @@ async def own_identity(etcd: Etcd) -> OperatorIdentity:
     """Return the identity of this operator, created if missing and registered in etcd as a recipient.
 
     Raises:
-        CliError: ``identity_unusable``: the file cannot be read or created, or its content is invalid.
+        CliError: ``identity_unusable``: the file cannot be read or created, or its content is invalid, or this process
+            has a token without an identity.
     """
-    path = identity_path()
+    path = path_for(etcd.settings)
+    if path is None:
+        message = "this token has no age identity, because its roles neither set nor read secrets"
+        raise CliError("identity_unusable", message)
     identity = await asyncio.to_thread(load_or_create, path)
-    return OperatorIdentity(await _registered(etcd, identity.recipient), identity, path)
+    place = place_of(etcd.settings, path, "identity")
+    return OperatorIdentity(await _registered(etcd, identity.recipient), identity, place)
+
+
+async def existing_key(settings: Settings) -> str:
+    """Return the public key of this operator; "" before the first use of its identity.
+
+    Raises:
+        CliError: ``identity_unusable``.
+    """
+    path = path_for(settings)
+    if path is None or not await asyncio.to_thread(path.exists):
+        return ""
+    return (await asyncio.to_thread(load_or_create, path)).recipient
+
+
+def path_for(settings: Settings) -> Path | None:
+    """Return the path of the identity of these settings; None for a token without one."""
+    return settings.identity if isinstance(settings, TokenSettings) else identity_path()
 
 
 def load_or_create(path: Path) -> AgeIdentity:
@@ -92,19 +118,41 @@ async def _registered(etcd: Etcd, recipient: str) -> str:
     known = await Reader(etcd).get_prefix(etcd.keys.operators_prefix, Operator)
     found = next((operator for operator in known.values() if operator.age_recipient == recipient), None)
     owner = certificate_author.operator_name(etcd)
-    if found is not None and (found.operator or not owner):
+    if found is not None and not _is_to_be_claimed(found, owner, has_certificate=etcd.settings.cert is not None):
         return found.name
-    name = found.name if found is not None else operator_name(certificate_author.author(etcd), recipient)
-    new = Operator(name=name, age_recipient=recipient, created_at=transaction.now())
+    who = certificate_author.author(etcd)
+    name = found.name if found is not None else operator_name(who, recipient)
+    own = Operator(name=name, age_recipient=recipient, operator=owner)
+    await asyncio.to_thread(approval.approve_operator, etcd.settings, own)
+    if (access := await own_access(etcd)) is not None and access.HasField("admission"):
+        own.admission.CopyFrom(access.admission)
 
     def edit(before: Operator | None) -> Operator:
-        after = Operator()
-        after.CopyFrom(before or new)
-        # For ``operator remove``. Records of earlier versions name nobody.
+        after = Operator(name=name, age_recipient=recipient, created_at=transaction.now(), added_by=who)
+        if before is not None:
+            after.CopyFrom(before)
+        # For ``operator remove``. Records of earlier versions name nobody, and nobody has approved them.
         after.operator = after.operator or owner
+        if not after.HasField("approval") and after.operator == owner:
+            after.MergeFrom(own)
         return after
 
-    return (await transaction.change(etcd, etcd.keys.operator(name), Operator, edit)).name
+    try:
+        return (await transaction.change(etcd, etcd.keys.operator(name), Operator, edit)).name
+    except PermissionDenied:
+        if found is None:
+            raise
+        # An operator who may not set secrets any more still decrypts.
+        return name
+
+
+def _is_to_be_claimed(found: Operator, owner: str, *, has_certificate: bool) -> bool:
+    """Return True if the record of this operator's key names no operator, or is approved by nobody."""
+    return (
+        has_certificate
+        and found.operator in ("", owner)
+        and (found.operator != owner or not found.HasField("approval"))
+    )
 
 
 def operator_name(who: str, recipient: str) -> str:

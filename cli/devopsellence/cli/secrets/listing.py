@@ -47,7 +47,7 @@ async def read_entries(etcd: Etcd, ref: EnvironmentRef) -> tuple[list[SecretEntr
     in_use = await readable_in_use(reader, ref)
     with suppress(MalformedRecord):  # Among the problems of the reader already.
         names = await recipients.attached(etcd, ref)
-    keys = await recipients.of_nodes(etcd, names, record=False)
+    keys = await recipients.of_nodes(etcd, names)
     entries = [entry_of(secret, stored, keys, in_use) for secret, stored in secrets.stored.items()]
     return entries, [*secrets.problems, *reader.problems]
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 
 from devopsellence.age import is_recipient, node_recipient
 from devopsellence.api.v1.stored_pb2 import Environment, Heartbeat, Node, Operator
-from devopsellence.cli import errors
-from devopsellence.cli.store import transaction
-from devopsellence.cli.store.reader import Reader, concurrently
+from devopsellence.cli.store.reader import Reader
 from devopsellence.store.codec import decode
-from devopsellence.store.errors import PermissionDenied
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 
@@ -68,12 +64,26 @@ async def readable_nodes(etcd: Etcd, names: Iterable[str]) -> list[Node]:
     return list((await Reader(etcd).get_many(keys, Node)).values())
 
 
-async def of_nodes(etcd: Etcd, names: Iterable[str], *, record: bool = True) -> Recipients:
-    """Return the public keys of the nodes ``names`` and of all operators.
+@dataclass(frozen=True)
+class RecipientRecords:
+    """Records of some nodes and of all operators. ``keys``: the public keys of these nodes, by name."""
 
-    A key found only in the heartbeat of an agent is copied to the record of its node, unless ``record`` is False. A
-    node with an unreadable record counts as keyless.
-    """
+    wanted: tuple[str, ...]
+    nodes: Mapping[str, Node]
+    keys: Mapping[str, str]
+    operators: tuple[Operator, ...]
+
+    def recipients(self, operators: Iterable[Operator] | None = None) -> Recipients:
+        """Return the public keys; with ``operators``, those of these operators only."""
+        return Recipients(
+            nodes=self.keys,
+            operators={one.name: one.age_recipient for one in (self.operators if operators is None else operators)},
+            keyless=tuple(name for name in self.wanted if name not in self.keys),
+        )
+
+
+async def read_records(etcd: Etcd, names: Iterable[str]) -> RecipientRecords:
+    """Read the records of the nodes ``names`` and of all operators. A node with an unreadable record has no key."""
     keys, reader, wanted = etcd.keys, Reader(etcd), sorted(set(names))
     nodes, beats, operators = await asyncio.gather(
         reader.get_many({name: keys.node(name) for name in wanted}, Node),
@@ -81,32 +91,14 @@ async def of_nodes(etcd: Etcd, names: Iterable[str], *, record: bool = True) -> 
         reader.get_prefix(keys.operators_prefix, Operator),
     )
     public_keys = {name: node_recipient(node, beats.get(name)) for name, node in nodes.items()}
-    if record:
-        stale = [name for name, key in public_keys.items() if key and key != nodes[name].age_recipient]
-        await concurrently(_take_over(etcd, nodes[name], public_keys[name]) for name in stale)
-    known = {name: key for name, key in public_keys.items() if key}
-    return Recipients(
-        nodes=known,
-        operators={
-            operator.name: operator.age_recipient
-            for operator in operators.values()
-            if is_recipient(operator.age_recipient)
-        },
-        keyless=tuple(name for name in wanted if name not in known),
+    return RecipientRecords(
+        wanted=tuple(wanted),
+        nodes=nodes,
+        keys={name: key for name, key in public_keys.items() if key},
+        operators=tuple(operator for operator in operators.values() if is_recipient(operator.age_recipient)),
     )
 
 
-async def _take_over(etcd: Etcd, node: Node, key: str) -> None:
-    def edit(before: Node | None) -> Node:
-        if before is None:
-            raise errors.node_unknown(node.name)
-        after = Node()
-        after.CopyFrom(before)
-        # Another uid: the node was registered again in the meantime, and the key belongs to another machine.
-        if before.uid == node.uid:
-            after.age_recipient = key
-        return after
-
-    # An operator who may not change nodes leaves the copy to another.
-    with suppress(PermissionDenied):
-        await transaction.change(etcd, etcd.keys.node(node.name), Node, edit)
+async def of_nodes(etcd: Etcd, names: Iterable[str]) -> Recipients:
+    """Return the public keys of the nodes ``names`` and of all operators, to be shown: ``sealing`` has those to use."""
+    return (await read_records(etcd, names)).recipients()

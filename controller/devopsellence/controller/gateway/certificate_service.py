@@ -48,7 +48,8 @@ class CertificateService(CertificatesServicer):
 
     async def Renew(self, request: RenewRequest, context: _Context) -> SignedCertificate:  # noqa: N802
         async with self._admission.admitted(context, "Renew") as call:
-            return await self._signed(call, own_subject(call.caller), request.csr, None)
+            identities = self._admission.identities
+            return await self._signed(call, own_subject(call.caller, identities.policy), request.csr, None)
 
     async def Sign(self, request: SignRequest, context: _Context) -> SignedCertificate:  # noqa: N802
         async with self._admission.admitted(context, "Sign") as call:

@@ -110,7 +110,7 @@ class ApiServer:
         diagnosis = Diagnosis(beat, engine, access.state, assignments, listen.files, state_dir, self._threads)
         archive = LogArchive(state_dir / "logs")
         self._service = AgentService(beat.node, engine, assignments, decrypter, images, diagnosis, archive, self.rights)
-        self._peers = PeerService(beat.node, engine, assignments)
+        self._peers = PeerService(beat.node, engine, assignments, self.rights)
         self._cleanup: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(
             interceptors=(CallAdmission(beat.node, self.rights),), options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS

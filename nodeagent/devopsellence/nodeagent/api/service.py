@@ -142,7 +142,7 @@ class AgentService:
 
     async def _diagnose(self, caller: Certificate) -> DiagnoseAnswer:
         async with self._rights.during(caller, Action.DIAGNOSE):
-            return await self._diagnosis.answer()
+            return await self._diagnosis.answer(lambda paths: self._rights.visible(caller, paths))
 
     async def _logs(
         self, caller: Certificate, request: LogsRequest, answer: Callable[[LogsAnswer], Awaitable[None]]

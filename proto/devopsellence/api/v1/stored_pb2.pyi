@@ -40,6 +40,7 @@ class Node(_message.Message):
     REGISTERED_AT_FIELD_NUMBER: _builtins.int
     AGE_RECIPIENT_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     uid: _builtins.str
     """Generated at registration: distinguishes machines that have the same name one after another."""
@@ -61,6 +62,12 @@ class Node(_message.Message):
     def drain(self) -> Global___Drain:
         """Present: the node is being drained, web services first, and cordoned is true. Removed together with cordoned."""
 
+    @_builtins.property
+    def approval(self) -> Global___RecipientApproval:
+        """Of this machine, with or without its age recipient: by the operator who registered it, or who used the recipient
+        first.
+        """
+
     def __init__(
         self,
         *,
@@ -72,14 +79,47 @@ class Node(_message.Message):
         registered_at: _timestamp_pb2.Timestamp | None = ...,
         age_recipient: _builtins.str = ...,
         drain: Global___Drain | None = ...,
+        approval: Global___RecipientApproval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "registered_at", b"registered_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "drain", b"drain", "registered_at", b"registered_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "age_recipient", b"age_recipient", "cordoned", b"cordoned", "drain", b"drain", "labels", b"labels", "name", b"name", "registered_at", b"registered_at", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "age_recipient", b"age_recipient", "approval", b"approval", "cordoned", b"cordoned", "drain", b"drain", "labels", b"labels", "name", b"name", "registered_at", b"registered_at", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
+
+@_typing.final
+class RecipientApproval(_message.Message):
+    """Signature by an operator that secrets may be encrypted for a recipient. It is the approver's role at the time of use
+    that decides whether it counts.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    APPROVED_AT_FIELD_NUMBER: _builtins.int
+    certificates: _builtins.str
+    """Certificate of the approver, then those between it and the cluster's authority. PEM."""
+    signature: _builtins.bytes
+    """ECDSA with SHA-256 over kind, names and recipient, see certificates/approval.py of the command line."""
+    @_builtins.property
+    def approved_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        certificates: _builtins.str = ...,
+        signature: _builtins.bytes = ...,
+        approved_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approved_at", b"approved_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved_at", b"approved_at", "certificates", b"certificates", "signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecipientApproval: _TypeAlias = RecipientApproval  # noqa: Y015
 
 @_typing.final
 class Drain(_message.Message):
@@ -270,13 +310,26 @@ class Operator(_message.Message):
     AGE_RECIPIENT_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     OPERATOR_FIELD_NUMBER: _builtins.int
+    ADDED_BY_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    ADMISSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The key's name: "<user>.<host>-<6 hex digits>", generated once per identity."""
     age_recipient: _builtins.str
     operator: _builtins.str
     """Operator in the certificate of the writer; empty for root, without certificates, and in earlier records."""
+    added_by: _builtins.str
+    """Author of the record, as "ann@laptop". Empty in earlier records."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def approval(self) -> Global___RecipientApproval:
+        """Of this recipient: by an admin, or by the operator itself."""
+
+    @_builtins.property
+    def admission(self) -> Global___RecipientApproval:
+        """Copy of OperatorAccess.admission, with which the operator's own approval counts."""
+
     def __init__(
         self,
         *,
@@ -284,10 +337,13 @@ class Operator(_message.Message):
         age_recipient: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         operator: _builtins.str = ...,
+        added_by: _builtins.str = ...,
+        approval: Global___RecipientApproval | None = ...,
+        admission: Global___RecipientApproval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "approval", b"approval", "created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_recipient", b"age_recipient", "created_at", b"created_at", "name", b"name", "operator", b"operator"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_by", b"added_by", "admission", b"admission", "age_recipient", b"age_recipient", "approval", b"approval", "created_at", b"created_at", "name", b"name", "operator", b"operator"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -307,6 +363,8 @@ class OperatorAccess(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     ROLES_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    ADMISSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     nodes: _builtins.bool
     """Written by versions without roles: also the role admin in these environments. Not written any more."""
@@ -318,6 +376,16 @@ class OperatorAccess(_message.Message):
     def roles(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoleGrant]: ...
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenCertificate]:
+        """Certificates of the operator's tokens (operator token create): those that have not expired, and the last one.
+        Empty for a person.
+        """
+
+    @_builtins.property
+    def admission(self) -> Global___RecipientApproval:
+        """By the admin who added the operator: the operator approves its own recipients."""
+
     def __init__(
         self,
         *,
@@ -326,14 +394,53 @@ class OperatorAccess(_message.Message):
         nodes: _builtins.bool = ...,
         roles: _abc.Iterable[Global___RoleGrant] | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        tokens: _abc.Iterable[Global___TokenCertificate] | None = ...,
+        admission: Global___RecipientApproval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "environments", b"environments", "name", b"name", "nodes", b"nodes", "roles", b"roles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "created_at", b"created_at", "environments", b"environments", "name", b"name", "nodes", b"nodes", "roles", b"roles", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OperatorAccess: _TypeAlias = OperatorAccess  # noqa: Y015
+
+@_typing.final
+class TokenCertificate(_message.Message):
+    """The certificate in a token, so that the token can be revoked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIAL_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    RECIPIENT_FIELD_NUMBER: _builtins.int
+    serial: _builtins.str
+    """As in DeniedCertificate."""
+    created_by: _builtins.str
+    recipient: _builtins.str
+    """Name of the token's age recipient, under operators/; empty without."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        serial: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        created_by: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        recipient: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "created_by", b"created_by", "expires_at", b"expires_at", "recipient", b"recipient", "serial", b"serial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenCertificate: _TypeAlias = TokenCertificate  # noqa: Y015
 
 @_typing.final
 class RoleGrant(_message.Message):
@@ -423,6 +530,7 @@ class DeniedCertificate(_message.Message):
     SERIAL_FIELD_NUMBER: _builtins.int
     DENIED_AT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Common name, such as "operator:ann". Never "root" or "controller"."""
     serial: _builtins.str
@@ -430,6 +538,10 @@ class DeniedCertificate(_message.Message):
     reason: _builtins.str
     @_builtins.property
     def denied_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """End of the certificate with this serial number; the entry is dropped a day later. Absent: not known."""
+
     def __init__(
         self,
         *,
@@ -437,10 +549,11 @@ class DeniedCertificate(_message.Message):
         serial: _builtins.str = ...,
         denied_at: _timestamp_pb2.Timestamp | None = ...,
         reason: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["denied_at", b"denied_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["denied_at", b"denied_at", "expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["denied_at", b"denied_at", "name", b"name", "reason", b"reason", "serial", b"serial"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["denied_at", b"denied_at", "expires_at", b"expires_at", "name", b"name", "reason", b"reason", "serial", b"serial"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

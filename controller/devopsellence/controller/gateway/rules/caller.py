@@ -141,11 +141,13 @@ def operator_grants(keys: Keys, operator: str, rights: Rights) -> Grants:
         # Nodes are attached to environments, whose records and events tell of their changes.
         write += [KeyPattern((kind,)) for kind in ("nodes", "environments", "events")]
         delete += [KeyPattern((kind,)) for kind in ("nodes", "heartbeats")]
+    if rights.permit_somewhere(Action.READ_ACCESS):
+        read += [_ACCESS, _DENIED]
     if rights.permit_somewhere(Action.GRANT):
-        read += [_ACCESS, _DENIED, _ISSUED]
+        read.append(_ISSUED)
         write.append(_ACCESS)
     if rights.permit_somewhere(Action.DENY):
-        write.append(_DENIED)
+        write += [_DENIED, _RECIPIENTS]
         delete += [_ACCESS, _RECIPIENTS]
     return Grants(keys.prefix.encode(), tuple(read), tuple(write), tuple(delete))
 

@@ -23,16 +23,19 @@ from devopsellence.names import NAME, InvalidName
 _LEAST_LIFE: Final = datetime.timedelta(minutes=5)
 
 
-def own_subject(caller: Caller) -> CertificateRequest:
+def own_subject(caller: Caller, policy: AccessPolicy) -> CertificateRequest:
     """Return the content of a new certificate of the caller.
 
     Raises:
-        Refused: the caller's certificates are not signed by gateways.
+        Refused: the caller's certificates are not signed by gateways, or it is a token, whose end was chosen.
     """
     match caller.role:
         case Role.NODE:
             return subjects.node(caller.name, caller.uid)
         case Role.OPERATOR:
+            access = policy.operators.get(caller.name)
+            if access is not None and access.tokens:
+                raise denied("a token is not renewed; create another one")
             return subjects.operator(caller.name)
         case Role.ROOT:
             return subjects.root()

@@ -101,7 +101,7 @@ def test_denied_serial_number_gives_no_access(name: str) -> None:
             ["secrets/acme/shop/production/web/KEY", "status/n1/acme/shop/production"],
             ["secrets/acme/a/b/w/K"],
         ),
-        ("ben", ["secrets/a/b/c/web/KEY", "status/n1/a/b/c", "nodes/n1"], ["access/operators/ann", "junk/x"]),
+        ("ben", ["secrets/a/b/c/web/KEY", "status/n1/a/b/c", "nodes/n1", "access/operators/ann"], ["junk/x"]),
         ("cat", ["releases/acme/a/b/1", "releases/other/app/x/1"], ["releases/other/web/x/1", "releases/acme2/a/b/1"]),
         ("dan", ["nodes/n1", "access/operators/dan"], ["environments/acme/shop/production"]),
     ],

@@ -56,8 +56,9 @@ def environment(*nodes: str, latest: int = 1) -> bytes:
     return encode(pb.Environment(nodes=nodes, latest_release=latest, **ENV))
 
 
-def recipient(operator: str = "") -> bytes:
-    return encode(pb.Operator(name="ann.x-1", operator=operator))
+def recipient(operator: str = "", *, approved: bytes = b"", key: str = "age1") -> bytes:
+    approval = pb.RecipientApproval(signature=approved) if approved else None
+    return encode(pb.Operator(name="ann.x-1", operator=operator, age_recipient=key, approval=approval))
 
 
 def node(**fields: Any) -> bytes:
@@ -106,6 +107,8 @@ def check(who: Caller, key: str, value: bytes, stored: bytes | None = None) -> s
         (ABE, BOB, access(Role.EXEC, "other/*"), access(Role.EXEC, "other/*", "acme/*")),
         (ANN, RECIPIENT, recipient("ann"), None),
         (ANN, RECIPIENT, recipient("ann"), recipient()),
+        (AMY, RECIPIENT, recipient("bob", approved=b"amy"), recipient("bob")),
+        (AMY, RECIPIENT, recipient("bob", approved=b"amy"), recipient("bob", approved=b"eve")),
         (ANN, ENVIRONMENT, environment("n1", latest=2), environment()),
         (AMY, ENVIRONMENT, environment("n1"), environment("n2")),
         # A field that only a later version knows.
@@ -167,6 +170,10 @@ def test_honest_record_is_written(who: Caller, key: str, value: bytes, stored: b
         (ANN, RECIPIENT, recipient(), None, "of nobody, not of 'ann'"),
         (ANN, RECIPIENT, recipient("bob"), None, "of bob, not of 'ann'"),
         (ANN, RECIPIENT, recipient("ann"), recipient("bob"), "of ann, bob, not of 'ann'"),
+        (ANN, RECIPIENT, recipient("bob", approved=b"ann"), recipient("bob"), "of bob, not of 'ann'"),
+        (ABE, RECIPIENT, recipient("bob", approved=b"abe"), recipient("bob"), "of bob, not of 'abe'"),
+        (AMY, RECIPIENT, recipient("bob", approved=b"amy"), None, "of bob, not of 'amy'"),
+        (AMY, RECIPIENT, recipient("bob", key="age1amy", approved=b"amy"), recipient("bob"), "of bob, not of 'amy'"),
         (AMY, ENVIRONMENT, environment("n1"), None, "and nothing else"),
         (AMY, ENVIRONMENT, environment("n1", latest=2), environment("n1"), "and nothing else"),
         (ROOT, "/v1/access/junk", b"{}", None, "not written through the gateway"),

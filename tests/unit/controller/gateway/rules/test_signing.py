@@ -39,12 +39,19 @@ def allowed(caller: Caller, identity: str) -> CertificateRequest:
     ids=["node", "operator", "root"],
 )
 def test_caller_renews_its_own_identity(caller: Caller, subject: CertificateRequest) -> None:
-    assert own_subject(caller) == subject
+    assert own_subject(caller, POLICY) == subject
 
 
 def test_controller_renews_nothing_here() -> None:
     with pytest.raises(Refused, match="controllers sign their certificates themselves"):
-        own_subject(CONTROLLER)
+        own_subject(CONTROLLER, POLICY)
+
+
+def test_token_ends_when_it_was_to_end() -> None:
+    record = record_of("ann", Rights(frozenset({(Role.DEPLOYER, "*")})))
+    record.tokens.add(serial="c0ffee")
+    with pytest.raises(Refused, match="a token is not renewed"):
+        own_subject(ANN, AccessPolicy({"ann": record}))
 
 
 @pytest.mark.parametrize("caller", [AMY, ROOT], ids=["admin", "root"])
