@@ -85,7 +85,14 @@ class RunningCluster:
 @contextmanager
 def running_cluster(bare: Cli, pki: Path, folder: Path) -> Iterator[RunningCluster]:
     """Run the programs with the certificates in ``pki`` and their data in ``folder``."""
-    bare.ok("cluster", "init", "--pki", str(pki), *(f"--etcd={name}={address}" for name, address in MEMBERS.items()))
+    bare.ok(
+        "cluster",
+        "init",
+        "--no-passphrase",
+        "--pki",
+        str(pki),
+        *(f"--etcd={name}={address}" for name, address in MEMBERS.items()),
+    )
     client, peer, gateway = free_ports(3)
     ports = {2379: client, 2380: peer, 2381: gateway}
     with ExitStack() as stack:
