@@ -29,6 +29,9 @@ _ASSUMED_LIFE: Final = datetime.timedelta(days=90)
 _ITSELF: Final = "itself"
 #: For whom ``cluster init`` renews: nothing does so unattended.
 RENEWED_BY_INIT: Final = "cluster init"
+#: Identity of the authority that signs, among certificates.
+ISSUING: Final = "issuing authority"
+_NODE: Final = "node "
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
 _ORDER: Final = tuple(CertificateState)[::-1]
@@ -46,7 +49,7 @@ class LocalCertificate:
 
 @dataclass(frozen=True)
 class CertificateFacts:
-    """Input of :func:`known_certificates`: records, and files on this machine. ``nodes`` and ``heartbeats`` are by name of the node."""
+    """Input of :func:`known_certificates`; ``nodes`` and ``heartbeats`` are by name of the node."""
 
     issued: Sequence[IssuedCertificate] = ()
     nodes: Mapping[str, Node] = field(default_factory=dict)
@@ -67,6 +70,11 @@ class KnownCertificate:
     used_by: str = ""
     renewed_by: str = _ITSELF
     signed_for: str = ""
+
+    @property
+    def is_of_agent(self) -> bool:
+        """True if an agent was seen to use it."""
+        return self.used_by.startswith(_NODE)
 
     def document(self) -> dict[str, Any]:
         return {
@@ -101,7 +109,7 @@ def _of_nodes(
         life = Life(_time(record.not_before) if record is not None else ends - _ASSUMED_LIFE, ends)
         state = _state(facts.denied, identity, serial, life, now)
         by = record.issued_by if record is not None else ""
-        yield KnownCertificate(identity, serial, ends, state, f"node {name}", signed_for=by)
+        yield KnownCertificate(identity, serial, ends, state, f"{_NODE}{name}", signed_for=by)
 
 
 def _of_controllers(facts: CertificateFacts, now: datetime.datetime) -> Iterable[KnownCertificate]:
@@ -168,7 +176,7 @@ def local_certificates(etcd: Etcd, folder: ClusterFolder) -> list[LocalCertifica
         identity = user_of_operator(operator) if operator else USER_OPERATOR
         chain = _certificates(settings.cert)
         found += [LocalCertificate(identity, settings.cert, pem, _ITSELF) for pem in chain[:1]]
-        found += [LocalCertificate("issuing authority", settings.cert, pem) for pem in chain[1:]]
+        found += [LocalCertificate(ISSUING, settings.cert, pem) for pem in chain[1:]]
         found += [LocalCertificate("root authority", settings.ca_cert, pem) for pem in _certificates(settings.ca_cert)]
     for name in folder.control_plane().members if folder.record.exists() else ():
         file = folder.member(name).certificate
