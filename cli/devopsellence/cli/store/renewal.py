@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from devopsellence import input_file
 from devopsellence.access.certificate import validity
-from devopsellence.certificates.files import Busy, finish_replacement
+from devopsellence.certificates.files import Busy, KeyPair, finish_replacement
 from devopsellence.certificates.life import Life
 from devopsellence.store.errors import StoreError
 
@@ -45,7 +45,7 @@ async def renew_if_due(etcd: Etcd) -> None:
 
 async def _renew(etcd: Etcd, ca_cert: Path, cert: Path, key: Path) -> None:
     # Imported late, because most commands do not get here.
-    from devopsellence.certificates.renewal import RenewalFailed, RenewedCertificate, install, read_certificate
+    from devopsellence.certificates.renewal import RenewalFailed, install, read_certificate
     from devopsellence.certificates.request import new_request
     from devopsellence.server_certificate import CertificateFiles
 
@@ -54,7 +54,7 @@ async def _renew(etcd: Etcd, ca_cert: Path, cert: Path, key: Path) -> None:
         async with asyncio.timeout(_SECONDS):
             before, request = read_certificate(files), new_request()
             chain = await etcd.renew_certificate(request.csr)
-            install(files, RenewedCertificate(chain, request.key), before)
+            install(files, KeyPair(chain, request.key), before)
     except (RenewalFailed, Busy, StoreError, OSError) as error:
         _log.debug("the certificate was not renewed: %s", error)
     else:
