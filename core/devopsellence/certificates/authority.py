@@ -22,14 +22,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from devopsellence import input_file
 from devopsellence.certificates.files import KeyPair
-from devopsellence.certificates.life import Life
+from devopsellence.certificates.life import LEAF_LIFE, Life
 
 ROOT_LIFE: Final = datetime.timedelta(days=3650)
 ISSUING_LIFE: Final = datetime.timedelta(days=365)
 #: Life of a leaf that nothing renews: an etcd member's, and all leaves of clusters without an issuing authority.
 LONG_LIFE: Final = datetime.timedelta(days=365)
-#: Life of a leaf whose owner renews it.
-LEAF_LIFE: Final = datetime.timedelta(days=90)
 # Clocks of machines differ a little; a certificate must be valid on a machine with a slow clock.
 BACKDATE: Final = datetime.timedelta(hours=1)
 #: Rounds of PBKDF2-HMAC-SHA256 that make guesses of the passphrase slow (OWASP's cheat sheet on password storage).
