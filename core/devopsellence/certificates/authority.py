@@ -21,15 +21,13 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from devopsellence import input_file
-from devopsellence.certificates.files import replace_pair
-from devopsellence.certificates.life import Life
+from devopsellence.certificates.files import KeyPair
+from devopsellence.certificates.life import LEAF_LIFE, Life
 
 ROOT_LIFE: Final = datetime.timedelta(days=3650)
 ISSUING_LIFE: Final = datetime.timedelta(days=365)
 #: Life of a leaf that nothing renews: an etcd member's, and all leaves of clusters without an issuing authority.
 LONG_LIFE: Final = datetime.timedelta(days=365)
-#: Life of a leaf whose owner renews it.
-LEAF_LIFE: Final = datetime.timedelta(days=90)
 # Clocks of machines differ a little; a certificate must be valid on a machine with a slow clock.
 BACKDATE: Final = datetime.timedelta(hours=1)
 #: Rounds of PBKDF2-HMAC-SHA256 that make guesses of the passphrase slow (OWASP's cheat sheet on password storage).
@@ -40,18 +38,6 @@ MAX_COMMON_NAME: Final = 64  # RFC 5280, appendix A.1: ub-common-name
 
 class CertificateError(Exception):
     """A certificate or key cannot be created, read or used; the message has the file and the reason."""
-
-
-@dataclass(frozen=True)
-class IssuedCertificate:
-    """Certificate and private key, both PEM."""
-
-    certificate: bytes
-    key: bytes
-
-    def write(self, certificate: Path, key: Path) -> None:
-        """Replace both files so that they fit each other, also after a crash in between. The key gets mode 0600."""
-        replace_pair(certificate, key, self.certificate, self.key)
 
 
 @dataclass(frozen=True)
@@ -136,9 +122,9 @@ class CertificateAuthority:
         return cls(loaded, private, root if root != loaded else None)
 
     @property
-    def issued(self) -> IssuedCertificate:
+    def issued(self) -> KeyPair:
         """Certificate and key of the CA as PEM."""
-        return IssuedCertificate(_pem(self.certificate), _private_pem(self._key))
+        return KeyPair(_pem(self.certificate), _private_pem(self._key))
 
     @property
     def trusted(self) -> bytes:
@@ -161,14 +147,14 @@ class CertificateAuthority:
         *,
         key: ec.EllipticCurvePrivateKey | None = None,
         life: datetime.timedelta | None = None,
-    ) -> IssuedCertificate:
+    ) -> KeyPair:
         """Issue a leaf certificate, with a new key unless ``key`` is given; see :meth:`sign`.
 
         Raises:
             CertificateError: the common name is empty or longer than 64 characters.
         """
         key = key or ec.generate_private_key(ec.SECP256R1())
-        return IssuedCertificate(self.sign(request, key.public_key(), now, life), _private_pem(key))
+        return KeyPair(self.sign(request, key.public_key(), now, life), _private_pem(key))
 
     def sign(
         self,

@@ -10,6 +10,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,23 @@ _KEY_MODE: Final = 0o600
 _CERTIFICATE_MODE: Final = 0o644
 #: First line of each certificate in a PEM file; the key comes before.
 _CERTIFICATE: Final = b"-----BEGIN CERTIFICATE-----"
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """Certificate, with the authority behind it if there is one, and its private key; PEM."""
+
+    certificate: bytes
+    key: bytes = field(repr=False)
+
+    def write(self, certificate: Path, key: Path) -> None:
+        """Replace both files so that they fit each other, also after a crash in between. The key gets mode 0600.
+
+        Raises:
+            OSError: a file cannot be written; :func:`finish_replacement` goes on if the pair was complete.
+        """
+        write_atomic(_pending(certificate), self.key + self.certificate, mode=_KEY_MODE)
+        finish_replacement(certificate, key)
 
 
 class Busy(Exception):
@@ -41,16 +59,6 @@ def locked(folder: Path) -> Iterator[None]:
         raise Busy(f"another process is replacing certificates in {folder}") from error
     finally:
         os.close(descriptor)
-
-
-def replace_pair(certificate: Path, key: Path, certificate_pem: bytes, key_pem: bytes) -> None:
-    """Replace a certificate and its key, which gets mode 0600.
-
-    Raises:
-        OSError: a file cannot be written; :func:`finish_replacement` goes on if the pair was complete.
-    """
-    write_atomic(_pending(certificate), key_pem + certificate_pem, mode=_KEY_MODE)
-    finish_replacement(certificate, key)
 
 
 def finish_replacement(certificate: Path, key: Path) -> None:

@@ -9,6 +9,8 @@ from enum import StrEnum
 from typing import Final
 
 _Time = datetime.datetime
+#: Life of a leaf whose owner renews it.
+LEAF_LIFE: Final = datetime.timedelta(days=90)
 #: Share of the life after which a certificate is renewed.
 _RENEWED_AFTER: Final = 2 / 3
 #: Share of the life that the renewals of many certificates of one age are spread over.
@@ -36,6 +38,11 @@ class Life:
 
     begins: _Time
     ends: _Time
+
+    @classmethod
+    def ending(cls, ends: _Time) -> Life:
+        """Return the life of a certificate of which only the end is known: that of one that renews itself."""
+        return cls(ends - LEAF_LIFE, ends)
 
     @property
     def renewal_due(self) -> _Time:

@@ -9,7 +9,7 @@ import asyncio
 import datetime
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -19,7 +19,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 
 from devopsellence import input_file
 from devopsellence.access.certificate import serial_number, validity
-from devopsellence.certificates.files import locked, replace_pair
+from devopsellence.certificates.files import KeyPair, locked
 from devopsellence.certificates.life import Life
 from devopsellence.client_certificate import certificate_end
 from devopsellence.server_certificate import CertificateFiles
@@ -33,14 +33,6 @@ _log = structlog.get_logger()
 
 class RenewalFailed(Exception):
     """A certificate was not renewed; the one before stays in use. The message says why."""
-
-
-@dataclass(frozen=True)
-class RenewedCertificate:
-    """A new certificate with the authority behind it, and its key; PEM."""
-
-    chain: bytes
-    key: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,7 @@ def read_certificate(files: CertificateFiles) -> InstalledCertificate:
         raise RenewalFailed(f"cannot read the certificate {files.certificate}: {error}") from error
 
 
-def install(files: CertificateFiles, renewed: RenewedCertificate, before: InstalledCertificate) -> None:
+def install(files: CertificateFiles, renewed: KeyPair, before: InstalledCertificate) -> None:
     """Replace certificate and key, unless another process has done so since ``before`` was read. Blocks.
 
     Raises:
@@ -80,10 +72,10 @@ def install(files: CertificateFiles, renewed: RenewedCertificate, before: Instal
         if input_file.read(files.certificate) != before.pem:
             return
         certificate, key = Path(scratch, "tls.crt"), Path(scratch, "tls.key")
-        replace_pair(certificate, key, renewed.chain, renewed.key)
+        renewed.write(certificate, key)
         if not certificate_end(files.authority, certificate, key):
             raise RenewalFailed(f"the renewed certificate does not fit the authority in {files.authority}")
-        replace_pair(files.certificate, files.key, renewed.chain, renewed.key)
+        renewed.write(files.certificate, files.key)
 
 
 class Renewer:
@@ -96,7 +88,7 @@ class Renewer:
     def __init__(
         self,
         files: CertificateFiles,
-        renew: Callable[[], Awaitable[RenewedCertificate]],
+        renew: Callable[[], Awaitable[KeyPair]],
         installed: Callable[[InstalledCertificate], None] = lambda _: None,
         outdated: Callable[[CertificateFiles], bool] = lambda _: False,
     ) -> None:

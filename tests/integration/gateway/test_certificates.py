@@ -22,8 +22,9 @@ from devopsellence.agent_identity import server_name
 from devopsellence.api.v1.certificates_pb2 import RenewRequest, SignedCertificate, SignRequest
 from devopsellence.api.v1.certificates_pb2_grpc import CertificatesStub
 from devopsellence.api.v1.stored_pb2 import DeniedCertificate, IssuedCertificate, Node
-from devopsellence.certificates.authority import LEAF_LIFE, CertificateAuthority
+from devopsellence.certificates.authority import CertificateAuthority
 from devopsellence.certificates.issuing import IssuingFiles
+from devopsellence.certificates.life import LEAF_LIFE
 from devopsellence.certificates.request import new_request
 from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.codec import decode, encode

@@ -97,7 +97,7 @@ def send_raw(port: int, request: bytes) -> bytes:
 
 def secured(connection: socket.socket, server_name: str, *alpn: str, own: Path | None = None) -> ssl.SSLSocket:
     """Return the connection with TLS, trusting the tests' certificate authority only."""
-    context = ssl.create_default_context(cadata=authority().issued.certificate.decode())
+    context = ssl.create_default_context(cadata=authority().trusted.decode())
     if own is not None:
         context.load_cert_chain(own / "cert.pem", own / "key.pem")
     if alpn:

@@ -47,7 +47,9 @@ def envoy_program() -> Path:
 
 @cache
 def authority() -> CertificateAuthority:
-    return CertificateAuthority.create("tests of ingress", datetime.now(UTC))
+    """An issuing authority, as in a cluster: its certificates come with a chain."""
+    now = datetime.now(UTC)
+    return CertificateAuthority.create("tests of ingress", now).create_issuing("tests of ingress, issuing", now)
 
 
 def certificate(*hosts: str) -> TlsCertificate:
@@ -96,7 +98,7 @@ class EnvoyProcess:
     def own_certificate(self, name: str, by: CertificateAuthority | None = None) -> None:
         """Replace the node's own certificate by a certificate for ``name``."""
         issued = (by or authority()).issue(CertificateRequest("node:tests", (name,)), datetime.now(UTC))
-        write_atomic(self.folder / "ca.pem", authority().issued.certificate)
+        write_atomic(self.folder / "ca.pem", authority().trusted)
         write_atomic(self.folder / "key.pem", issued.key)
         write_atomic(self.folder / "cert.pem", issued.certificate)
 

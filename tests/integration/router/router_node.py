@@ -57,7 +57,7 @@ class RouterNode:
         """Give the node a certificate and a peer port; return the node as a peer."""
         issued = authority().issue(CertificateRequest(f"node:{self.uid}", (server_name(self.uid),)), datetime.now(UTC))
         self.certificate = CertificateFiles(*(self.folder / name for name in ("ca.pem", "cert.pem", "key.pem")))
-        self.certificate.authority.write_bytes(authority().issued.certificate)
+        self.certificate.authority.write_bytes(authority().trusted)
         self.certificate.certificate.write_bytes(issued.certificate)
         self.certificate.key.write_bytes(issued.key)
         port = free_port()
@@ -154,7 +154,9 @@ def routed(*services: Service, **more: object) -> RoutingConfig:
 
 @cache
 def authority() -> CertificateAuthority:
-    return CertificateAuthority.create("tests of the router", datetime.now(UTC))
+    """An issuing authority, as in a cluster: its certificates come with a chain."""
+    now = datetime.now(UTC)
+    return CertificateAuthority.create("tests of the router", now).create_issuing("tests of the router, issuing", now)
 
 
 @cache

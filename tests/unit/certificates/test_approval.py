@@ -13,7 +13,8 @@ from devopsellence.access.certificate import Certificate
 from devopsellence.api.v1.stored_pb2 import Node, RecipientApproval
 from devopsellence.certificates import approval
 from devopsellence.certificates.approval import InvalidApproval, Statement
-from devopsellence.certificates.authority import CertificateAuthority, CertificateRequest, IssuedCertificate
+from devopsellence.certificates.authority import CertificateAuthority, CertificateRequest
+from devopsellence.certificates.files import KeyPair
 from devopsellence.store.settings import Settings
 
 NOW = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
@@ -25,7 +26,7 @@ class Signer:
     """Operator with a certificate of an authority, and its files."""
 
     authority: CertificateAuthority
-    issued: IssuedCertificate
+    issued: KeyPair
     folder: Path
 
     def sign(self, statement: Statement) -> RecipientApproval:

@@ -14,7 +14,6 @@ from devopsellence.certificates import subjects
 from devopsellence.certificates.authority import (
     BACKDATE,
     ISSUING_LIFE,
-    LEAF_LIFE,
     LONG_LIFE,
     CertificateAuthority,
     CertificateError,
@@ -22,6 +21,7 @@ from devopsellence.certificates.authority import (
     load_key,
     why_expires,
 )
+from devopsellence.certificates.life import LEAF_LIFE
 
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 DAY = datetime.timedelta(days=1)

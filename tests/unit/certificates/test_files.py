@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.certificates.files import Busy, finish_replacement, locked, replace_pair
+from devopsellence.certificates.files import Busy, KeyPair, finish_replacement, locked
 
 CERTIFICATE = b"-----BEGIN CERTIFICATE-----\nnew\n-----END CERTIFICATE-----\n"
 KEY = b"-----BEGIN PRIVATE KEY-----\nnew\n-----END PRIVATE KEY-----\n"
@@ -29,7 +29,7 @@ def contents(pair: tuple[Path, Path]) -> list[bytes]:
 
 
 def test_pair_is_replaced_and_nothing_else_left(pair: tuple[Path, Path]) -> None:
-    replace_pair(*pair, CERTIFICATE * 2, KEY)
+    KeyPair(CERTIFICATE * 2, KEY).write(*pair)
     assert contents(pair) == [CERTIFICATE * 2, KEY]
     assert pair[1].stat().st_mode & 0o777 == 0o600
     assert {*pair[0].parent.iterdir()} == {*pair}
@@ -50,7 +50,7 @@ def test_replacement_that_was_cut_is_finished_or_undone(
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", replace)
         try:
-            replace_pair(*pair, CERTIFICATE, KEY)
+            KeyPair(CERTIFICATE, KEY).write(*pair)
         except Cut:
             assert renames < 3
     finish_replacement(*pair)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.certificates.files import Busy, locked
-from devopsellence.certificates.renewal import RenewalFailed, RenewedCertificate, install, read_certificate
+from devopsellence.certificates.files import Busy, KeyPair, locked
+from devopsellence.certificates.renewal import RenewalFailed, install, read_certificate
 from devopsellence.server_certificate import CertificateFiles
 from tests.support.authority import Authority
 
@@ -24,9 +24,9 @@ def files(authority: Authority) -> CertificateFiles:
     return authority.issue("node:u1", file="own")
 
 
-def renewed_by(authority: Authority) -> RenewedCertificate:
+def renewed_by(authority: Authority) -> KeyPair:
     other = authority.issue("node:u1")
-    return RenewedCertificate(other.certificate.read_bytes(), other.key.read_bytes())
+    return KeyPair(other.certificate.read_bytes(), other.key.read_bytes())
 
 
 def pair(files: CertificateFiles) -> tuple[bytes, bytes]:
@@ -37,7 +37,7 @@ def test_renewed_certificate_is_installed_with_its_key(files: CertificateFiles, 
     renewed = renewed_by(authority)
     beside = {*files.certificate.parent.iterdir()}
     install(files, renewed, read_certificate(files))
-    assert pair(files) == (renewed.chain, renewed.key)
+    assert pair(files) == (renewed.certificate, renewed.key)
     assert {*files.certificate.parent.iterdir()} == beside
 
 
@@ -46,10 +46,10 @@ def test_certificate_that_nobody_would_accept_is_not_installed(
 ) -> None:
     before = pair(files)
     stranger = renewed_by(Authority(tmp_path / "other"))
-    mixed = RenewedCertificate(renewed_by(authority).chain, renewed_by(authority).key)
+    mixed = KeyPair(renewed_by(authority).certificate, renewed_by(authority).key)
     without_issuing = renewed_by(authority)
-    leaf, end, _ = without_issuing.chain.partition(b"-----END CERTIFICATE-----\n")
-    for renewed in (stranger, mixed, RenewedCertificate(leaf + end, without_issuing.key)):
+    leaf, end, _ = without_issuing.certificate.partition(b"-----END CERTIFICATE-----\n")
+    for renewed in (stranger, mixed, KeyPair(leaf + end, without_issuing.key)):
         with pytest.raises(RenewalFailed, match="does not fit the authority"):
             install(files, renewed, read_certificate(files))
         assert pair(files) == before
@@ -59,7 +59,7 @@ def test_certificate_that_was_replaced_meanwhile_stays(files: CertificateFiles, 
     seen = read_certificate(files)
     install(files, first := renewed_by(authority), seen)
     install(files, renewed_by(authority), seen)
-    assert pair(files) == (first.chain, first.key)
+    assert pair(files) == (first.certificate, first.key)
 
 
 def test_two_processes_do_not_install_at_once(files: CertificateFiles, authority: Authority) -> None:

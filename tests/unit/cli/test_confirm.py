@@ -54,7 +54,7 @@ HARMLESS = {
     *("release list", "release show", "release rollback"),
     *("node list", "node attach", "node cordon", "node uncordon", "node drain", "node diagnose"),
     *("node label set", "node label remove", "node label list"),
-    "env list",
+    *("env list", "cluster certificates"),
 }
 
 

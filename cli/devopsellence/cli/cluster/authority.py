@@ -15,12 +15,12 @@ from typing import Final
 from devopsellence.certificates.authority import (
     CertificateAuthority,
     CertificateError,
-    IssuedCertificate,
     encrypted_key,
     is_encrypted,
     load_certificate,
     why_expires,
 )
+from devopsellence.certificates.files import KeyPair
 from devopsellence.cli.cluster.folder import ClusterFolder
 from devopsellence.cli.output import CliError, NextAction
 
@@ -92,7 +92,7 @@ def create(folder: ClusterFolder, at: datetime.datetime, passphrase: Passphrase)
     root = CertificateAuthority.create(AUTHORITY_NAME, at)
     chosen = passphrase.choose()
     key = encrypted_key(root.issued.key, chosen) if chosen else root.issued.key
-    IssuedCertificate(root.issued.certificate, key).write(folder.authority_certificate, folder.authority_key)
+    KeyPair(root.issued.certificate, key).write(folder.authority_certificate, folder.authority_key)
     return _issuing_by(root, folder, at)
 
 

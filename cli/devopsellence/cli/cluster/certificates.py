@@ -24,8 +24,6 @@ from devopsellence.cli.store.snapshot import UnreadableKey
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.identities import USER_CONTROLLER, USER_OPERATOR, user_of_node, user_of_operator
 
-#: Life of a certificate of which only the end is known: what renews itself lasts as long.
-_ASSUMED_LIFE: Final = datetime.timedelta(days=90)
 _ITSELF: Final = "itself"
 #: For whom ``cluster init`` renews: nothing does so unattended.
 RENEWED_BY_INIT: Final = "cluster init"
@@ -106,7 +104,7 @@ def _of_nodes(
             continue
         identity, serial, ends = user_of_node(node.uid), beat.certificate_serial, _time(beat.certificate_expires_at)
         record = issued.get(serial)
-        life = Life(_time(record.not_before) if record is not None else ends - _ASSUMED_LIFE, ends)
+        life = Life(_time(record.not_before), ends) if record is not None else Life.ending(ends)
         state = _state(facts.denied, identity, serial, life, now)
         by = record.issued_by if record is not None else ""
         yield KnownCertificate(identity, serial, ends, state, f"{_NODE}{name}", signed_for=by)
@@ -116,7 +114,7 @@ def _of_controllers(facts: CertificateFacts, now: datetime.datetime) -> Iterable
     for candidate in facts.candidates:
         if candidate.HasField("certificate_expires_at"):
             ends = _time(candidate.certificate_expires_at)
-            state = Life(ends - _ASSUMED_LIFE, ends).state(now)
+            state = Life.ending(ends).state(now)
             yield KnownCertificate(USER_CONTROLLER, "", ends, state, f"controller {candidate.identity}")
 
 

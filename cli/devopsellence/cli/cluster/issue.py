@@ -18,11 +18,11 @@ from devopsellence.certificates.authority import (
     CertificateAuthority,
     CertificateError,
     CertificateRequest,
-    IssuedCertificate,
     common_name,
     load_certificate,
     load_key,
 )
+from devopsellence.certificates.files import KeyPair
 from devopsellence.cli.cluster.folder import CertificateBundle, make_private
 from devopsellence.cli.output import CliError, NextAction
 
@@ -78,7 +78,7 @@ def issue(
 
 def sign_operator(
     authority: CertificateAuthority, name: str, life: datetime.timedelta, at: datetime.datetime
-) -> IssuedCertificate:
+) -> KeyPair:
     """Return a certificate of operator ``name`` with a new key, valid for ``life`` and no longer.
 
     Raises:

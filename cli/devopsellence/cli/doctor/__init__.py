@@ -53,6 +53,7 @@ async def _cluster(settings: Settings) -> list[CheckResult]:
             for name, check in (
                 ("controller", cluster.controller),
                 ("nodes", cluster.nodes),
+                ("certificates", cluster.certificates),
                 ("ingress", cluster.ingress),
                 ("agents", lambda etcd: agents.api_results(etcd, settings)),
                 ("identity", agents.identity_results),

@@ -8,14 +8,22 @@ from devopsellence.cli.output import CheckResult, NextAction
 from devopsellence.store.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
     from devopsellence.api.v1.stored_pb2 import Candidate, Heartbeat
+    from devopsellence.cli.cluster.certificates import KnownCertificate
     from devopsellence.store.etcd import Etcd
 
 # Networks left from which on a warning is due.
 FEW_NETWORKS: Final = 3
+_RENEW_AUTHORITY: Final = NextAction(
+    "renew it, on the machine with the cluster's CA, then copy the folders to their machines",
+    "devopsellence cluster init",
+)
+_SHOW_RENEWAL: Final = NextAction(
+    "see why, on that machine", "journalctl -u devopsellence-agent | grep 'certificate not renewed'"
+)
 
 
 async def controller(etcd: Etcd) -> list[CheckResult]:
@@ -76,6 +84,40 @@ def controller_certificates(candidates: Iterable[Candidate], now: datetime) -> l
         if candidate.HasField("certificate_expires_at")
     ]
     return [result for result in results if result.code]
+
+
+async def certificates(etcd: Etcd) -> list[CheckResult]:
+    """Check the certificates that agents use, and the authority that signs them; those in order give no result."""
+    from datetime import UTC, datetime
+
+    from devopsellence.cli.cluster.certificates import known_certificates, read_facts
+    from devopsellence.cli.cluster.folder import ClusterFolder
+
+    facts, _ = await read_facts(etcd, ClusterFolder.chosen(None))
+    return certificate_problems(known_certificates(facts, datetime.now(UTC)))
+
+
+def certificate_problems(known: Sequence[KnownCertificate]) -> list[CheckResult]:
+    """Return the results for certificates of agents that were not renewed, and for a due issuing authority. Pure."""
+    from devopsellence.certificates.life import CertificateState
+    from devopsellence.cli.cluster.certificates import ISSUING
+    from devopsellence.cli.untrusted import safe
+
+    overdue = (CertificateState.EXPIRES_SOON, CertificateState.EXPIRED)
+    results = {}
+    for certificate in known:
+        if certificate.identity == ISSUING and certificate.state in (*overdue, CertificateState.RENEWAL_DUE):
+            subject, fix = f"the {ISSUING}", _RENEW_AUTHORITY
+        elif certificate.is_of_agent and certificate.state in overdue:
+            subject, fix = f"the certificate of {safe(certificate.used_by)}", _SHOW_RENEWAL
+        else:
+            continue
+        expired = certificate.state is CertificateState.EXPIRED
+        end = f"{certificate.expires:%Y-%m-%d}"
+        message = f"{subject} has expired on {end}" if expired else f"{subject} was not renewed; it expires on {end}"
+        severity, code = ("error", "certificate_expired") if expired else ("warning", "certificate_expires")
+        results[subject] = CheckResult(subject.removeprefix("the "), severity, message, code, (fix,))
+    return list(results.values())
 
 
 async def nodes(etcd: Etcd) -> list[CheckResult]:

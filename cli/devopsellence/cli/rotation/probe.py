@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from devopsellence.certificates.authority import IssuedCertificate
+from devopsellence.certificates.files import KeyPair
 
 #: Time of one probe, enough for a handshake across an ocean.
 _SECONDS: Final = 5.0
@@ -47,7 +47,7 @@ _WORDS: Final = {
 }
 
 
-async def probe_all(servers: Sequence[Server], trusted: bytes, own: IssuedCertificate) -> dict[Server, Finding]:
+async def probe_all(servers: Sequence[Server], trusted: bytes, own: KeyPair) -> dict[Server, Finding]:
     """Probe servers with the client certificate ``own``, trusting the authorities ``trusted`` (PEM) alone."""
     context = await asyncio.to_thread(_context, trusted, own)
     slots = asyncio.Semaphore(_AT_A_TIME)
@@ -89,7 +89,7 @@ async def _probe(server: Server, context: ssl.SSLContext) -> Finding:
         return Finding.UNREACHABLE
 
 
-def _context(trusted: bytes, own: IssuedCertificate) -> ssl.SSLContext:
+def _context(trusted: bytes, own: KeyPair) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=trusted.decode("ascii"))
     context.set_alpn_protocols(["h2"])

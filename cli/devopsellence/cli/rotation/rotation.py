@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from devopsellence.certificates import subjects
 from devopsellence.certificates.authority import CertificateAuthority
-from devopsellence.certificates.authority import IssuedCertificate as CertificateAndKey
+from devopsellence.certificates.files import KeyPair
 from devopsellence.cli.cluster import authority as authorities
 from devopsellence.cli.cluster import issue
 from devopsellence.cli.cluster.access import root_settings
@@ -123,9 +123,7 @@ class Rotation:
     async def _servers(self, etcd: Etcd) -> steps.Servers:
         return await steps.find_servers(etcd, self.folder.control_plane(), self.left_out)
 
-    async def _wait(
-        self, servers: steps.Servers, awaited: Sequence[Server], trusted: bytes, own: CertificateAndKey
-    ) -> None:
+    async def _wait(self, servers: steps.Servers, awaited: Sequence[Server], trusted: bytes, own: KeyPair) -> None:
         findings = await steps.wait_ready(awaited, trusted, own, self._progress, seconds=self.seconds)
         # From here, etcd need not be reachable: it answers the machines of the control plane.
         members = await steps.wait_ready(servers.members, trusted, own, self._progress, seconds=0)
@@ -152,6 +150,6 @@ def _pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(Encoding.PEM)
 
 
-def _root_of(authority: CertificateAuthority) -> CertificateAndKey:
+def _root_of(authority: CertificateAuthority) -> KeyPair:
     """Return a certificate of the root operator by an authority, to try it out."""
     return authority.issue(subjects.root(), issue.now())

@@ -13,7 +13,7 @@ from cryptography import x509
 from devopsellence.agent_identity import server_name
 from devopsellence.api.v1.stored_pb2 import Authorities, Gateways, Heartbeat, IssuedCertificate, Node, OperatorAccess
 from devopsellence.certificates.authority import BACKDATE, fingerprint
-from devopsellence.certificates.authority import IssuedCertificate as CertificateAndKey
+from devopsellence.certificates.files import KeyPair
 from devopsellence.cli.agent.client import endpoint_of
 from devopsellence.cli.cluster import programs
 from devopsellence.cli.cluster.folder import ControlPlane
@@ -82,7 +82,7 @@ async def announce(etcd: Etcd, roots: Sequence[bytes]) -> None:
 async def wait_ready(
     servers: Sequence[Server],
     trusted: bytes,
-    own: CertificateAndKey,
+    own: KeyPair,
     progress: Callable[[str], None],
     *,
     seconds: float,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Iterable, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from google.protobuf.message import Message
@@ -19,7 +20,7 @@ from devopsellence.api.v1.stored_pb2 import (
     Rollout,
 )
 from devopsellence.cli.errors import of_alarm
-from devopsellence.cli.store.snapshot import Snapshot, UnreadableKey, releases_named_by
+from devopsellence.cli.store.snapshot import Snapshot, UnreadableKey, overdue_renewals, releases_named_by
 from devopsellence.store.codec import decode
 from devopsellence.store.errors import MalformedRecord, StoreError
 from devopsellence.store.etcd import Etcd
@@ -138,7 +139,7 @@ async def snapshot(etcd: Etcd, ref: EnvironmentRef) -> Snapshot:
         controllers=len(controllers.items),
         problems=tuple(sorted(reader.problems, key=lambda problem: problem.key)),
         older_releases=older_releases,
-        warnings=warnings,
+        warnings=(*warnings, *overdue_renewals(heartbeats, datetime.now(UTC))),
         certificates=certificates_by_host(keys, certificates),
     )
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 from devopsellence import input_file
 from devopsellence.access.certificate import validity
 from devopsellence.api.v1.stored_pb2 import Authorities
-from devopsellence.certificates.files import Busy, finish_replacement
+from devopsellence.certificates.files import Busy, KeyPair, finish_replacement
 from devopsellence.certificates.life import Life
-from devopsellence.certificates.renewal import RenewalFailed, RenewedCertificate, install, read_certificate
+from devopsellence.certificates.renewal import RenewalFailed, install, read_certificate
 from devopsellence.certificates.trust import AuthorityNeeded, should_renew, trust
 from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.codec import decode
@@ -42,6 +42,9 @@ async def renew_if_due(etcd: Etcd) -> None:
     """
     settings = etcd.settings
     if settings.ca_cert is None or settings.cert is None or settings.key is None:
+        return
+    if settings.cert.is_relative_to("/proc"):
+        # A token: files in memory, and its end was chosen.
         return
     files = CertificateFiles(settings.ca_cert, settings.cert, settings.key)
     with suppress(OSError, ValueError, Busy, StoreError, RenewalFailed, AuthorityNeeded):
@@ -79,7 +82,7 @@ async def _renew(etcd: Etcd, files: CertificateFiles) -> None:
     before, request = read_certificate(files), new_request()
     try:
         chain = await etcd.renew_certificate(request.csr)
-        install(files, RenewedCertificate(chain, request.key), before)
+        install(files, KeyPair(chain, request.key), before)
     except (RenewalFailed, StoreError) as error:
         _log.debug("the certificate was not renewed: %s", error)
         raise

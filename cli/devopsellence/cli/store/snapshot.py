@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import Enum
 from functools import cached_property
+from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import (
     AssignmentStatus,
@@ -17,7 +19,11 @@ from devopsellence.api.v1.stored_pb2 import (
     Release,
     Rollout,
 )
+from devopsellence.certificates.life import CertificateState, Life
 from devopsellence.store.keys import EnvironmentRef
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_OVERDUE: Final = (CertificateState.EXPIRES_SOON, CertificateState.EXPIRED)
 
 
 @dataclass(frozen=True)
@@ -187,3 +193,15 @@ def _of_rollout(rollout: Rollout, overtaken: ReleaseVerdict | None) -> ReleaseVe
         )
     verdict = ReleaseVerdict(outcome, rollout.reason, rolled_back_to)
     return overtaken if overtaken and not verdict.final else verdict
+
+
+def overdue_renewals(heartbeats: Mapping[str, Heartbeat], now: datetime) -> tuple[str, ...]:
+    """Return a sentence for each node, by name, whose agent has not renewed its certificate in time. Pure."""
+    return tuple(
+        f"the agent of node {node} has not renewed its certificate, which ends on "
+        f"{heartbeat.certificate_expires_at.ToDatetime():%Y-%m-%d}; devopsellence doctor shows how to fix it"
+        for node, heartbeat in sorted(heartbeats.items())
+        if heartbeat.HasField("certificate_expires_at")
+        # Also what a hostile node reports, from which nothing can be subtracted.
+        and Life.ending(max(heartbeat.certificate_expires_at.ToDatetime(UTC), _EPOCH)).state(now) in _OVERDUE
+    )

@@ -23,8 +23,9 @@ from devopsellence.certificates.authority import (
     load_certificate,
     request_like,
 )
+from devopsellence.certificates.files import KeyPair
 from devopsellence.certificates.issuing import IssuingFiles
-from devopsellence.certificates.renewal import RenewedCertificate, Renewer
+from devopsellence.certificates.renewal import Renewer
 from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.identities import USER_CONTROLLER
 
@@ -44,17 +45,16 @@ class OwnCertificate:
         """Renew the certificate in time until cancelled."""
         await Renewer(self.files, self._renewed).run()
 
-    async def _renewed(self) -> RenewedCertificate:
+    async def _renewed(self) -> KeyPair:
         return await asyncio.to_thread(self.sign)
 
-    def sign(self) -> RenewedCertificate:
+    def sign(self) -> KeyPair:
         """Return a new certificate with a new key. Blocks.
 
         Raises:
             CertificateError: the authority cannot sign.
         """
-        issued = self._issuing.load().issue(self._request, datetime.datetime.now(datetime.UTC))
-        return RenewedCertificate(issued.certificate, issued.key)
+        return self._issuing.load().issue(self._request, datetime.datetime.now(datetime.UTC))
 
 
 @contextmanager
@@ -71,8 +71,5 @@ def own_certificate(installed: Path, issuing: IssuingFiles) -> Iterator[OwnCerti
     with TemporaryDirectory(dir=runtime, prefix="devopsellence-controller-") as folder:
         files = CertificateFiles(issuing.trusted, Path(folder, "tls.crt"), Path(folder, "tls.key"))
         own = OwnCertificate(files, issuing, request)
-        signed = own.sign()
-        files.key.touch(mode=0o600)
-        files.key.write_bytes(signed.key)
-        files.certificate.write_bytes(signed.chain)
+        own.sign().write(files.certificate, files.key)
         yield own

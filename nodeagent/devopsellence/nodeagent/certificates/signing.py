@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from devopsellence.certificates.renewal import RenewalFailed, RenewedCertificate
+from devopsellence.certificates.files import KeyPair
+from devopsellence.certificates.renewal import RenewalFailed
 from devopsellence.nodeagent.ingress.crypto_worker import CryptoWorkerFailed, run_process
 from devopsellence.store.etcd import Etcd
 
 _COMMAND: Final = (sys.executable, "-P", "-m", "devopsellence.nodeagent.certificates.request_main")
 
 
-async def new_certificate(etcd: Etcd) -> RenewedCertificate:
+async def new_certificate(etcd: Etcd) -> KeyPair:
     """Return a new certificate of this machine, with a new key.
 
     Raises:
@@ -23,4 +24,4 @@ async def new_certificate(etcd: Etcd) -> RenewedCertificate:
     except CryptoWorkerFailed as error:
         raise RenewalFailed(str(error)) from error
     chain = await etcd.renew_certificate(bytes.fromhex(made["csr"][0]))
-    return RenewedCertificate(chain, str(made["key"][0]).encode())
+    return KeyPair(chain, str(made["key"][0]).encode())

@@ -7,7 +7,9 @@ import datetime
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Candidate
-from devopsellence.cli.doctor.cluster import controller_certificates
+from devopsellence.certificates.life import CertificateState
+from devopsellence.cli.cluster.certificates import ISSUING, KnownCertificate
+from devopsellence.cli.doctor.cluster import certificate_problems, controller_certificates
 from devopsellence.cli.doctor.server_certificates import ServerCertificate, certificate_results, gateways_among
 
 NOW = datetime.datetime(2026, 5, 1, tzinfo=datetime.UTC)
@@ -70,3 +72,22 @@ def test_certificate_of_a_controller_that_ends_soon_is_named() -> None:
         ("warning", "certificate of controller b/2"),
         ("error", "certificate of controller c/3"),
     ]
+
+
+def test_agent_that_does_not_renew_and_due_authority_are_named() -> None:
+    states = {
+        "node n1": CertificateState.OK,
+        "node n2": CertificateState.RENEWAL_DUE,
+        "node n3": CertificateState.EXPIRES_SOON,
+        "node n4": CertificateState.EXPIRED,
+        "": CertificateState.EXPIRED,
+    }
+    agents = [KnownCertificate("node:u", "1", days(5), state, used_by) for used_by, state in states.items()]
+    authority = KnownCertificate(ISSUING, "2", days(90), CertificateState.RENEWAL_DUE, "/pki/tls.crt")
+    assert [(result.severity, result.name) for result in certificate_problems([*agents, authority])] == [
+        ("warning", "certificate of node n3"),
+        ("error", "certificate of node n4"),
+        ("warning", "issuing authority"),
+    ]
+    sound = KnownCertificate(ISSUING, "2", days(300), CertificateState.OK, "/pki/tls.crt")
+    assert certificate_problems([sound]) == []

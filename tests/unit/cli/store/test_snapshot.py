@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import (
     Environment,
+    Heartbeat,
     Rollout,
     RolloutOutcome,
 )
-from devopsellence.cli.store.snapshot import RolloutState, release_numbers, release_verdict
+from devopsellence.cli.store.snapshot import RolloutState, overdue_renewals, release_numbers, release_verdict
 from tests.unit.cli.render.snapshots import (
     rollout,
     snapshot,
@@ -132,3 +134,19 @@ def test_release_that_runs_and_releases_in_use(record: Rollout | None, target: i
 
 def test_no_release_is_in_use_before_the_first() -> None:
     assert release_numbers(0, None).in_use == frozenset()
+
+
+def test_agent_that_has_not_renewed_its_certificate_is_named() -> None:
+    now = datetime(2026, 5, 1, tzinfo=UTC)
+
+    def heartbeat(days_left: int) -> Heartbeat:
+        made = Heartbeat()
+        made.certificate_expires_at.FromDatetime(now + timedelta(days=days_left))
+        return made
+
+    hostile = Heartbeat()
+    hostile.certificate_expires_at.FromJsonString("0001-01-01T00:00:00Z")
+    heartbeats = {"n3": heartbeat(-1), "n1": heartbeat(28), "n2": heartbeat(14), "n4": Heartbeat(), "n5": hostile}
+    sentences = overdue_renewals(heartbeats, now)
+    assert [sentence.split()[4] for sentence in sentences] == ["n2", "n3", "n5"]
+    assert "which ends on 2026-05-15" in sentences[0]

@@ -14,7 +14,8 @@ from devopsellence.access.policy import AccessDenied, AccessPolicy
 from devopsellence.access.roles import Action
 from devopsellence.agent_identity import NODE_PREFIX, OPERATOR_PREFIX
 from devopsellence.certificates import subjects
-from devopsellence.certificates.authority import LEAF_LIFE, CertificateError, CertificateRequest
+from devopsellence.certificates.authority import CertificateError, CertificateRequest
+from devopsellence.certificates.life import LEAF_LIFE
 from devopsellence.controller.gateway.rules.caller import Caller, Role
 from devopsellence.controller.gateway.rules.refusal import denied, invalid
 from devopsellence.names import NAME, InvalidName

@@ -11,7 +11,8 @@ from devopsellence.access.rights import Rights, record_of
 from devopsellence.access.roles import Role
 from devopsellence.api.v1.stored_pb2 import DeniedCertificate, DenyList
 from devopsellence.certificates import subjects
-from devopsellence.certificates.authority import LEAF_LIFE, CertificateRequest
+from devopsellence.certificates.authority import CertificateRequest
+from devopsellence.certificates.life import LEAF_LIFE
 from devopsellence.controller.gateway.rules.caller import Caller
 from devopsellence.controller.gateway.rules.refusal import RefusalKind, Refused
 from devopsellence.controller.gateway.rules.signing import granted_life, own_subject, subject_for
