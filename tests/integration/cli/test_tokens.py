@@ -105,15 +105,33 @@ def test_token_is_listed_and_revoked_and_its_name_used_again(shop: RunningCluste
     assert denied[0]["expires_at"] == shown[0]["expires_at"]
     states = [entry["state"] for entry in root.json("operator", "token", "list")["tokens"]]
     assert states == ["denied", "valid"]
+    assert recipient_names(root) == {second["recipient"]}
     assert not root.json("operator", "token", "revoke", "ci", "--dry-run")["revoked"]
     assert root.json("operator", "token", "revoke", "ci", "-y")["serials"] == [first["serial"], second["serial"]]
     assert job(shop, second["token"]).error("status")["code"] == "etcd_permission_denied"
     assert root.read(lambda etcd: etcd.keys.operator_access("ci"), OperatorAccess) is None
-    names = root.etcd(lambda etcd: etcd.list(etcd.keys.operators_prefix, keys_only=True))
-    assert not any("/ci.token-" in item.key for item in names.items)
+    assert recipient_names(root) == set()
     third = create(shop, "ci", *DEPLOYER)
     job(shop, third["token"]).json("status")
     assert job(shop, second["token"]).error("status")["code"] == "etcd_permission_denied"
+
+
+def test_expired_token_is_forgotten_with_the_next_one(shop: RunningCluster) -> None:
+    root = shop.as_party("root")
+    first = create(shop, "ci", *DEPLOYER)
+    record = root.read(lambda etcd: etcd.keys.operator_access("ci"), OperatorAccess)
+    assert record is not None
+    record.tokens[0].expires_at.FromDatetime(datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=1))
+    root.write(lambda etcd: etcd.keys.operator_access("ci"), record)
+    assert root.json("operator", "token", "list")["tokens"][0]["state"] == "expired"
+    second = create(shop, "ci", *DEPLOYER)
+    assert [entry["serial"] for entry in root.json("operator", "token", "list")["tokens"]] == [second["serial"]]
+    assert recipient_names(root) == {second["recipient"]} != {first["recipient"]}
+
+
+def recipient_names(cli: Cli) -> set[str]:
+    listing = cli.etcd(lambda etcd: etcd.list(etcd.keys.operators_prefix, keys_only=True))
+    return {item.key.rpartition("/")[2] for item in listing.items}
 
 
 def test_token_of_a_viewer_has_no_identity(shop: RunningCluster) -> None:

@@ -41,8 +41,9 @@ DESTROYERS = {
     "cluster issue": Destroyer("controller --force", "controller"),
     "dev down": Destroyer("--purge", ""),
 }
-#: Commands that ask only if the cluster says so: the release task is run by hand, there are new recipients.
-LATE = {"task run", "operator recipients approve"}
+#: Commands that ask only if the cluster says so: the release task is run by hand, there are new recipients, an operator
+#: has not followed.
+LATE = {"task run", "operator recipients approve", "cluster ca rotate"}
 #: Every other command. A new command belongs here only if all that it changes can be changed back.
 HARMLESS = {
     *("operator add", "operator grant", "operator list", "operator revoke"),

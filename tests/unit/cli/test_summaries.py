@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from devopsellence.cli.main import COMMANDS, SECTIONS, main
 
 VERBS = {
-    *("add", "deny", "grant", "revoke"),
+    *("add", "approve", "deny", "grant", "revoke"),
     *("attach", "build", "check", "configure", "cordon", "create", "delete", "detach", "encrypt", "install", "list"),
     *("print", "register", "remove", "replace", "resume", "roll", "run", "set", "show", "start", "stop", "validate"),
 }

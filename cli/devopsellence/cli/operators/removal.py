@@ -112,13 +112,14 @@ async def revoke_tokens(etcd: Etcd, planned: OperatorRemoval) -> None:
 
 
 async def deny_serial(etcd: Etcd, serial: str, reason: str) -> None:
-    """Deny the certificate with a serial number, as in the deny-list."""
+    """Deny the certificate with a serial number, as in the deny-list, and delete the age recipient of its token."""
     entry = DeniedCertificate(serial=serial, reason=reason)
     records = await Reader(etcd).get_prefix(etcd.keys.all_operator_access_prefix, OperatorAccess)
     known = (token for record in records.values() for token in record.tokens if token.serial == serial)
     if (token := next(known, None)) is not None:
         entry.expires_at.CopyFrom(token.expires_at)
-    await _deny(etcd, [entry], [])
+    deletes = [Delete(etcd.keys.operator(token.recipient))] if token is not None and token.recipient else []
+    await _deny(etcd, [entry], deletes)
 
 
 async def allow_serial(etcd: Etcd, serial: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -27,7 +27,7 @@ from devopsellence.cli.secrets.identity import operator_name
 from devopsellence.cli.store import transaction
 from devopsellence.cli.store.author import author
 from devopsellence.store.codec import encode
-from devopsellence.store.etcd import Etcd, Put
+from devopsellence.store.etcd import Delete, Etcd, Put
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class CreatedToken:
     record: OperatorAccess
     serial: str
     expires_at: datetime
+    #: Name of its age recipient; "" without.
+    recipient: str
 
 
 async def create(etcd: Etcd, authority: CertificateAuthority, order: TokenOrder) -> CreatedToken:
@@ -80,7 +82,7 @@ async def create(etcd: Etcd, authority: CertificateAuthority, order: TokenOrder)
         server_name=etcd.settings.server_name,
         prefix=etcd.settings.prefix,
     )
-    return CreatedToken(token, record, certificate.serial, expires_at)
+    return CreatedToken(token, record, certificate.serial, expires_at, certificate.recipient)
 
 
 async def check_creatable(etcd: Etcd, name: str, rights: Rights) -> None:
@@ -91,26 +93,42 @@ async def check_creatable(etcd: Etcd, name: str, rights: Rights) -> None:
     """
     await access.check_addable(etcd, name, rights)
     record = await access.stored(etcd, etcd.keys.operator_access(name), OperatorAccess)
-    if record is not None and not record.tokens:
-        message = f"{name} is an operator with a certificate of its own; choose another name for the token"
+    if record is not None:
+        _check_tokens_alone(record)
+
+
+def _check_tokens_alone(record: OperatorAccess) -> None:
+    if not record.tokens:
+        message = f"{record.name} is an operator with a certificate of its own; choose another name for the token"
         raise CliError("operator_exists", message)
 
 
 async def _record(
     etcd: Etcd, order: TokenOrder, certificate: TokenCertificate, recipient: Operator | None
 ) -> OperatorAccess:
-    """Record a token: roles, certificate and age recipient, in one transaction; drop certificates that have expired."""
+    """Record a token: roles, certificate and age recipient, in one transaction; drop those that have expired."""
+    former: Sequence[TokenCertificate] = ()
 
     def edit(before: OperatorAccess | None) -> OperatorAccess:
+        nonlocal former
         after = record_of(order.name, order.rights)
-        after.created_at.CopyFrom(before.created_at if before is not None else certificate.created_at)
-        after.tokens.extend(unexpired(before.tokens if before is not None else (), certificate.created_at))
-        after.tokens.append(certificate)
+        after.created_at.CopyFrom(certificate.created_at)
+        if before is not None:
+            _check_tokens_alone(before)
+            after.CopyFrom(before)
+        former = list(after.tokens)
+        del after.tokens[:]
+        after.tokens.extend([*unexpired(former, certificate.created_at), certificate])
         return after
 
-    puts = [Put(etcd.keys.operator(recipient.name), encode(recipient))] if recipient is not None else []
+    def recipients(after: OperatorAccess) -> list[Put | Delete]:
+        left = {token.recipient for token in after.tokens}
+        gone = {token.recipient for token in former} - left - {""}
+        puts = [Put(etcd.keys.operator(recipient.name), encode(recipient))] if recipient is not None else []
+        return [*puts, *(Delete(etcd.keys.operator(name)) for name in sorted(gone))]
+
     key = etcd.keys.operator_access(order.name)
-    return await transaction.change(etcd, key, OperatorAccess, edit, also=lambda _: puts)
+    return await transaction.change(etcd, key, OperatorAccess, edit, also=recipients)
 
 
 def _recipient(name: str, identity: AgeIdentity, *, by: str) -> Operator:

@@ -22,7 +22,6 @@ from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.store import author as certificate_author
 from devopsellence.cli.store import transaction
 from devopsellence.cli.store.reader import Reader
-from devopsellence.cli.store.rights import own_access
 from devopsellence.cli.util.files import state_home
 from devopsellence.store.errors import PermissionDenied
 from devopsellence.store.etcd import Etcd
@@ -124,16 +123,13 @@ async def _registered(etcd: Etcd, recipient: str) -> str:
     name = found.name if found is not None else operator_name(who, recipient)
     own = Operator(name=name, age_recipient=recipient, operator=owner)
     await asyncio.to_thread(approval.approve_operator, etcd.settings, own)
-    if (access := await own_access(etcd)) is not None and access.HasField("admission"):
-        own.admission.CopyFrom(access.admission)
 
     def edit(before: Operator | None) -> Operator:
         after = Operator(name=name, age_recipient=recipient, created_at=transaction.now(), added_by=who)
         if before is not None:
             after.CopyFrom(before)
-        # For ``operator remove``. Records of earlier versions name nobody, and nobody has approved them.
-        after.operator = after.operator or owner
-        if not after.HasField("approval") and after.operator == owner:
+        # Records of earlier versions name nobody, and nobody has approved them.
+        if after.operator in ("", owner) and (after.operator != owner or not after.HasField("approval")):
             after.MergeFrom(own)
         return after
 

@@ -55,8 +55,6 @@ class Recipient:
     added_by: str
     added_at: Timestamp
     approvals: tuple[tuple[RecipientApproval, Statement], ...]
-    #: Approval of the owner as such, with which an approval by the owner itself counts.
-    admission: tuple[RecipientApproval, Statement] | None = None
 
     def entry(self, environment: str) -> str:
         """Return the line about a confirmation for an environment, in the file of confirmed recipients."""
@@ -91,9 +89,10 @@ class RecipientTrust:
 
     def _is_admitted(self, signer: Certificate, recipient: Recipient) -> bool:
         """Return True if the owner has signed, and an admin has admitted the owner."""
-        if recipient.admission is None or signer.common_name != user_of_operator(recipient.owner):
+        access = self.policy.operators.get(recipient.owner)
+        if access is None or signer.common_name != user_of_operator(recipient.owner):
             return False
-        admitted_by = self._signer(*recipient.admission)
+        admitted_by = self._signer(access.admission, approval.of_operator(recipient.owner))
         return admitted_by is not None and self._may_approve(admitted_by)
 
     def _signer(self, signed: RecipientApproval, statement: Statement) -> Certificate | None:
@@ -172,9 +171,6 @@ def of_operator(operator: Operator) -> Recipient:
         added_by=operator.added_by,
         added_at=operator.created_at,
         approvals=((operator.approval, own),) if operator.HasField("approval") else (),
-        admission=(operator.admission, approval.of_operator(operator.operator))
-        if operator.HasField("admission")
-        else None,
     )
 
 

@@ -25,7 +25,7 @@ async def check_environment(etcd: Etcd, ref: EnvironmentRef, action: Action) -> 
     Raises:
         CliError: ``etcd_permission_denied``. MalformedRecord: the operator's access is unreadable.
     """
-    access = await own_access(etcd)
+    access = await _own_access(etcd)
     if access is None:
         return
     try:
@@ -54,14 +54,14 @@ async def own_rights(etcd: Etcd) -> Rights | None:
     Raises:
         CliError: ``etcd_permission_denied``: the record gives no rights. MalformedRecord: it is unreadable.
     """
-    access = await own_access(etcd)
+    access = await _own_access(etcd)
     try:
         return rights_of(access) if access is not None else None
     except InvalidAccess as error:
         raise access_denied(str(error)) from error
 
 
-async def own_access(etcd: Etcd) -> OperatorAccess | None:
+async def _own_access(etcd: Etcd) -> OperatorAccess | None:
     """Return the operator's access; None for root, and for an etcd without gateways, which has no such record."""
     operator = operator_name(etcd)
     if not operator:

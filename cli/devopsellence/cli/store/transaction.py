@@ -44,12 +44,12 @@ async def change(
     kind: type[M],
     edit: Callable[[M | None], M],
     *,
-    also: Callable[[M], Sequence[Put]] = lambda _: (),
+    also: Callable[[M], Sequence[Put | Delete]] = lambda _: (),
 ) -> M:
     """Replace the record at ``key`` by the result of ``edit`` and return the new record.
 
     ``edit`` gets the stored record (None if absent), may be called several times and must return a new message; an
-    unchanged record is not written. ``also`` returns further keys to write in the same transaction.
+    unchanged record is not written. ``also`` returns further keys to write or delete in the same transaction.
 
     Raises:
         MalformedRecord: the stored record is unreadable and therefore not overwritten.
@@ -65,7 +65,7 @@ async def change(
 
 
 async def _change_once(
-    etcd: Etcd, key: str, kind: type[M], edit: Callable[[M | None], M], also: Callable[[M], Sequence[Put]]
+    etcd: Etcd, key: str, kind: type[M], edit: Callable[[M | None], M], also: Callable[[M], Sequence[Put | Delete]]
 ) -> M:
     stored = await etcd.get(key)
     before = decode(kind, key, stored.value) if stored else None

@@ -312,7 +312,6 @@ class Operator(_message.Message):
     OPERATOR_FIELD_NUMBER: _builtins.int
     ADDED_BY_FIELD_NUMBER: _builtins.int
     APPROVAL_FIELD_NUMBER: _builtins.int
-    ADMISSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The key's name: "<user>.<host>-<6 hex digits>", generated once per identity."""
     age_recipient: _builtins.str
@@ -324,11 +323,7 @@ class Operator(_message.Message):
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def approval(self) -> Global___RecipientApproval:
-        """Of this recipient: by an admin, or by the operator itself."""
-
-    @_builtins.property
-    def admission(self) -> Global___RecipientApproval:
-        """Copy of OperatorAccess.admission, with which the operator's own approval counts."""
+        """Of this recipient: by an admin, or by the operator itself, which counts with OperatorAccess.admission."""
 
     def __init__(
         self,
@@ -339,11 +334,10 @@ class Operator(_message.Message):
         operator: _builtins.str = ...,
         added_by: _builtins.str = ...,
         approval: Global___RecipientApproval | None = ...,
-        admission: Global___RecipientApproval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "approval", b"approval", "created_at", b"created_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_by", b"added_by", "admission", b"admission", "age_recipient", b"age_recipient", "approval", b"approval", "created_at", b"created_at", "name", b"name", "operator", b"operator"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_by", b"added_by", "age_recipient", b"age_recipient", "approval", b"approval", "created_at", b"created_at", "name", b"name", "operator", b"operator"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -59,8 +59,8 @@ def trust(policy: AccessPolicy = POLICY, known: frozenset[str] = frozenset(), ow
     return RecipientTrust(OWN, policy, [AUTHORITY.certificate], own, known)
 
 
-def operator(signed: RecipientApproval | None = None, admission: RecipientApproval | None = None) -> Operator:
-    return Operator(name="ann.x-1", age_recipient=KEY, operator="ann", approval=signed, admission=admission)
+def operator(signed: RecipientApproval | None = None) -> Operator:
+    return Operator(name="ann.x-1", age_recipient=KEY, operator="ann", approval=signed)
 
 
 @pytest.mark.parametrize(
@@ -83,14 +83,19 @@ def test_approval_counts_by_the_role_of_the_approver(sign: Sign, signer: str, re
 
 
 def test_own_approval_counts_after_an_admission_by_an_admin(sign: Sign) -> None:
-    own, statement = sign("operator:ann", approval.of_operator("ann", KEY)), approval.of_operator("ann")
-    admitted = sealing.of_operator(operator(own, sign("root", statement)))
-    assert trust().reason(admitted) == "of ann, who was added by an admin"
-    for admission in (sign("operator:ann", statement), sign("root", approval.of_operator("bob"))):
-        assert trust().reason(sealing.of_operator(operator(own, admission))) == ""
+    def reason(signer: str, admission: RecipientApproval) -> str:
+        ann = record_of("ann", Rights(frozenset({(Role.DEPLOYER, "*")})))
+        ann.admission.CopyFrom(admission)
+        signed = sign(signer, approval.of_operator("ann", KEY))
+        policy = AccessPolicy({**POLICY.operators, "ann": ann})
+        return trust(policy).reason(sealing.of_operator(operator(signed)))
+
+    admission = sign("root", approval.of_operator("ann"))
+    assert reason("operator:ann", admission) == "of ann, who was added by an admin"
     # By another operator, although ann is admitted.
-    foreign = sign("operator:bob", approval.of_operator("ann", KEY))
-    assert trust().reason(sealing.of_operator(operator(foreign, sign("root", statement)))) == ""
+    assert reason("operator:bob", admission) == ""
+    assert reason("operator:ann", sign("operator:ann", approval.of_operator("ann"))) == ""
+    assert reason("operator:ann", sign("root", approval.of_operator("bob"))) == ""
 
 
 def test_approval_ends_with_the_approver(sign: Sign) -> None:

@@ -45,7 +45,15 @@ def ca() -> None:
     shell_complete=complete_nodes,
     help="Do not wait for this node (repeatable); it needs a new certificate, copied by hand, afterwards.",
 )
-@click.option("--timeout", "seconds", type=click.FloatRange(min=0), default=60, show_default=True, metavar="SECONDS")
+@click.option(
+    "--timeout",
+    "seconds",
+    type=click.FloatRange(min=0),
+    default=60,
+    show_default=True,
+    metavar="SECONDS",
+    help="Longest wait for gateways and agents in a step.",
+)
 @click.option("--abandon", is_flag=True, help="Give the rotation up; possible until the new CA signs.")
 @pass_output
 @click.pass_context
@@ -59,9 +67,9 @@ def rotate(
     seconds: float,
     abandon: bool,
 ) -> None:
-    """Replace the CA of the cluster, step by step, without an interruption.
+    """Replace the CA of the cluster, step by step.
 
-    Run the command, do what it prints, and run it again, until it says that the rotation is complete. First everybody
+    Nothing is interrupted. Run the command, do what it prints, and run it again, until it says that the rotation is complete. First everybody
     trusts the new CA beside the present one. Then the new CA signs all certificates. At last nobody trusts the former
     one. Each step checks that all gateways and agents have followed.
 

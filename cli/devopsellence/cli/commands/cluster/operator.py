@@ -111,7 +111,7 @@ def add(
 @pass_output
 @click.pass_context
 def list_(ctx: click.Context, output: Output) -> None:
-    """List the operators with their roles, and the denied certificates.
+    """List operators with their roles, and denied certificates.
 
     Operators without the role admin see themselves only. Root is not listed: it may do everything.
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=CommandGroup)
 def recipients() -> None:
-    """List and approve the recipients that secrets are encrypted for.
+    """List and approve recipients of secrets.
 
     A recipient is the age key of a node or an operator. A new one is not used before somebody vouches for it: an admin
     who registers the node, adds the operator or approves the recipient, or you.
@@ -39,7 +39,7 @@ def recipients() -> None:
 @pass_output
 @click.pass_context
 def list_(ctx: click.Context, output: Output) -> None:
-    """List the recipients of an environment's secrets, and who vouches for each.
+    """List the recipients of secrets, and who approved each.
 
     \b
     Example:
@@ -83,7 +83,7 @@ def list_(ctx: click.Context, output: Output) -> None:
 @pass_output
 @click.pass_context
 def approve(ctx: click.Context, output: Output, names: Sequence[str]) -> None:
-    """Approve new recipients of an environment's secrets, all or by name.
+    """Approve new recipients of secrets, all or by name.
 
     With the role admin in all environments, and as root, the approval is signed and counts for everybody. Otherwise it
     counts for you: it is kept beside your age identity. Compare the keys with their owners first.

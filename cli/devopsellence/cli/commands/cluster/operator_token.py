@@ -112,6 +112,7 @@ def create(
         operator=name,
         roles=access.roles_document(created.record),
         serial=created.serial,
+        recipient=created.recipient or None,
         expires_at=created.expires_at.isoformat().replace("+00:00", "Z"),
         **({"file": out} if out is not None else {"token": created.token.text()}),
     )
