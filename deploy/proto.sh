@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 
 # Our own messages and services, and those of etcd that we call.
 readonly PACKAGES=(devopsellence/api/v1 devopsellence/etcd/v3)
-readonly SERVICES=(proto/devopsellence/api/v1/agent.proto proto/devopsellence/etcd/v3/etcd.proto)
+readonly SERVICES=(proto/devopsellence/api/v1/{agent,audit}.proto proto/devopsellence/etcd/v3/etcd.proto)
 
 generate() {
   # protoc finds the generator of the type stubs on PATH.

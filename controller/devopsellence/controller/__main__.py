@@ -15,6 +15,7 @@ import structlog
 
 from devopsellence import log
 from devopsellence.controller.controller import CertificateOptions, run
+from devopsellence.controller.gateway.audit.trail import DEFAULT_DAYS, DEFAULT_MIB, AuditOptions
 from devopsellence.controller.gateway.server import GatewayOptions
 from devopsellence.gateways import InvalidGateways, gateway_address
 from devopsellence.program import PEM_FILE, etcd_options, read_settings, stop_event
@@ -27,6 +28,7 @@ _GATEWAY_ADVERTISE = "DEVOPSELLENCE_GATEWAY_ADVERTISE"
 _GATEWAY_CERT = "DEVOPSELLENCE_GATEWAY_CERT"
 _GATEWAY_KEY = "DEVOPSELLENCE_GATEWAY_KEY"
 _GATEWAY_CA_CERT = "DEVOPSELLENCE_GATEWAY_CA_CERT"
+_AUDIT_DIR = "DEVOPSELLENCE_AUDIT_DIR"
 
 
 def _advertised(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str:
@@ -74,6 +76,30 @@ def _advertised(_ctx: click.Context, _param: click.Parameter, value: str | None)
     envvar=_GATEWAY_CA_CERT,
     help="PEM file of the CA of the gateway's callers.  [default: --etcd-ca-cert]",
 )
+@click.option(
+    "--audit-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar=_AUDIT_DIR,
+    help="Folder for the gateway's audit trail.  [default: only log lines]",
+)
+@click.option(
+    "--audit-days",
+    type=click.IntRange(1, 36_500),
+    envvar="DEVOPSELLENCE_AUDIT_DAYS",
+    default=DEFAULT_DAYS,
+    show_default=True,
+    metavar="DAYS",
+    help="Keep the audit trail for this long.",
+)
+@click.option(
+    "--audit-max-mib",
+    type=click.IntRange(2, 1 << 20),
+    envvar="DEVOPSELLENCE_AUDIT_MAX_MIB",
+    default=DEFAULT_MIB,
+    show_default=True,
+    metavar="MIB",
+    help="Largest size of the audit trail; beyond it the oldest entries go.",
+)
 @click.option("--identity", metavar="NAME", help="Name in the election.  [default: <hostname>/<pid>]")
 @etcd_options
 def main(acme_ca_cert: Path | None, identity: str | None, debug: bool, **options: Any) -> None:
@@ -83,7 +109,8 @@ def main(acme_ca_cert: Path | None, identity: str | None, debug: bool, **options
     variables (DEVOPSELLENCE_ETCD_ENDPOINTS, DEVOPSELLENCE_ETCD_CA_CERT, DEVOPSELLENCE_ETCD_CERT,
     DEVOPSELLENCE_ETCD_KEY, DEVOPSELLENCE_PREFIX, DEVOPSELLENCE_ACME_CA_CERT, DEVOPSELLENCE_GATEWAY_LISTEN,
     DEVOPSELLENCE_GATEWAY_ADVERTISE, DEVOPSELLENCE_GATEWAY_CERT, DEVOPSELLENCE_GATEWAY_KEY,
-    DEVOPSELLENCE_GATEWAY_CA_CERT). On SIGTERM or SIGINT the controller stops, and a standby takes over at once.
+    DEVOPSELLENCE_GATEWAY_CA_CERT, DEVOPSELLENCE_AUDIT_DIR, DEVOPSELLENCE_AUDIT_DAYS, DEVOPSELLENCE_AUDIT_MAX_MIB). On
+    SIGTERM or SIGINT the controller stops, and a standby takes over at once.
 
     Example: devopsellence-controller --etcd-endpoints 127.0.0.1:2379
     """
@@ -113,7 +140,9 @@ def _gateway(options: Mapping[str, Any], settings: Settings) -> GatewayOptions |
     cert, key = cert or settings.cert, key or settings.key
     if not (cert and key and ca_cert):
         raise click.UsageError("--gateway-listen needs certificates: set --gateway-* or --etcd-ca-cert, -cert and -key")
-    return GatewayOptions(listen, CertificateFiles(ca_cert, cert, key), options["gateway_advertise"])
+    folder, size = options["audit_dir"], options["audit_max_mib"] << 20
+    audit = AuditOptions(folder, options["audit_days"], size) if folder is not None else None
+    return GatewayOptions(listen, CertificateFiles(ca_cert, cert, key), options["gateway_advertise"], audit)
 
 
 def _readable(ca_cert: Path | None) -> Path | None:

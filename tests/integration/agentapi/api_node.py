@@ -17,6 +17,7 @@ from devopsellence.access.rights import FULL_ROLES, Rights, record_of
 from devopsellence.age import AgeIdentity
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.api.v1.agent_pb2 import RunAnswer, RunRequest
+from devopsellence.api.v1.audit_pb2 import AuditEntry
 from devopsellence.cli.agent.client import AgentEndpoint, connect, wait_accepted
 from devopsellence.nodeagent.access import AccessState
 from devopsellence.nodeagent.api.images import ImageService
@@ -73,6 +74,13 @@ class FakeAccess:
         return AccessState("", "gateways known: 2", "")
 
 
+class AuditEntries(list[AuditEntry]):
+    """Entries of the audit trail, in place of the agent's reporter."""
+
+    def add(self, entry: AuditEntry) -> None:
+        self.append(entry)
+
+
 class NoImages:
     """Stand-in for the image service, without calls."""
 
@@ -86,6 +94,7 @@ class ApiNode:
     uid: str
     authority: Authority
     access: FakeAccess
+    audit: AuditEntries = field(default_factory=AuditEntries)
     address: str = ""
     changed: Callable[[], None] = lambda: None
 
@@ -160,6 +169,7 @@ async def api_node(folder: Path, host: str = "unix:///var/run/docker.sock") -> A
         SecretDecrypter(AgeIdentity.generate()),
         cast("ImageService", NoImages()),
         node.access,
+        node.audit,
     )
     node.address = api.address
     node.changed = api.rights.changed

@@ -16,7 +16,7 @@ OWN, OTHER = "acme/shop/production", "acme/shop/staging"
 MORE = {
     "viewer": "",
     "deployer": "DEPLOY SEND_IMAGES READ_LOGS LIST_SECRETS WRITE_SECRETS",
-    "admin": "LIST_SECRETS GRANT",
+    "admin": "LIST_SECRETS GRANT READ_AUDIT",
     "exec": "EXECUTE",
 }
 READING = {"VIEW", "DIAGNOSE"}

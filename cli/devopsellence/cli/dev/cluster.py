@@ -115,7 +115,12 @@ def specs(
         ProcessSpec(ETCD, etcd_command(layout, state, programs.etcd), _etcd_environment(base), 10, stamps[MEMBER]),
         ProcessSpec(
             CONTROLLER,
-            (*python, "devopsellence.controller", f"--gateway-listen=127.0.0.1:{state.gateway_port}"),
+            (
+                *python,
+                "devopsellence.controller",
+                f"--gateway-listen=127.0.0.1:{state.gateway_port}",
+                f"--audit-dir={layout.audit}",
+            ),
             {**base, **controller},
             10,
             f"{programs.version}/{stamps[CONTROLLER]}",
