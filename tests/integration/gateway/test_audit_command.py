@@ -228,9 +228,9 @@ async def test_follower_goes_on_after_its_gateway_was_away(audited: RunningGatew
             yield running
 
     async for running in restarted():
-        request = AuditRequest(follow=True, limit=10)
+        requests = {running.address: AuditRequest(follow=True)}
         following = asyncio.create_task(
-            follow(running.root(), [running.address], request, show, lambda _address, problem: said.append(problem))
+            follow(running.root(), requests, show, lambda _address, problem: said.append(problem))
         )
         await deploy(running.operator("ann"), 1, "ann@laptop")
         await eventually("the first entry", partial(_copy, shown), bool)

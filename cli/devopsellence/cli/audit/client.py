@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -82,18 +82,19 @@ async def ask_all(settings: Settings, addresses: Iterable[str], request: AuditRe
 
 async def follow(
     settings: Settings,
-    addresses: Iterable[str],
-    request: AuditRequest,
+    requests: Mapping[str, AuditRequest],
     show: Callable[[Sequence[AuditEntry]], None],
     say: Callable[[str, str], None],
 ) -> list[GatewayAnswer]:
     """Show entries of all gateways, and new ones as they are stored; return only if no gateway can be followed.
 
-    ``say`` is called with an address and a problem, "" when a gateway answers again.
+    ``requests``: by address. ``say`` is called with an address and a problem, "" when a gateway answers again.
     """
     credentials = _credentials(settings)
     return list(
-        await asyncio.gather(*(_follow(settings, credentials, address, request, show, say) for address in addresses))
+        await asyncio.gather(
+            *(_follow(settings, credentials, address, asked, show, say) for address, asked in requests.items())
+        )
     )
 
 
@@ -132,9 +133,8 @@ async def _follow(
                         say(address, before)
                     show(answer.entries)
                     for entry in answer.entries:
-                        # From here on after a break, without a limit.
+                        # From here on after a break.
                         asked.since.CopyFrom(entry.at)
-                        asked.limit = 0
         except _Failed as failed:
             if failed.code in _FINAL:
                 return GatewayAnswer(address, problem=str(failed), code=failed.code)

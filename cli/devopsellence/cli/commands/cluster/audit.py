@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 OPERATION: Final = "audit"
 _MOST: Final = 10_000
+#: Time before the newest entry from which on entries are followed: some may have been on their way to the disk.
+_OVERLAP_NANOS: Final = 10**9
 
 
 def _moment(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
@@ -81,7 +83,7 @@ def audit(
     """
     from devopsellence.api.v1.audit_pb2 import AuditRequest
 
-    request = AuditRequest(caller=_caller(by), node=node or "", refused=refused, limit=limit, follow=follow)
+    request = AuditRequest(caller=_caller(by), node=node or "", refused=refused, limit=limit)
     if since is not None:
         request.since.FromNanoseconds(since)
     if until is not None:
@@ -141,14 +143,33 @@ async def _follow(ctx: click.Context, etcd: Etcd, output: Output, request: Audit
     known = KnownEntries()
 
     def show(entries: Sequence[AuditEntry]) -> None:
-        for entry in known.new(entries):
+        for entry in entries:
             output.line("  ".join(safe(cell) for cell in render.row(entry) if cell))
             output.event(OPERATION, "progress", **render.document(entry))
 
     def say(address: str, problem: str) -> None:
         output.warning(f"the gateway at {address}: {problem or 'answers again'}")
 
-    _check(await client.follow(etcd.settings, await client.gateways(etcd), request, show, say))
+    answers = await client.ask_all(etcd.settings, await client.gateways(etcd), request)
+    entries = known.new(entry for answer in answers for entry in answer.entries)
+    show(entries[-request.limit :] if request.limit else entries)
+    requests = {answer.address: _later(request, answer) for answer in answers}
+    _check(await client.follow(etcd.settings, requests, lambda found: show(known.new(found)), say))
+
+
+def _later(request: AuditRequest, answer: GatewayAnswer) -> AuditRequest:
+    """Return the request for what a gateway stores after its answer, by its own clock if that is known."""
+    from devopsellence import clock
+    from devopsellence.api.v1.audit_pb2 import AuditRequest
+
+    later = AuditRequest()
+    later.CopyFrom(request)
+    later.follow, later.limit = True, 0
+    if answer.entries:
+        later.since.FromNanoseconds(max(entry.at.ToNanoseconds() for entry in answer.entries) - _OVERLAP_NANOS)
+    elif answer.code is not None:
+        later.since.FromNanoseconds(int(clock.now().wall * 1e9))
+    return later
 
 
 async def _prepare(ctx: click.Context, etcd: Etcd, output: Output, request: AuditRequest) -> None:

@@ -249,6 +249,8 @@ def _node_change(what: str, node: pb.Node, before: pb.Node | None, *, is_known: 
         return f"drain {what}"
     if node.cordoned != before.cordoned:
         return f"{'cordon' if node.cordoned else 'uncordon'} {what}"
+    if node.age_recipient != before.age_recipient:
+        return f"record the age key of {what}"
     if list(node.labels) != list(before.labels):
         return f"label {what}: {', '.join(node.labels) or 'none'}"
     return f"change {what}"

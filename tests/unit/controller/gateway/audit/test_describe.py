@@ -78,6 +78,12 @@ def test_deploy_is_told_without_the_records_that_come_with_it() -> None:
         (KEYS.node("n1"), pb.Node(uid="u", cordoned=True), pb.Node(uid="u"), "cordon node n1"),
         (KEYS.node("n1"), pb.Node(uid="u"), pb.Node(uid="u", cordoned=True), "uncordon node n1"),
         (KEYS.node("n1"), pb.Node(uid="u", labels=["web"]), pb.Node(uid="u"), "label node n1: web"),
+        (
+            KEYS.node("n1"),
+            pb.Node(uid="u", age_recipient="age1x"),
+            pb.Node(uid="u"),
+            "record the age key of node n1",
+        ),
         (KEYS.node("n1"), pb.Node(uid="u", address="a"), pb.Node(uid="u"), "change node n1"),
         (
             KEYS.denied,
