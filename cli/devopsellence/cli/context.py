@@ -16,23 +16,27 @@ from devopsellence.cli.options import global_flags
 from devopsellence.cli.output import CliError, NextAction, Output
 
 if TYPE_CHECKING:
+    from devopsellence.cli.access_token import TokenSettings
     from devopsellence.store.etcd import Etcd
     from devopsellence.store.keys import EnvironmentRef
     from devopsellence.store.settings import Settings
 
 T = TypeVar("T")
+_META: Final = "devopsellence.token"
 # Timeout of a call to etcd in seconds: including the start of the process, a dead etcd is reported within 5 s.
 CALL_TIMEOUT: Final = 4.0
 
 
 def connection(ctx: click.Context) -> Settings:
-    """Return the etcd settings: from flags, else from ``DEVOPSELLENCE_ETCD_*`` variables, else the local cluster.
+    """Return the etcd settings: of a token, else from flags and ``DEVOPSELLENCE_ETCD_*``, else the local cluster.
 
     Raises:
-        CliError: ``settings_invalid`` (exit code 2), or ``etcd_unavailable`` without any settings.
+        CliError: ``settings_invalid``, ``token_invalid`` (exit code 2), or ``etcd_unavailable`` without any settings.
     """
     from devopsellence.store.settings import PREFIX, Settings, SettingsError
 
+    if (token := token_settings(ctx)) is not None:
+        return token
     flags = connection_flags(ctx)
     prefix = flags.get(PREFIX) or os.environ.get(PREFIX)
     try:
@@ -52,6 +56,20 @@ def connection(ctx: click.Context) -> Settings:
         message = "no cluster is configured"
         raise CliError("etcd_unavailable", message, next_actions=actions)
     return settings
+
+
+def token_settings(ctx: click.Context) -> TokenSettings | None:
+    """Return the settings of the token of this process, read once; None without one.
+
+    Raises:
+        CliError: ``settings_invalid``, ``token_invalid`` (exit code 2).
+    """
+    from devopsellence.cli import access_token
+
+    if _META not in ctx.meta:
+        ctx.meta[_META] = access_token.take(connection_flags(ctx), os.environ)
+    token: TokenSettings | None = ctx.meta[_META]
+    return token
 
 
 def connection_flags(ctx: click.Context) -> dict[str, str]:
@@ -139,8 +157,19 @@ def require_config() -> Path:
 
 
 def environment_flag(ctx: click.Context) -> str | None:
-    """Return the value of ``--env`` or ``DEVOPSELLENCE_ENVIRONMENT``: a name or a full path; None for neither."""
-    return global_flags(ctx).get("environment") or os.environ.get("DEVOPSELLENCE_ENVIRONMENT") or None
+    """Return ``--env`` or ``DEVOPSELLENCE_ENVIRONMENT``, a name or a full path, or the token's environment; or None.
+
+    Raises:
+        CliError: ``environment_elsewhere`` (exit code 2): the token is for another environment.
+    """
+    chosen = global_flags(ctx).get("environment") or os.environ.get("DEVOPSELLENCE_ENVIRONMENT") or None
+    token = token_settings(ctx)
+    if token is None or not token.environment:
+        return chosen
+    if chosen not in (None, token.environment, token.environment.rpartition("/")[2]):
+        message = f"the token is for the environment {token.environment}, not for {chosen}"
+        raise CliError("environment_elsewhere", message, exit_code=2)
+    return token.environment
 
 
 def environment_from_config(ctx: click.Context, organization: str, project: str, default: str) -> EnvironmentRef:

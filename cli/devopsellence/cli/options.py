@@ -44,6 +44,12 @@ CONNECTION_FLAGS: Final = (
     ("--etcd-username", "NAME", "etcd user, for login without a certificate.", "DEVOPSELLENCE_ETCD_USERNAME"),
     ("--etcd-password-file", "FILE", "File with the password of the etcd user.", "DEVOPSELLENCE_ETCD_PASSWORD_FILE"),
     ("--prefix", "PREFIX", "Prefix of all keys in etcd.", "DEVOPSELLENCE_PREFIX"),
+    (
+        "--token-file",
+        "FILE",
+        "File with a token, instead of all settings above; its text can be in DEVOPSELLENCE_TOKEN.",
+        "DEVOPSELLENCE_TOKEN_FILE",
+    ),
 )
 
 

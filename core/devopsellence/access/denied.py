@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, timedelta
 from typing import Final
 
 from devopsellence.agent_identity import is_node, is_operator
@@ -11,6 +12,8 @@ from devopsellence.api.v1.stored_pb2 import DeniedCertificate, DenyList
 #: RFC 5280: 20 bytes at most.
 _SERIAL: Final = re.compile(r"[1-9a-f][0-9a-f]{0,39}\Z", re.ASCII)
 _ROOT: Final = "root"
+# A machine with a slow clock still accepts a certificate that has expired here.
+_CLOCKS_APART: Final = timedelta(days=1)
 
 
 class InvalidDenial(ValueError):
@@ -34,6 +37,18 @@ def check_denial(entry: DeniedCertificate) -> None:
 def serial_text(number: int) -> str:
     """Return a serial number as it is in the deny-list."""
     return f"{number:x}"
+
+
+def drop_expired(denied: DenyList, now: datetime) -> None:
+    """Remove the entries of certificates that have expired, so that the list does not grow for ever."""
+    expired_before = (now - _CLOCKS_APART).timestamp()
+    left = [
+        entry
+        for entry in denied.certificates
+        if not entry.HasField("expires_at") or entry.expires_at.seconds > expired_before
+    ]
+    del denied.certificates[:]
+    denied.certificates.extend(left)
 
 
 def denial_of(denied: DenyList, common_name: str, serial: str) -> str:

@@ -94,7 +94,9 @@ class AccessMirror:
             fix = f"delete {self._key}; the leading controller writes it again"
             return AccessState(self._unusable, f"gateways known: {len(self._gateways.addresses)}", fix)
         problem = "" if self._now().mono < self._old_at() else self._sentence()
-        return AccessState(problem, f"the addresses of the gateways are {self._age()}", self._fix())
+        return AccessState(
+            problem, f"the deny-list, the access of operators and the gateways are {self._age()}", self._fix()
+        )
 
     async def load(self) -> None:
         """Load the copy on disk, and use its addresses from the first connection on."""
@@ -202,7 +204,7 @@ class AccessMirror:
         return max(since + OLD_SECONDS, self._started + START_SECONDS)
 
     def _sentence(self) -> str:
-        return f"the addresses of the gateways are {self._age()}: {self._informer.problem}"
+        return f"the deny-list, the access of operators and the gateways are {self._age()}: {self._informer.problem}"
 
     def _fix(self) -> str:
         return f"make a gateway reachable from this node: {', '.join(self._endpoints)}; services keep running meanwhile"

@@ -53,14 +53,16 @@ class FakeAssignments:
     """Stand-in for :class:`Assignments`, filled by the test."""
 
     desired: dict[EnvironmentRef, Desired] = field(default_factory=dict)
+    #: Of single assignments, and of all.
+    problems: dict[EnvironmentRef, str] = field(default_factory=dict)
     problem: str = ""
 
     @property
     def environments(self) -> set[EnvironmentRef]:
-        return set(self.desired)
+        return {*self.desired, *self.problems}
 
     def get(self, ref: EnvironmentRef) -> AssignmentState:
-        return AssignmentState(self.desired.get(ref))
+        return AssignmentState(self.desired.get(ref), self.problems.get(ref, ""))
 
 
 class FakeAccess:

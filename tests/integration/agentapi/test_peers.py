@@ -11,10 +11,12 @@ import grpc
 import grpc.aio
 import pytest
 
+from devopsellence.access.policy import AccessPolicy
 from devopsellence.agent_identity import CHUNK_BYTES, IMAGE_BYTES, server_name
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.api.v1.agent_pb2 import DiagnoseRequest, FetchImageRequest, ImagePart
 from devopsellence.api.v1.agent_pb2_grpc import AgentStub, PeersStub
+from devopsellence.api.v1.stored_pb2 import DeniedCertificate, DenyList
 from devopsellence.nodeagent.api.peers import MAX_WAITING
 from devopsellence.nodeagent.docker.engine import SAVES
 from devopsellence.nodeagent.images.archive import filter_archive
@@ -148,3 +150,25 @@ async def test_concurrent_transfers_are_limited_and_leaving_callers_free_slots(h
         for transfer in [*sending, *waiting]:
             transfer.cancel()
     docker("rmi", "-f", large)
+
+
+async def test_transfer_to_a_denied_node_breaks_off(here: ApiNode) -> None:
+    image = await asyncio.to_thread(lambda: build_image(bytes(32 << 20)))
+    here.assign(service(image))
+
+    async def take(transfer: Any) -> None:
+        while await transfer.read() is not grpc.aio.EOF:
+            pass
+
+    async with asyncio.timeout(30), channel(here, "node:another") as connection:
+        # The first takes nothing after the beginning, the second waits for its turn behind the first.
+        transfers = [call(connection, image)]
+        assert await transfers[0].read() is not grpc.aio.EOF
+        transfers.append(call(connection, image))
+        here.permit(AccessPolicy(denied=DenyList(certificates=[DeniedCertificate(name="node:third")])))
+        assert not transfers[0].done()
+        here.permit(AccessPolicy(denied=DenyList(certificates=[DeniedCertificate(name="node:another")])))
+        for transfer in transfers:
+            with pytest.raises(grpc.aio.AioRpcError, match="the certificate of node:another is denied"):
+                await take(transfer)
+    docker("rmi", "-f", image)

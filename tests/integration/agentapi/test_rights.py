@@ -123,6 +123,19 @@ async def test_refusal_names_role_and_environment_but_no_environment_of_others(h
         assert caught.value.details() == "environment acme/shop/staging is not on node n1; environments here: none"
 
 
+async def test_diagnosis_names_no_environment_of_others(here: ApiNode) -> None:
+    here.assignments.problems[ENV] = "malformed"
+    async with here.client() as stub:
+        for where, message in (
+            (OWN, f"{OWN}: malformed"),
+            ("acme/shop/staging", "1 in environments that you may not view"),
+        ):
+            here.permit(policy((Role.VIEWER, where)))
+            answer = await stub.Diagnose(DiagnoseRequest())
+            assert [check.message for check in answer.checks if check.name == "assignments"] == [message]
+            assert (OWN in str(answer)) is (where == OWN)
+
+
 async def test_denied_certificates_are_refused_by_name_and_by_serial_number(here: ApiNode) -> None:
     full = (Role.DEPLOYER, "*"), (Role.EXEC, "*")
     first, second = here.authority.issue("operator:ann"), here.authority.issue("operator:ann")

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from devopsellence.store.settings import Settings
 from tests.integration.cli import secret_operator
+from tests.integration.cli.running_cluster import RunningCluster, running_cluster
 from tests.support.cli import Cli
+from tests.support.need import need_etcd
 
 CONFIG = """\
 schema_version: 1
@@ -55,3 +59,25 @@ def ann(cli: Cli, tmp_path: Path) -> secret_operator.Operator:
 def bob(ann: secret_operator.Operator, tmp_path: Path) -> secret_operator.Operator:
     """Second operator, on a machine of his own."""
     return secret_operator.Operator(ann.settings, ann.folder, tmp_path / "bob" / "operator.age")
+
+
+@pytest.fixture
+def pki(tmp_path: Path) -> Path:
+    return tmp_path / "pki"
+
+
+@pytest.fixture
+def bare(cli: Cli) -> Cli:
+    """Command line without settings of an etcd."""
+    cli.environ = {"DEVOPSELLENCE_HOME": cli.environ["DEVOPSELLENCE_HOME"]}
+    return cli
+
+
+@pytest.fixture
+def started(bare: Cli, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningCluster]:
+    need_etcd()
+    for name in list(os.environ):
+        if name.startswith("DEVOPSELLENCE_ETCD_"):
+            monkeypatch.delenv(name)
+    with running_cluster(bare, pki, tmp_path) as cluster:
+        yield cluster

@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 from devopsellence.age import AgeIdentity
 from devopsellence.api.v1.stored_pb2 import Environment, Heartbeat, Node, Registry, Release, Secret
 from devopsellence.api.v1.workload_pb2 import Image, SecretRef, Service
+from devopsellence.cli.access_token import IDENTITY
 from devopsellence.cli.main import main
-from devopsellence.cli.secrets import identity
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
@@ -49,7 +49,7 @@ class Operator(Cli):
     def __init__(self, settings: Settings, folder: Path, path: Path) -> None:
         super().__init__(settings, folder)
         self.path = path
-        self.environ[identity.IDENTITY] = str(path)
+        self.environ[IDENTITY] = str(path)
 
     def piped(self, value: bytes, *arguments: str) -> Result:
         """Run a command with ``value`` on stdin."""
@@ -65,14 +65,14 @@ class Operator(Cli):
     @contextmanager
     def being(self) -> Iterator[None]:
         """Set the variables of the operator in this process, as while a command runs."""
-        before = os.environ.get(identity.IDENTITY)
-        os.environ[identity.IDENTITY] = str(self.path)
+        before = os.environ.get(IDENTITY)
+        os.environ[IDENTITY] = str(self.path)
         try:
             yield
         finally:
-            del os.environ[identity.IDENTITY]
+            del os.environ[IDENTITY]
             if before is not None:
-                os.environ[identity.IDENTITY] = before
+                os.environ[IDENTITY] = before
 
     def stored(self, name: str, service: str = "web") -> Secret | None:
         return self.read(lambda etcd: etcd.keys.secret(REF, service, name), Secret)

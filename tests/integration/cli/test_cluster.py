@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shlex
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -23,94 +16,11 @@ from devopsellence.cli.certificates.pki import CertificateAuthority, load_certif
 from devopsellence.cli.cluster.folder import ClusterFolder, ControlPlane
 from devopsellence.cli.cluster.init import initialize
 from devopsellence.store.keys import DEFAULT_PREFIX
-from devopsellence.store.settings import Settings
+from tests.integration.cli.running_cluster import RunningCluster
 from tests.support.cli import REF, Cli
-from tests.support.need import need_docker, need_etcd
-from tests.support.ports import free_ports
-from tests.support.process import Program, python_environ
-from tests.support.until import until
+from tests.support.need import need_docker
 
-MEMBERS = {"e1": "127.0.0.1", "e2": "127.0.0.2", "e3": "127.0.0.3"}
 FILES = {"ca.crt": 0o644, "tls.crt": 0o644, "tls.key": 0o600}
-
-
-@dataclass
-class RunningCluster:
-    """Etcd and a controller with the variables that ``cluster init`` wrote for them, except for ports."""
-
-    cli: Cli
-    pki: Path
-    #: Gateway of the controller.
-    endpoints: str
-    etcd: str
-
-    def ok(self, *arguments: str) -> str:
-        """Run a command as root; return the output."""
-        return self.cli.ok("cluster", *arguments, "--pki", str(self.pki), "--etcd-endpoints", self.endpoints)
-
-    def as_party(self, bundle: str, *, at_etcd: bool = False) -> Cli:
-        """Return a command line with the certificate in a folder, at the gateway or at etcd itself."""
-        root = self.pki / bundle
-        endpoints = (self.etcd if at_etcd else self.endpoints).split(",")
-        settings = Settings(tuple(endpoints), ca_cert=root / "ca.crt", cert=root / "tls.crt", key=root / "tls.key")
-        return Cli(settings, self.cli.folder)
-
-
-@pytest.fixture
-def pki(tmp_path: Path) -> Path:
-    return tmp_path / "pki"
-
-
-@pytest.fixture
-def bare(cli: Cli) -> Cli:
-    """Command line without settings of an etcd."""
-    cli.environ = {"DEVOPSELLENCE_HOME": cli.environ["DEVOPSELLENCE_HOME"]}
-    return cli
-
-
-@pytest.fixture
-def started(bare: Cli, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningCluster]:
-    need_etcd()
-    for name in list(os.environ):
-        if name.startswith("DEVOPSELLENCE_ETCD_"):
-            monkeypatch.delenv(name)
-    bare.ok("cluster", "init", "--pki", str(pki), *(f"--etcd={name}={address}" for name, address in MEMBERS.items()))
-    client, peer, gateway = free_ports(3)
-    ports = {2379: client, 2380: peer, 2381: gateway}
-    with ExitStack() as stack:
-        for name in MEMBERS:
-            homes = {"/etc/etcd": pki / f"etcd-{name}", "/var/lib/etcd": tmp_path / f"data-{name}"}
-            variables = variables_of(pki / f"etcd-{name}" / "etcd.env", homes, ports)
-            log = stack.enter_context((tmp_path / f"{name}.log").open("wb"))
-            process = subprocess.Popen(["etcd"], env=variables, stdout=log, stderr=log)
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-        bundle = pki / "controller"
-        environ = variables_of(bundle / "controller.env", {"/etc/devopsellence-controller": bundle}, ports)
-        controller = Program(
-            [sys.executable, "-m", "devopsellence.controller"], python_environ(environ), tmp_path / "controller.log"
-        )
-        stack.callback(controller.end)
-        controller.start()
-        etcd = ",".join(f"{address}:{client}" for address in MEMBERS.values())
-        started = RunningCluster(bare, pki, f"127.0.0.1:{gateway}", etcd)
-        until(
-            "the gateway answers",
-            lambda: started.as_party("root").run("node", "list").exit_code == 0,
-            seconds=30,
-            every=0.2,
-        )
-        yield started
-
-
-def variables_of(file: Path, homes: Mapping[str, Path], ports: Mapping[int, int]) -> dict[str, str]:
-    """Return the variables of a settings file, with folders and ports of the test's own."""
-    text = file.read_text()
-    for default, home in homes.items():
-        text = re.sub(rf"{default}(/devopsellence)?(?=[/\"])", str(home), text)
-    for default_port, port in ports.items():
-        text = text.replace(f":{default_port}", f":{port}")
-    return {"PATH": os.environ["PATH"], **dict(line.split("=", 1) for line in shlex.split(text))}
 
 
 def modes(folder: Path) -> dict[str, int]:
@@ -305,24 +215,28 @@ def test_agent_started_by_registered_command_answers_operators(started: RunningC
         organization=REF.organization, project=REF.project, environment=REF.environment, nodes=["n1"]
     )
     root.write(lambda etcd: etcd.keys.environment(REF), environment)
-    (port,) = free_ports(1)
-    command = document["agent_command"]
-    for its, meant in (
-        ("0.0.0.0:7443", f"127.0.0.1:{port}"),
-        ("127.0.0.1:7443", f"127.0.0.1:{port}"),
-        ("/etc/devopsellence", document["bundle"]),
-        ("/var/lib/devopsellence", str(tmp_path / "agent")),
-        ("127.0.0.1:2381,127.0.0.2:2381,127.0.0.3:2381", started.endpoints),
-    ):
-        command = command.replace(its, meant)
-    arguments = [sys.executable, "-m", "devopsellence.nodeagent", *shlex.split(command)[1:]]
-    with (tmp_path / "agent.log").open("wb") as log, subprocess.Popen(arguments, stdout=log, stderr=log) as agent:
-        try:
-            until("it is there", lambda: root.json("node", "list")["nodes"][0]["note"] == "", seconds=30, every=0.2)
-            checks = ann.run("doctor").stdout
-            assert f"ok    agent n1: responds at 127.0.0.1:{port}" in checks, checks
-        finally:
-            agent.terminate()
+    with started.agent(document, tmp_path / "agent") as api_address:
+        checks = ann.run("doctor").stdout
+        assert f"ok    agent n1: responds at {api_address}" in checks, checks
+
+
+def test_agent_that_is_cut_off_says_how_old_its_access_data_is(started: RunningCluster, tmp_path: Path) -> None:
+    need_docker()
+    root = started.as_party("root")
+    document = root.json("node", "register", "n1", "--address", "127.0.0.77", "--pki", str(started.pki))
+    environment = Environment(
+        organization=REF.organization, project=REF.project, environment=REF.environment, nodes=["n1"]
+    )
+    root.write(lambda etcd: etcd.keys.environment(REF), environment)
+    error = root.error("node", "diagnose", "n1")
+    assert error["message"].endswith("cannot reach etcd; nothing answers at 127.0.0.77:7443")
+    document["agent_command"] = document["agent_command"].replace("0.0.0.0:7443", "127.0.0.77:7443")
+    said = "the deny-list, the access of operators and the gateways are unknown, none has answered yet"
+    with started.agent_cut_off(document, tmp_path / "agent"):
+        findings = root.run("node", "diagnose", "n1").stdout
+        assert said in findings, findings
+        checks = root.run("doctor").stdout
+        assert "etcd of node n1" in checks, checks
 
 
 def test_authority_of_another_cluster_issues_nothing(started: RunningCluster, tmp_path: Path) -> None:

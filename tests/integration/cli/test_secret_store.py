@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from devopsellence.age import MAX_BYTES, AgeIdentity
@@ -20,7 +18,7 @@ from tests.integration.cli.test_publish import LossyEtcd
 from tests.support.cli import REF
 
 TOKEN = SecretId("web", "TOKEN")
-ANN = OperatorIdentity("ann", AgeIdentity.generate(), Path("operator.age"))
+ANN = OperatorIdentity("ann", AgeIdentity.generate(), "operator.age")
 READERS = Recipients(nodes={}, operators={"ann": ANN.identity.recipient}, keyless=())
 
 

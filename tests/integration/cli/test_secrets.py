@@ -92,7 +92,7 @@ def test_ten_versions_are_kept(ann: Operator) -> None:
 
 def test_concurrent_sets_make_a_version_each(ann: Operator) -> None:
     ann.set("DATABASE_URL", b"first")
-    me = OperatorIdentity("ann", own(ann), ann.path)
+    me = OperatorIdentity("ann", own(ann), str(ann.path))
     values = [b"one", b"two", b"three", b"four"]
 
     async def work(etcd: Etcd) -> None:

@@ -36,6 +36,7 @@ DESTROYERS = {
     "env delete": Destroyer("acme/shop/review", "acme/shop/review --dry-run"),
     "operator remove": Destroyer("ann", "ann --dry-run"),
     "operator deny": Destroyer("1f2e", "1f2e --undo"),
+    "operator token revoke": Destroyer("ci", "ci --dry-run"),
     "cluster init": Destroyer("--etcd e1=10.0.0.1 --force", "--etcd e1=10.0.0.1"),
     "cluster issue": Destroyer("controller --force", "controller"),
     "dev down": Destroyer("--purge", ""),
@@ -45,6 +46,7 @@ LATE = {"task run"}
 #: Every other command. A new command belongs here only if all that it changes can be changed back.
 HARMLESS = {
     *("operator add", "operator grant", "operator list", "operator revoke"),
+    *("operator token create", "operator token list"),
     *("init", "dev up", "dev status", "dev env", "config validate", "config resolve", "completion", "help", "version"),
     *("deploy", "status", "logs", "exec", "events", "doctor", "audit", "task list"),
     *("secret set", "secret list", "secret reencrypt"),

@@ -24,7 +24,7 @@ def run(*arguments: str) -> Result:
 
 
 #: Commands whose ``--environment`` has patterns of environments.
-WITH_PATTERNS = {"operator add", "operator grant", "operator revoke"}
+WITH_PATTERNS = {"operator add", "operator grant", "operator revoke", "operator token create"}
 
 
 @pytest.mark.parametrize("words", commands())

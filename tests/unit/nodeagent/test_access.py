@@ -102,7 +102,9 @@ async def test_old_data_is_named_once_the_agent_has_had_time_to_connect(tmp_path
     async with loaded(tmp_path, clock) as mirror:
         assert mirror.state().problem == ""
         clock.forward(START_SECONDS)
-        assert mirror.state().problem.startswith("the addresses of the gateways are as of 3 hours ago: ")
+        assert mirror.state().problem.startswith(
+            "the deny-list, the access of operators and the gateways are as of 3 hours ago: "
+        )
         clock.forward(3 * 86400)
         assert "as of 3 days ago" in mirror.state().problem
 
@@ -113,7 +115,10 @@ async def test_young_data_becomes_old(tmp_path: Path) -> None:
     async with loaded(tmp_path, clock) as mirror:
         clock.forward(OLD_SECONDS - 61)
         state = mirror.state()
-        assert (state.problem, state.summary) == ("", "the addresses of the gateways are as of 9 minutes ago")
+        assert (state.problem, state.summary) == (
+            "",
+            "the deny-list, the access of operators and the gateways are as of 9 minutes ago",
+        )
         clock.forward(1)
         assert "as of 10 minutes ago" in mirror.state().problem
 

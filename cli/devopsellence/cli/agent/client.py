@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import grpc
@@ -18,6 +18,7 @@ import grpc.aio
 from devopsellence import input_file
 from devopsellence.agent_identity import (
     ACCEPTED_BY,
+    API_PORT,
     KEEPALIVE_SECONDS,
     MAX_MESSAGE_BYTES,
     REFUSED_BY,
@@ -28,6 +29,7 @@ from devopsellence.api.v1.agent_pb2_grpc import AgentStub
 from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.store.reader import Reader
+from devopsellence.cli.util.addresses import with_port
 
 if TYPE_CHECKING:
     # Defined only in the stub file.
@@ -57,7 +59,7 @@ _CONNECT_SECONDS: Final = 6.0
 
 @dataclass(frozen=True)
 class AgentEndpoint:
-    """Agent API of a node: ``address`` is ``host:port``, or "" with the reason in ``problem``.
+    """Agent API of a node: ``address`` is ``host:port``; if it is not known or only assumed, ``problem`` says why.
 
     ``uid`` is the expected uid of the machine; "" if the node is not registered.
     """
@@ -69,12 +71,12 @@ class AgentEndpoint:
 
 
 async def find_agents(etcd: Etcd, names: Iterable[str]) -> list[AgentEndpoint]:
-    """Return the agent APIs of nodes, sorted by name; reads node records and heartbeats."""
+    """Return the agent APIs of nodes by :func:`direct_endpoint`, sorted by name; reads node records and heartbeats."""
     keys, reader = etcd.keys, Reader(etcd)
     sorted_names = sorted(set(names))
     nodes = await reader.get_many({name: keys.node(name) for name in sorted_names}, Node)
     beats = await reader.get_many({name: keys.heartbeat(name) for name in sorted_names}, Heartbeat)
-    return [endpoint_of(name, nodes.get(name), beats.get(name)) for name in sorted_names]
+    return [direct_endpoint(name, nodes.get(name), beats.get(name)) for name in sorted_names]
 
 
 def endpoint_of(name: str, node: Node | None, beat: Heartbeat | None) -> AgentEndpoint:
@@ -94,6 +96,17 @@ def endpoint_of(name: str, node: Node | None, beat: Heartbeat | None) -> AgentEn
             name, node.uid, "", f"the agent of node {name} has no API (it was started without --api-listen)"
         )
     return AgentEndpoint(name, node.uid, address)
+
+
+def direct_endpoint(name: str, node: Node | None, beat: Heartbeat | None) -> AgentEndpoint:
+    """Return the agent API as :func:`endpoint_of`; without a heartbeat, at the registered address and the usual port.
+
+    The agent of such a node may run, cut off from etcd. ``problem`` stays, for the case that nothing answers.
+    """
+    endpoint = endpoint_of(name, node, beat)
+    if node is None or beat is not None or not node.address:
+        return endpoint
+    return replace(endpoint, address=with_port(node.address, API_PORT))
 
 
 def credentials(settings: Settings) -> grpc.ChannelCredentials:
@@ -163,6 +176,8 @@ async def wait_connected(agent: AgentEndpoint, call: _Streaming) -> None:
 
 def _unreachable(agent: AgentEndpoint, details: str) -> CliError:
     message = f"cannot reach the agent of node {agent.node} at {agent.address}: {details}"
+    if agent.problem:
+        message = f"{agent.problem}; nothing answers at {agent.address}"
     return CliError(
         "agent_unreachable", message, next_actions=[NextAction("see what is wrong", "devopsellence doctor")]
     )

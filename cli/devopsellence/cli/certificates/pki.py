@@ -111,9 +111,14 @@ class CertificateAuthority:
         return self._certificate
 
     def issue(
-        self, request: CertificateRequest, now: datetime.datetime, *, key: ec.EllipticCurvePrivateKey | None = None
+        self,
+        request: CertificateRequest,
+        now: datetime.datetime,
+        *,
+        key: ec.EllipticCurvePrivateKey | None = None,
+        life: datetime.timedelta = LEAF_LIFE,
     ) -> IssuedCertificate:
-        """Issue a leaf certificate, valid for a year from ``now`` but never longer than the CA.
+        """Issue a leaf certificate, valid for ``life`` from ``now`` but never longer than the CA.
 
         ``key`` is the key of the certificate; a new key by default.
 
@@ -121,7 +126,7 @@ class CertificateAuthority:
             CertificateError: the common name is empty or longer than 64 characters.
         """
         key = key or ec.generate_private_key(ec.SECP256R1())
-        life = min(LEAF_LIFE, self._certificate.not_valid_after_utc - now)
+        life = min(life, self._certificate.not_valid_after_utc - now)
         builder = _builder(
             _subject(request.common_name, request.unit),
             self._certificate.subject,
@@ -190,6 +195,11 @@ def why_expires(certificate: x509.Certificate, now: datetime.datetime) -> str:
     if certificate.not_valid_after_utc - now < RENEW_WHEN_LEFT:
         return f"expires on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
     return ""
+
+
+def certificate_end(pem: bytes) -> datetime.datetime:
+    """Return the end of a certificate in PEM, aware."""
+    return x509.load_pem_x509_certificate(pem).not_valid_after_utc
 
 
 def common_name(certificate: x509.Certificate) -> str:

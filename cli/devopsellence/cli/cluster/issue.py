@@ -13,10 +13,12 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from devopsellence.cli.certificates import subjects
 from devopsellence.cli.certificates.pki import (
     CertificateAuthority,
     CertificateError,
     CertificateRequest,
+    IssuedCertificate,
     common_name,
     load_certificate,
     load_key,
@@ -110,6 +112,20 @@ def issue(
         issued = IssuedBundle(bundle, IssueOutcome.KEPT)
     write_atomic(bundle.authority, authority.issued.certificate, mode=0o644)
     return issued
+
+
+def sign_operator(
+    authority: CertificateAuthority, name: str, life: datetime.timedelta, at: datetime.datetime
+) -> IssuedCertificate:
+    """Return a certificate of operator ``name`` with a new key, valid for ``life`` and no longer.
+
+    Raises:
+        CliError: ``invalid_name`` (exit code 2).
+    """
+    try:
+        return authority.issue(subjects.operator(name), at, life=life)
+    except CertificateError as error:
+        raise CliError("invalid_name", str(error), exit_code=2) from error
 
 
 def _former_subject(bundle: CertificateBundle, request: CertificateRequest) -> str:

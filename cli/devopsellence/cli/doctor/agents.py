@@ -26,17 +26,19 @@ _AT_A_TIME: Final = 32
 
 
 async def api_results(etcd: Etcd, settings: Settings) -> list[CheckResult]:
-    """Call the agent of node reachable node attached to an environment.
+    """Call the agent of each node attached to an environment.
 
-    ``cluster.nodes`` reports unreachable nodes. No results in a cluster without certificates, because agents have no
-    API there.
+    ``cluster.nodes`` reports unreachable nodes; the agent of one may be cut off from etcd, and says since when. No
+    results in a cluster without certificates, because agents have no API there.
     """
     if settings.cert is None:
         return []
     endpoints = [
-        client.endpoint_of(node.name, node.node, node.heartbeat)
+        client.direct_endpoint(node.name, node.node, node.heartbeat)
         for node in (await overview(etcd))[0]
-        if node.environments and node.node and node.heartbeat and node.heartbeat.uid == node.node.uid
+        if node.environments
+        and node.node
+        and (node.heartbeat.uid == node.node.uid if node.heartbeat else node.node.address)
     ]
     slots = asyncio.Semaphore(_AT_A_TIME)
     return [
@@ -49,10 +51,12 @@ async def _ask(settings: Settings, agent: client.AgentEndpoint, slots: asyncio.S
     try:
         async with slots, client.connect(settings, agent) as stub:
             answer = await stub.Diagnose(agent_pb2.DiagnoseRequest(), timeout=_SECONDS)
-    except grpc.aio.AioRpcError as error:
-        return [CheckResult.from_error(name, client.call_error(agent, error))]
-    except CliError as error:
-        return [CheckResult.from_error(name, error)]
+    except (grpc.aio.AioRpcError, CliError) as error:
+        if agent.address and agent.problem:
+            # Without a heartbeat; most likely the agent does not run.
+            return []
+        found = error if isinstance(error, CliError) else client.call_error(agent, error)
+        return [CheckResult.from_error(name, found)]
     return diagnose_results(name, agent.address, answer)
 
 
@@ -75,9 +79,11 @@ def diagnose_results(name: str, address: str, answer: agent_pb2.DiagnoseAnswer) 
 
 async def identity_results(etcd: Etcd) -> list[CheckResult]:
     """Check the identity that decrypts secrets for this operator."""
-    from devopsellence.cli.secrets.identity import identity_path, load_or_create
+    from devopsellence.cli.secrets.identity import load_or_create, path_for
 
-    path = identity_path()
+    path = path_for(etcd.settings)
+    if path is None:
+        return [CheckResult("identity", "ok", "none in this token: its roles neither set nor read secrets")]
     try:
         mode = path.stat().st_mode
         load_or_create(path)  # the file exists, so nothing is created

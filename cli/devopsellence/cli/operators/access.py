@@ -122,6 +122,7 @@ async def _change(etcd: Etcd, name: str, edit_rights: Callable[[Rights], Rights]
         after = record_of(name, edit_rights(_rights(before)))
         if before.HasField("created_at"):
             after.created_at.CopyFrom(before.created_at)
+        after.tokens.extend(before.tokens)
         return after
 
     return await transaction.change(etcd, etcd.keys.operator_access(name), OperatorAccess, edit)

@@ -6,12 +6,13 @@ could decrypt stays encrypted for its key, so new values are needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
-from devopsellence.access.denied import denial_of
+from devopsellence.access.denied import denial_of, drop_expired
 from devopsellence.access.roles import Action
-from devopsellence.api.v1.stored_pb2 import DeniedCertificate, DenyList, Operator
+from devopsellence.api.v1.stored_pb2 import DeniedCertificate, DenyList, Operator, OperatorAccess, TokenCertificate
 from devopsellence.cli.errors import access_denied
 from devopsellence.cli.operators.access import stored, unknown
 from devopsellence.cli.output import CliError
@@ -32,13 +33,14 @@ from devopsellence.store.keys import EnvironmentRef
 class OperatorRemoval:
     """Planned removal of an operator.
 
-    ``recipients``: names of its age recipients. ``unclear``: those that name no operator and may be its own.
-    ``exposed``: secrets and keys that the recipients could decrypt.
+    ``tokens``: certificates of its tokens. ``recipients``: names of its age recipients. ``unclear``: those that name no
+    operator and may be its own. ``exposed``: secrets and keys that the recipients could decrypt.
     """
 
     name: str
     is_denied: bool
     has_access: bool
+    tokens: tuple[TokenCertificate, ...]
     recipients: tuple[str, ...]
     unclear: tuple[str, ...]
     exposed: Mapping[EnvironmentRef, Exposure]
@@ -63,7 +65,9 @@ async def plan(etcd: Etcd, name: str, more_recipients: Collection[str]) -> Opera
     known = {
         operator.name: operator for operator in (await reader.get_prefix(keys.operators_prefix, Operator)).values()
     }
-    has_access = await etcd.get(keys.operator_access(name)) is not None
+    item = await etcd.get(keys.operator_access(name))
+    # An operator with an unreadable record can be removed as well.
+    access_record = await reader.get(keys.operator_access(name), OperatorAccess) or OperatorAccess()
     denied = await stored(etcd, keys.denied, DenyList) or DenyList()
     for recipient in more_recipients:
         if recipient not in known:
@@ -75,10 +79,13 @@ async def plan(etcd: Etcd, name: str, more_recipients: Collection[str]) -> Opera
         if not operator.operator and recipient not in own and identity.is_named_after(recipient, name)
     }
     is_denied = bool(denial_of(denied, user_of_operator(name), ""))
-    if not (has_access or own or is_denied):
+    if not (item or own or is_denied):
         raise unknown(name)
     exposed = await access.exposures_to(etcd, {known[recipient].age_recipient for recipient in own})
-    return OperatorRemoval(name, is_denied, has_access, tuple(sorted(own)), tuple(sorted(unclear)), exposed)
+    tokens = tuple(access_record.tokens)
+    return OperatorRemoval(
+        name, is_denied, item is not None, tokens, tuple(sorted(own)), tuple(sorted(unclear)), exposed
+    )
 
 
 async def remove(etcd: Etcd, planned: OperatorRemoval) -> None:
@@ -87,16 +94,31 @@ async def remove(etcd: Etcd, planned: OperatorRemoval) -> None:
     Raises:
         CliError: ``busy``.
     """
-    keys = etcd.keys
     entry = DeniedCertificate(name=user_of_operator(planned.name), reason=f"removed by {author(etcd)}")
-    deletes = [Delete(keys.operator_access(planned.name))]
-    deletes += [Delete(keys.operator(recipient)) for recipient in planned.recipients]
-    await _deny(etcd, entry, deletes)
+    await _remove(etcd, planned, [entry])
+
+
+async def revoke_tokens(etcd: Etcd, planned: OperatorRemoval) -> None:
+    """Remove an operator as :func:`remove`, but deny the certificates of its tokens, so that the name stays free.
+
+    Raises:
+        CliError: ``busy``.
+    """
+    reason = f"revoked by {author(etcd)}"
+    entries = [
+        DeniedCertificate(serial=token.serial, reason=reason, expires_at=token.expires_at) for token in planned.tokens
+    ]
+    await _remove(etcd, planned, entries)
 
 
 async def deny_serial(etcd: Etcd, serial: str, reason: str) -> None:
     """Deny the certificate with a serial number, as in the deny-list."""
-    await _deny(etcd, DeniedCertificate(serial=serial, reason=reason), [])
+    entry = DeniedCertificate(serial=serial, reason=reason)
+    records = await Reader(etcd).get_prefix(etcd.keys.all_operator_access_prefix, OperatorAccess)
+    known = (token for record in records.values() for token in record.tokens if token.serial == serial)
+    if (token := next(known, None)) is not None:
+        entry.expires_at.CopyFrom(token.expires_at)
+    await _deny(etcd, [entry], [])
 
 
 async def allow_serial(etcd: Etcd, serial: str) -> None:
@@ -116,12 +138,18 @@ async def allow_serial(etcd: Etcd, serial: str) -> None:
     await _edit(etcd, edit, [])
 
 
-async def _deny(etcd: Etcd, entry: DeniedCertificate, deletes: list[Delete]) -> None:
-    entry.denied_at.CopyFrom(transaction.now())
+async def _remove(etcd: Etcd, planned: OperatorRemoval, entries: Sequence[DeniedCertificate]) -> None:
+    recipients = [Delete(etcd.keys.operator(recipient)) for recipient in planned.recipients]
+    await _deny(etcd, entries, [Delete(etcd.keys.operator_access(planned.name)), *recipients])
+
+
+async def _deny(etcd: Etcd, entries: Sequence[DeniedCertificate], deletes: list[Delete]) -> None:
+    for entry in entries:
+        entry.denied_at.CopyFrom(transaction.now())
 
     def edit(denied: DenyList) -> None:
-        if (entry.name, entry.serial) not in {(known.name, known.serial) for known in denied.certificates}:
-            denied.certificates.append(entry)
+        known = {(entry.name, entry.serial) for entry in denied.certificates}
+        denied.certificates.extend(entry for entry in entries if (entry.name, entry.serial) not in known)
 
     await _edit(etcd, edit, deletes)
 
@@ -139,6 +167,7 @@ async def _edit_once(etcd: Etcd, edit: Callable[[DenyList], None], deletes: list
     key = etcd.keys.denied
     item = await etcd.get(key)
     denied = decode(DenyList, key, item.value) if item is not None else DenyList()
+    drop_expired(denied, datetime.now(UTC))
     edit(denied)
     unchanged = Compare.unmodified(key, item.mod_revision) if item is not None else Compare.absent(key)
     if not (await etcd.txn([unchanged], [Put(key, encode(denied)), *deletes])).succeeded:

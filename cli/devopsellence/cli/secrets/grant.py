@@ -104,7 +104,7 @@ def cannot_decrypt(
 ) -> CliError:
     """Return the error for a version this operator cannot decrypt; names the operators who can."""
     able: Sequence[str] = everybody.operators_among(version.recipients)
-    what = f"this identity ({me.name}, {me.path}) cannot decrypt {item.describe(version)}"
+    what = f"this identity ({me.name}, {me.place}) cannot decrypt {item.describe(version)}"
     replace = item.replace_action(ref)
     if not able:
         return CliError("secret_sealed", f"{what}, and no other operator can", next_actions=[replace])

@@ -16,24 +16,25 @@ from typing import Final
 from devopsellence import input_file
 from devopsellence.age import AgeIdentity, EncryptionError
 from devopsellence.api.v1.stored_pb2 import Operator
+from devopsellence.cli.access_token import IDENTITY, TokenSettings
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.store import author as certificate_author
 from devopsellence.cli.store import transaction
 from devopsellence.cli.store.reader import Reader
 from devopsellence.cli.util.files import state_home
 from devopsellence.store.etcd import Etcd
+from devopsellence.store.settings import Settings
 
-IDENTITY: Final = "DEVOPSELLENCE_IDENTITY"
 _NAME_PART: Final = 26
 
 
 @dataclass(frozen=True)
 class OperatorIdentity:
-    """Identity of this operator: name under ``operators/`` in etcd, key, and path of the file."""
+    """Identity of this operator: name under ``operators/`` in etcd, key, and its place for messages."""
 
     name: str
     identity: AgeIdentity
-    path: Path
+    place: str
 
 
 def identity_path(environ: Mapping[str, str] = os.environ) -> Path:
@@ -46,11 +47,21 @@ async def own_identity(etcd: Etcd) -> OperatorIdentity:
     """Return the identity of this operator, created if missing and registered in etcd as a recipient.
 
     Raises:
-        CliError: ``identity_unusable``: the file cannot be read or created, or its content is invalid.
+        CliError: ``identity_unusable``: the file cannot be read or created, or its content is invalid, or this process
+            has a token without an identity.
     """
-    path = identity_path()
+    path = path_for(etcd.settings)
+    if path is None:
+        message = "this token has no age identity, because its roles neither set nor read secrets"
+        raise CliError("identity_unusable", message)
     identity = await asyncio.to_thread(load_or_create, path)
-    return OperatorIdentity(await _registered(etcd, identity.recipient), identity, path)
+    place = "of the token" if isinstance(etcd.settings, TokenSettings) else str(path)
+    return OperatorIdentity(await _registered(etcd, identity.recipient), identity, place)
+
+
+def path_for(settings: Settings) -> Path | None:
+    """Return the path of the identity of these settings; None for a token without one."""
+    return settings.identity if isinstance(settings, TokenSettings) else identity_path()
 
 
 def load_or_create(path: Path) -> AgeIdentity:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -50,12 +50,15 @@ class Diagnosis:
     state_dir: Path
     threads: ThreadPool
 
-    async def answer(self) -> DiagnoseAnswer:
-        """Measure and check everything. Raises nothing: a failed measurement becomes a failed check."""
+    async def answer(self, visible: Callable[[Iterable[str]], Collection[str]]) -> DiagnoseAnswer:
+        """Measure and check everything. Raises nothing: a failed measurement becomes a failed check.
+
+        ``visible`` returns those of some environments that the caller may view; others are not named.
+        """
         root = await self._data_root()
         disk = await self.threads.run(lambda: _disk(root, self.state_dir))
         memory = await self.threads.run(memory_capacity)
-        beat = self.beat
+        beat, problems = self.beat, self._problems()
         answer = DiagnoseAnswer(
             node=beat.node,
             node_uid=beat.uid,
@@ -75,7 +78,7 @@ class Diagnosis:
                 check_disk(disk),
                 check_memory(memory),
                 await self.threads.run(self._certificate),
-                check_assignments(self._problems()),
+                check_assignments(problems, visible(problems)),
                 check_isolation(await self._isolation()),
             ],
         )
@@ -101,13 +104,13 @@ class Diagnosis:
 
         return check_certificate(measure)
 
-    def _problems(self) -> list[str]:
+    def _problems(self) -> dict[str, str]:
         entries = ((ref, self.assignments.get(ref)) for ref in sorted(self.assignments.environments, key=str))
-        return [
-            f"{ref}: {entry.problem or f'the assignment is for the machine with uid {entry.foreign_uid}'}"
+        return {
+            str(ref): entry.problem or f"the assignment is for the machine with uid {entry.foreign_uid}"
             for ref, entry in entries
             if entry.problem or entry.foreign_uid
-        ]
+        }
 
 
 def check_docker(problem: str) -> Check:
@@ -158,10 +161,16 @@ def check_certificate(left: Callable[[], float]) -> Check:
     return _check("certificate", summary if days < MIN_DAYS else "", summary, fix)
 
 
-def check_assignments(problems: Iterable[str]) -> Check:
-    """Check the assignments. ``problems``: a sentence per environment with an invalid assignment."""
+def check_assignments(problems: Mapping[str, str], visible: Collection[str]) -> Check:
+    """Check the assignments. ``problems``: a clause per environment with an invalid assignment.
+
+    Environments that are not ``visible`` to the caller are counted, so that nobody takes the node for healthy.
+    """
+    sentences = [f"{path}: {problem}" for path, problem in problems.items() if path in visible]
+    if hidden := len(problems) - len(sentences):
+        sentences.append(f"{hidden} in environments that you may not view")
     fix = "deploy again; if the machine of this node was replaced, start the agent with the new uid"
-    return _check("assignments", "; ".join(problems), "all assignments are valid", fix)
+    return _check("assignments", "; ".join(sentences), "all assignments are valid", fix)
 
 
 def check_isolation(result: Isolation) -> Check:

@@ -15,10 +15,12 @@ import grpc
 import grpc.aio
 import structlog
 
+from devopsellence.access.certificate import certificate_of
 from devopsellence.agent_identity import CHUNK_BYTES, IMAGE_BYTES
 from devopsellence.api.v1.agent_pb2 import FetchImageRequest, ImagePart
 from devopsellence.nodeagent.api import auth
 from devopsellence.nodeagent.api.auth import CallRefused
+from devopsellence.nodeagent.api.rights import CallRights
 from devopsellence.nodeagent.assignments import Assignments
 from devopsellence.nodeagent.docker import errors, streams
 from devopsellence.nodeagent.docker.engine import SAVES, DockerEngine
@@ -80,8 +82,9 @@ class _Slot:
 class PeerService:
     """Implements the service ``Peers``, with its method names."""
 
-    def __init__(self, node: str, engine: DockerEngine, assignments: Assignments) -> None:
+    def __init__(self, node: str, engine: DockerEngine, assignments: Assignments, rights: CallRights) -> None:
         self._node = node
+        self._rights = rights
         self._engine = engine
         self._assignments = assignments
         self._slots = asyncio.Semaphore(SAVES)
@@ -92,12 +95,14 @@ class PeerService:
 
     async def FetchImage(self, request: FetchImageRequest, context: _Context) -> None:  # noqa: N802 - the call's name
         try:
-            caller = auth.node_name(context.auth_context())
+            identities = context.auth_context()
+            caller = auth.node_name(identities)
             _log.info("API call", call="FetchImage", caller=caller, peer=context.peer(), image=request.image)
             self._check(request.image)
             size, name = await self._describe(request.image)
             await context.send_initial_metadata(((IMAGE_BYTES, str(size)),))
-            count = await self._in_turn(caller, lambda slot: self._send(name, context, slot))
+            async with self._rights.until_denied(certificate_of(identities)):
+                count = await self._in_turn(caller, lambda slot: self._send(name, context, slot))
             _log.info("image sent", image=request.image, caller=caller, bytes=count)
         except _CallerDisconnected:
             _log.info("the caller has disconnected", call="FetchImage", image=request.image)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -33,11 +33,10 @@ class NodeAccess(Protocol):
 
 @dataclass(eq=False)
 class _OpenCall:
-    """A call in progress. ``refused``: why it is being ended."""
+    """A call in progress. ``problem`` returns why it is to end, None if it is not; ``refused``: why it is ending."""
 
     caller: Certificate
-    action: Action
-    environment: str
+    problem: Callable[[], CallRefused | None]
     task: asyncio.Task[Any]
     refused: CallRefused | None = None
 
@@ -51,27 +50,41 @@ class CallRights:
 
     def check_denied(self, caller: Certificate) -> None:
         """Check that the certificate is not on the deny-list. CallRefused (PERMISSION_DENIED) if it is."""
-        if (policy := self._access.policy) is not None:
-            try:
-                policy.check_denied(caller)
-            except AccessDenied as error:
-                raise CallRefused(grpc.StatusCode.PERMISSION_DENIED, str(error)) from error
+        if problem := self._denial(caller):
+            raise problem
 
     def visible(self, caller: Certificate, environments: Iterable[str]) -> set[str]:
         """Return those of ``environments`` in which the caller has a role."""
         return {path for path in environments if self._problem(caller, Action.VIEW, path) is None}
 
-    @asynccontextmanager
-    async def during(self, caller: Certificate, action: Action, environment: str = "") -> AsyncIterator[None]:
+    def during(self, caller: Certificate, action: Action, environment: str = "") -> AbstractAsyncContextManager[None]:
         """Permit the block to an operator, in ``environment`` or in any (""), until the access is withdrawn.
 
         Raises:
             CallRefused: PERMISSION_DENIED: at once, or in place of the block's end.
         """
-        if problem := self._problem(caller, action, environment):
+        return self._while_without(caller, lambda: self._problem(caller, action, environment))
+
+    def until_denied(self, caller: Certificate) -> AbstractAsyncContextManager[None]:
+        """Permit the block to a caller of any kind until its certificate is denied; raises as :meth:`during`."""
+        return self._while_without(caller, lambda: self._denial(caller))
+
+    def changed(self) -> None:
+        """End the calls whose caller has lost the access."""
+        for call in self._open:
+            if call.refused is None and (problem := call.problem()):
+                _log.info("API call ended", caller=call.caller.common_name, reason=problem.message)
+                call.refused = problem
+                call.task.cancel()
+
+    @asynccontextmanager
+    async def _while_without(
+        self, caller: Certificate, get_problem: Callable[[], CallRefused | None]
+    ) -> AsyncIterator[None]:
+        if problem := get_problem():
             raise problem
         task = cast("asyncio.Task[Any]", asyncio.current_task())
-        call, cancelling = _OpenCall(caller, action, environment, task), task.cancelling()
+        call, cancelling = _OpenCall(caller, get_problem, task), task.cancelling()
         self._open.add(call)
         try:
             yield
@@ -83,20 +96,18 @@ class CallRights:
         finally:
             self._open.discard(call)
 
-    def changed(self) -> None:
-        """End the calls whose caller has lost the access."""
-        for call in self._open:
-            if call.refused is None and (problem := self._problem(call.caller, call.action, call.environment)):
-                _log.info("API call ended", caller=call.caller.common_name, reason=problem.message)
-                call.refused = problem
-                call.task.cancel()
+    def _denial(self, caller: Certificate) -> CallRefused | None:
+        return self._refusal(lambda policy: policy.check_denied(caller))
 
     def _problem(self, caller: Certificate, action: Action, environment: str) -> CallRefused | None:
+        return self._refusal(lambda policy: policy.check(caller, action, environment))
+
+    def _refusal(self, check: Callable[[AccessPolicy], None]) -> CallRefused | None:
         policy = self._access.policy
         if policy is None:
             return None
         try:
-            policy.check(caller, action, environment)
+            check(policy)
         except AccessDenied as error:
             return CallRefused(grpc.StatusCode.PERMISSION_DENIED, str(error))
         return None

@@ -114,7 +114,7 @@ class ApiServer:
         self._service = AgentService(
             beat.node, engine, assignments, decrypter, images, diagnosis, archive, self.rights, audit
         )
-        self._peers = PeerService(beat.node, engine, assignments)
+        self._peers = PeerService(beat.node, engine, assignments, self.rights)
         self._cleanup: asyncio.Task[None] | None = None
         admission = CallAdmission(beat.node, self.rights, self._service.audit)
         self._server = grpc.aio.server(interceptors=(admission,), options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)

@@ -168,7 +168,7 @@ class AgentService:
         call.about("diagnose the node")
         async with self._rights.during(call.certificate, Action.DIAGNOSE):
             await self.audit.began(call)
-            return await self._diagnosis.answer()
+            return await self._diagnosis.answer(lambda paths: self._rights.visible(call.certificate, paths))
 
     async def _logs(
         self, call: AuditedCall, request: LogsRequest, answer: Callable[[LogsAnswer], Awaitable[None]]

@@ -299,6 +299,7 @@ class OperatorAccess(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     ROLES_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     nodes: _builtins.bool
     """Written by versions without roles: also the role admin in these environments. Not written any more."""
@@ -310,6 +311,12 @@ class OperatorAccess(_message.Message):
     def roles(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoleGrant]: ...
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenCertificate]:
+        """Certificates of the operator's tokens (operator token create): those that have not expired, and the last one.
+        Empty for a person.
+        """
+
     def __init__(
         self,
         *,
@@ -318,14 +325,52 @@ class OperatorAccess(_message.Message):
         nodes: _builtins.bool = ...,
         roles: _abc.Iterable[Global___RoleGrant] | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        tokens: _abc.Iterable[Global___TokenCertificate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "environments", b"environments", "name", b"name", "nodes", b"nodes", "roles", b"roles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "environments", b"environments", "name", b"name", "nodes", b"nodes", "roles", b"roles", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OperatorAccess: _TypeAlias = OperatorAccess  # noqa: Y015
+
+@_typing.final
+class TokenCertificate(_message.Message):
+    """The certificate in a token, so that the token can be revoked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIAL_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    RECIPIENT_FIELD_NUMBER: _builtins.int
+    serial: _builtins.str
+    """As in DeniedCertificate."""
+    created_by: _builtins.str
+    recipient: _builtins.str
+    """Name of the token's age recipient, under operators/; empty without."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        serial: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        created_by: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        recipient: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "created_by", b"created_by", "expires_at", b"expires_at", "recipient", b"recipient", "serial", b"serial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenCertificate: _TypeAlias = TokenCertificate  # noqa: Y015
 
 @_typing.final
 class RoleGrant(_message.Message):
@@ -415,6 +460,7 @@ class DeniedCertificate(_message.Message):
     SERIAL_FIELD_NUMBER: _builtins.int
     DENIED_AT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Common name, such as "operator:ann". Never "root" or "controller"."""
     serial: _builtins.str
@@ -422,6 +468,10 @@ class DeniedCertificate(_message.Message):
     reason: _builtins.str
     @_builtins.property
     def denied_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """End of the certificate with this serial number; the entry is dropped a day later. Absent: not known."""
+
     def __init__(
         self,
         *,
@@ -429,10 +479,11 @@ class DeniedCertificate(_message.Message):
         serial: _builtins.str = ...,
         denied_at: _timestamp_pb2.Timestamp | None = ...,
         reason: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["denied_at", b"denied_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["denied_at", b"denied_at", "expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["denied_at", b"denied_at", "name", b"name", "reason", b"reason", "serial", b"serial"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["denied_at", b"denied_at", "expires_at", b"expires_at", "name", b"name", "reason", b"reason", "serial", b"serial"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

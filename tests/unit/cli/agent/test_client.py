@@ -6,7 +6,7 @@ import pytest
 
 from devopsellence.agent_identity import REFUSED_BY
 from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
-from devopsellence.cli.agent.client import AgentEndpoint, call_error, endpoint_of
+from devopsellence.cli.agent.client import AgentEndpoint, call_error, direct_endpoint, endpoint_of
 
 NODE = Node(name="n1", uid="u")
 AGENT = AgentEndpoint("n1", "u", "10.0.0.1:7443")
@@ -44,6 +44,19 @@ def test_unreachable_agent_has_a_reason(node: Node | None, heartbeat: Heartbeat 
     endpoint = endpoint_of("n1", node, heartbeat)
     assert endpoint.address == ""
     assert problem in endpoint.problem
+
+
+def test_agent_without_heartbeat_is_asked_at_the_registered_address() -> None:
+    node = Node(name="n1", uid="u", address="2001:db8::7")
+    endpoint = direct_endpoint("n1", node, None)
+    assert (endpoint.address, endpoint.uid) == ("[2001:db8::7]:7443", "u")
+    error = call_error(
+        endpoint, grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata())
+    )
+    assert error.message == f"{endpoint.problem}; nothing answers at [2001:db8::7]:7443"
+    for heartbeat in (beat("", uid="other"), beat("10.0.0.1:7443")):
+        assert direct_endpoint("n1", node, heartbeat) == endpoint_of("n1", node, heartbeat)
+    assert direct_endpoint("n1", NODE, None) == endpoint_of("n1", NODE, None)
 
 
 @pytest.mark.parametrize(

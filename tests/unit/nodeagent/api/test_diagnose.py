@@ -38,8 +38,13 @@ def expired() -> float:
         (diagnose.check_certificate(lambda: 14 * DAY), True, "valid for 14 more days"),
         (diagnose.check_certificate(lambda: 14 * DAY - 1), False, "valid for 13 more days"),
         (diagnose.check_certificate(expired), False, "callers do not accept it: certificate has expired"),
-        (diagnose.check_assignments([]), True, "all assignments are valid"),
-        (diagnose.check_assignments(["a: x", "b: y"]), False, "a: x; b: y"),
+        (diagnose.check_assignments({}, []), True, "all assignments are valid"),
+        (diagnose.check_assignments({"a": "x", "b": "y"}, ["a", "b"]), False, "a: x; b: y"),
+        (
+            diagnose.check_assignments({"a": "x", "b": "y", "c": "z"}, ["b"]),
+            False,
+            "b: y; 2 in environments that you may not view",
+        ),
     ],
 )
 def test_failed_check_has_a_fix(check: Check, ok: bool, message: str) -> None:

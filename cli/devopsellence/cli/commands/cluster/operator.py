@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,34 +13,16 @@ from devopsellence.access.roles import Role
 from devopsellence.cli import context
 from devopsellence.cli.commands.cluster.cluster import issued_text, pki_option
 from devopsellence.cli.commands.cluster.node_drain import dry_run_option, exposure_document
-from devopsellence.cli.commands.complete import complete_operators, complete_patterns, complete_recipients
+from devopsellence.cli.commands.cluster.operator_options import ROLES, environments_option, roles_option
+from devopsellence.cli.commands.cluster.operator_token import token
+from devopsellence.cli.commands.complete import complete_operators, complete_recipients
 from devopsellence.cli.confirm import confirm, destroys
 from devopsellence.cli.groups import CommandGroup
-from devopsellence.cli.options import AliasedOption
 from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 
 if TYPE_CHECKING:
     from devopsellence.api.v1.stored_pb2 import OperatorAccess
     from devopsellence.cli.operators.removal import OperatorRemoval
-
-F = TypeVar("F", bound=Callable[..., Any])
-_ROLES: Final = click.Choice([role.value for role in Role])
-_PATTERN_HELP: Final = "Environments (repeatable): '*', 'acme/*', 'acme/shop/*' or acme/shop/production."
-
-
-def _environments(*, required: bool = False, default: str = "") -> Callable[[F], F]:
-    """Declare ``--environment`` of a command about roles: patterns, instead of the one environment of others."""
-    return click.option(
-        "--environment",
-        "patterns",
-        cls=AliasedOption,
-        aliases=["--env"],
-        multiple=True,
-        required=required,
-        metavar="PATTERN",
-        shell_complete=complete_patterns,
-        help=f"{_PATTERN_HELP}  [default: {default}]" if default else _PATTERN_HELP,
-    )
 
 
 @click.group(cls=CommandGroup)
@@ -59,10 +41,13 @@ def operator() -> None:
     """
 
 
+operator.add_command(token)
+
+
 @operator.command()
 @click.argument("name")
-@click.option("--role", "roles", type=_ROLES, multiple=True, required=True, help="Role (repeatable).")
-@_environments(default="all environments")
+@roles_option
+@environments_option(default="all environments")
 @pki_option
 @click.option("--out", metavar="DIR", help="Folder for the three files.  [default: beside the CA]")
 @pass_output
@@ -146,7 +131,7 @@ def list_(ctx: click.Context, output: Output) -> None:
     now = datetime.now(UTC)
     denied = {name for name in known.operators if denial_of(known.denied, user_of_operator(name), "")}
     rows = [
-        [name, access.roles_text(record), since(record.created_at, now), "denied" if name in denied else ""]
+        [name, access.roles_text(record), since(record.created_at, now), _state(record, denied=name in denied)]
         for name, record in known.operators.items()
     ]
     denials = [
@@ -164,6 +149,7 @@ def list_(ctx: click.Context, output: Output) -> None:
                 "roles": access.roles_document(record),
                 "since": _time(record, "created_at"),
                 "denied": name in denied,
+                "token": bool(record.tokens),
             }
             for name, record in known.operators.items()
         ],
@@ -172,6 +158,7 @@ def list_(ctx: click.Context, output: Output) -> None:
                 "name": entry.name or None,
                 "serial": entry.serial or None,
                 "since": _time(entry, "denied_at"),
+                "expires_at": _time(entry, "expires_at"),
                 "reason": entry.reason,
             }
             for entry in known.denied.certificates
@@ -182,8 +169,8 @@ def list_(ctx: click.Context, output: Output) -> None:
 
 @operator.command()
 @click.argument("name", shell_complete=complete_operators)
-@click.option("--role", "roles", type=_ROLES, multiple=True, required=True, help="Role (repeatable).")
-@_environments(required=True)
+@roles_option
+@environments_option(required=True)
 @pass_output
 @click.pass_context
 def grant(ctx: click.Context, output: Output, name: str, roles: Sequence[str], patterns: Sequence[str]) -> None:
@@ -206,8 +193,8 @@ def grant(ctx: click.Context, output: Output, name: str, roles: Sequence[str], p
 
 @operator.command()
 @click.argument("name", shell_complete=complete_operators)
-@click.option("--role", type=_ROLES, required=True, help="Role.")
-@_environments(default="wherever the operator has the role")
+@click.option("--role", type=ROLES, required=True, help="Role.")
+@environments_option(default="wherever the operator has the role")
 @pass_output
 @click.pass_context
 def revoke(ctx: click.Context, output: Output, name: str, role: str, patterns: Sequence[str]) -> None:
@@ -343,6 +330,10 @@ def _removed_text(planned: OperatorRemoval, *, dry_run: bool) -> str:
     if planned.exposed:
         lines.append(exposure(planned.exposed, whose="operator"))
     return "\n".join(lines)
+
+
+def _state(record: OperatorAccess, *, denied: bool) -> str:
+    return "denied" if denied else "token" if record.tokens else ""
 
 
 def _time(record: Any, field: str) -> str | None:

@@ -1,0 +1,168 @@
+"""Tokens through a gateway: created with the cluster's authority, used by a job, bounded by roles, revoked."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devopsellence.age import AgeIdentity
+from devopsellence.api.v1.stored_pb2 import Environment, Operator, OperatorAccess, Secret
+from devopsellence.cli.access_token import TOKEN, TOKEN_FILE, Token
+from devopsellence.cli.certificates.pki import certificate_end
+from tests.integration.cli import secret_operator
+from tests.integration.cli.running_cluster import RunningCluster
+from tests.support.cli import NO_DEV_CLUSTER, REF, Cli
+
+pytestmark = pytest.mark.etcd
+
+DEPLOYER = ("--env", "production", "--role", "deployer", "--expires", "12h")
+
+
+def create(cluster: RunningCluster, name: str, *words: str) -> dict[str, Any]:
+    arguments = ("operator", "token", "create", name, *words)
+    return cluster.cli.json(*arguments, "--pki", str(cluster.pki), "--etcd-endpoints", cluster.endpoints)
+
+
+def refused(cluster: RunningCluster, name: str, *words: str) -> tuple[str, int]:
+    arguments = ("operator", "token", "create", name, *words)
+    error = cluster.cli.error(*arguments, "--pki", str(cluster.pki), "--etcd-endpoints", cluster.endpoints)
+    return error["code"], error["exit_code"]
+
+
+def job(cluster: RunningCluster, token: str) -> Cli:
+    """Return the command line of a job that has a token and nothing else."""
+    cli = Cli(cluster.as_party("root").settings, cluster.cli.folder)
+    cli.environ = {"DEVOPSELLENCE_HOME": NO_DEV_CLUSTER, TOKEN: token}
+    return cli
+
+
+@pytest.fixture
+def shop(started: RunningCluster) -> RunningCluster:
+    """A cluster with an environment and a configuration in the folder."""
+    (started.cli.folder / "devopsellence.yml").write_text(secret_operator.CONFIG)
+    environment = Environment(organization=REF.organization, project=REF.project, environment=REF.environment)
+    started.as_party("root").write(lambda etcd: etcd.keys.environment(REF), environment)
+    return started
+
+
+def test_token_sets_secrets_of_its_environment_and_nothing_else(shop: RunningCluster) -> None:
+    before = datetime.datetime.now(datetime.UTC)
+    created = create(shop, "ci", *DEPLOYER)
+    token = Token.parse(created["token"])
+    assert token.environment == str(REF)
+    end = certificate_end(token.certificate.encode())
+    assert end - before <= datetime.timedelta(hours=12, seconds=5)
+    ci = job(shop, created["token"])
+    assert ci.json("status")["environment"]["environment"] == REF.environment
+    assert ci.json("secret", "set", "TOKEN", "--service", "worker", "--value", "x")["version"] == 1
+    # Set by the identity in the token, which decrypts it.
+    assert ci.json("secret", "list")["secrets"][0]["name"] == "TOKEN"
+    secret = ci.read(lambda etcd: etcd.keys.secret(REF, "worker", "TOKEN"), Secret)
+    assert secret is not None
+    assert AgeIdentity(token.identity).decrypt(secret.versions[0].age) == b"x"
+    assert not Path(NO_DEV_CLUSTER).exists()
+    for words in (
+        ("node", "register", "n9"),
+        ("operator", "grant", "ci", "--role", "exec", "--env", "*"),
+        ("operator", "remove", "ci", "-y"),
+        ("node", "attach", "n1"),
+    ):
+        assert ci.error(*words)["code"] in {"etcd_permission_denied", "node_unknown"}, words
+    assert ci.error("status", "--env", "staging")["code"] == "environment_elsewhere"
+    # The gateway refuses as well, whatever the command line says.
+    stolen = Token(**{**token.__dict__, "environment": ""})
+    assert job(shop, stolen.text()).error("status", "--env", "staging")["code"] == "etcd_permission_denied"
+    assert [entry["operator"] for entry in ci.json("operator", "list")["operators"]] == ["ci"]
+
+
+def test_token_is_listed_and_revoked_and_its_name_used_again(shop: RunningCluster) -> None:
+    root = shop.as_party("root")
+    assert root.ok("operator", "token", "list") == "There is no token.\n"
+    first, second = create(shop, "ci", *DEPLOYER), create(shop, "ci", *DEPLOYER)
+    shown = root.json("operator", "token", "list")["tokens"]
+    assert [(entry["serial"], entry["state"]) for entry in shown] == [
+        (first["serial"], "valid"),
+        (second["serial"], "valid"),
+    ]
+    assert root.json("operator", "list")["operators"][0]["token"]
+    # One of two, by its serial number; its end is known from the record.
+    root.ok("operator", "deny", first["serial"], "-y")
+    assert job(shop, first["token"]).error("status")["message"].startswith("access denied: the certificate of")
+    job(shop, second["token"]).json("status")
+    denied = root.json("operator", "list")["denied"]
+    assert denied[0]["expires_at"] == shown[0]["expires_at"]
+    states = [entry["state"] for entry in root.json("operator", "token", "list")["tokens"]]
+    assert states == ["denied", "valid"]
+    assert not root.json("operator", "token", "revoke", "ci", "--dry-run")["revoked"]
+    assert root.json("operator", "token", "revoke", "ci", "-y")["serials"] == [first["serial"], second["serial"]]
+    assert job(shop, second["token"]).error("status")["code"] == "etcd_permission_denied"
+    assert root.read(lambda etcd: etcd.keys.operator_access("ci"), OperatorAccess) is None
+    names = root.etcd(lambda etcd: etcd.list(etcd.keys.operators_prefix, keys_only=True))
+    assert not any("/ci.token-" in item.key for item in names.items)
+    third = create(shop, "ci", *DEPLOYER)
+    job(shop, third["token"]).json("status")
+    assert job(shop, second["token"]).error("status")["code"] == "etcd_permission_denied"
+
+
+def test_token_of_a_viewer_has_no_identity(shop: RunningCluster) -> None:
+    created = create(shop, "eye", "--env", "acme/*", "--role", "viewer", "--expires", "1h")
+    token = Token.parse(created["token"])
+    assert (token.identity, token.environment) == ("", "")
+    eye = job(shop, created["token"])
+    assert eye.json("status")["ok"]
+    assert (
+        eye.error("secret", "set", "TOKEN", "--service", "worker", "--value", "x")["code"] == "etcd_permission_denied"
+    )
+    assert eye.read(lambda etcd: etcd.keys.operator("eye"), Operator) is None
+
+
+def test_file_of_a_token_is_private_and_new(shop: RunningCluster, tmp_path: Path) -> None:
+    path = tmp_path / "ci.token"
+    document = create(shop, "ci", *DEPLOYER, "--out", str(path))
+    assert "token" not in document
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    ci = job(shop, "")
+    del ci.environ[TOKEN]
+    ci.environ[TOKEN_FILE] = str(path)
+    ci.json("status")
+    assert refused(shop, "ci", *DEPLOYER, "--out", str(path)) == ("token_file_exists", 2)
+    unused = tmp_path / "unused"
+    assert refused(shop, "ci", "--env", "*", "--role", "admin", "--expires", "1h", "--out", str(unused))[0] == (
+        "operator_exists"
+    )
+    assert not unused.exists()
+    assert refused(shop, "ci", *DEPLOYER, "--out", str(tmp_path / "no" / "x")) == ("token_file_unwritable", 2)
+    assert refused(shop, "ci", *DEPLOYER[:-1], "9y") == ("usage", 2)
+    assert refused(shop, "ci", *DEPLOYER[:-1], "366d") == ("usage", 2)
+    assert refused(shop, "a/b", *DEPLOYER) == ("invalid_name", 2)
+    assert refused(shop, "x" * 60, *DEPLOYER) == ("invalid_name", 2)
+    shop.ok("issue", "operator", "ann")
+    assert (
+        refused(
+            shop, "ann", "--env", "*", "--role", "deployer", "--role", "admin", "--role", "exec", "--expires", "1h"
+        )[0]
+        == "operator_exists"
+    )
+
+
+def test_errors_show_nothing_of_a_token(shop: RunningCluster) -> None:
+    token = create(shop, "ci", *DEPLOYER)["token"]
+    content = Token.parse(token)
+    command = [sys.executable, "-m", "devopsellence.cli", "deploy", "--debug", "-o", "json"]
+    environ = job(shop, token).process_environ()
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, cwd=shop.cli.folder)
+    assert done.returncode == 1, done.stderr
+    for private in (token, content.key.splitlines()[1], content.identity.splitlines()[-1]):
+        assert private not in done.stdout + done.stderr
+    damaged = subprocess.run(
+        command, env={**environ, TOKEN: token[:-40]}, capture_output=True, text=True, check=False, cwd=shop.cli.folder
+    )
+    assert json.loads(damaged.stdout.splitlines()[-1])["error"]["code"] == "token_invalid"
+    assert token[60:100] not in damaged.stdout + damaged.stderr
