@@ -13,7 +13,7 @@ from devopsellence.access.rights import InvalidAccess, rights_of
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.gateway.rules.grants import KeyRange, text_of
 from devopsellence.controller.gateway.rules.policy import puts_in, read_in, written_in
-from devopsellence.controller.gateway.rules.records import KINDS, kind_name
+from devopsellence.controller.gateway.rules.records import KINDS, RecordKind, kind_name
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store.codec import parse
 from devopsellence.store.errors import MalformedRecord
@@ -199,21 +199,26 @@ def _put(keys: Keys, key: str, value: bytes, stored: _Stored | None) -> _Phrase:
     record_kind = KINDS.get(kind)
     if record_kind is None or (words := _NAMES.get(kind)) is None:
         return _Phrase(short, f"write {name}")
+    message = _parsed(record_kind, key, value)
     try:
-        what = words(keys, key)
-        message = parse(record_kind.message, key, value)
-    except (MalformedRecord, ValueError):
+        what = words(keys, key) if message is not None else ""
+    except ValueError:
+        what = ""
+    if message is None or not what:
         return _Phrase(short, f"write {name}")
-    before: Message | None = None
-    raw = (stored or {}).get(key)
-    try:
-        before = parse(record_kind.message, key, raw) if raw is not None else None
-    except MalformedRecord:
-        before = None
+    before = _parsed(record_kind, key, (stored or {}).get(key))
     is_known = stored is not None and key in stored
     if isinstance(message, pb.OperatorAccess):
         return _granting(message, before if isinstance(before, pb.OperatorAccess) else None, is_known=is_known)
     return _Phrase(short, _change(what, message, before, is_known=is_known))
+
+
+def _parsed(kind: RecordKind, key: str, value: bytes | None) -> Message | None:
+    """Return a record; None if there is none, or it is unreadable."""
+    try:
+        return parse(kind.message, key, value) if value is not None else None
+    except MalformedRecord:
+        return None
 
 
 def _change(what: str, message: Message, before: Message | None, *, is_known: bool) -> str:
@@ -275,6 +280,9 @@ def _granting(access: pb.OperatorAccess, before: pb.OperatorAccess | None, *, is
     if not is_known:
         parts = [f"set the access of {access.name}: {_listed(added) or 'none'}"]
     parts += [f"revoke from {access.name}: {_listed(removed)}"] if removed else []
+    known = {token.serial for token in before.tokens} if before is not None else set()
+    if new := sorted({token.serial for token in access.tokens} - known):
+        parts.append(f"create a token for {access.name} with the serial number {', '.join(new)}")
     patterns = tuple(dict.fromkeys(pattern for _, pattern in (*added, *removed)))
     return _Phrase("access", "; ".join(parts) or f"write the access of {access.name}", patterns)
 

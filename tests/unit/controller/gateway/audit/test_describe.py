@@ -98,6 +98,12 @@ def test_deploy_is_told_without_the_records_that_come_with_it() -> None:
             access((Role.VIEWER, "*")),
             "grant ann: exec in acme/*; revoke from ann: viewer in all environments",
         ),
+        (
+            KEYS.operator_access("ci"),
+            pb.OperatorAccess(name="ci", tokens=[pb.TokenCertificate(serial="1f"), pb.TokenCertificate(serial="2e")]),
+            pb.OperatorAccess(name="ci", tokens=[pb.TokenCertificate(serial="1f")]),
+            "create a token for ci with the serial number 2e",
+        ),
         (KEYS.gateways, pb.Gateways(), None, "write the addresses of the gateways"),
         (KEYS.operator("ann"), pb.Operator(name="ann"), None, "write age recipient ann"),
     ],
