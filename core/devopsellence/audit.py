@@ -18,13 +18,12 @@ MOST_REPORTED: Final = 200
 TRAIL: Final = "AuditTrail"
 _LONGEST_TEXT: Final = 300
 _LONGEST_SUMMARY: Final = 600
-_LONGEST_COMMAND: Final = 2_000
-_MOST_ITEMS: Final = 20
 _CUT: Final = "…"
 _TEXTS: Final = ("id", "caller", "caller_node", "serial", "peer", "call", "reason", "begin")
-_LISTS: Final = ("environments", "nodes", "services", "keys")
-#: Refusals of one caller that are recorded: a caller that is refused in a loop must not fill anything.
-_REFUSALS: Final = Rate(50, 0.2)
+#: Characters of all texts of a list.
+_LISTS: Final = {"environments": 1_000, "nodes": 1_000, "services": 1_000, "keys": 1_000, "command": 2_000}
+#: Refusals of one caller that are recorded: a caller that is refused in a loop must not fill the space of others.
+RECORDED_REFUSALS: Final = Rate(50, 1 / 60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +64,23 @@ def bound(entry: AuditEntry) -> AuditEntry:
     for field in _TEXTS:
         _set_text(entry, field, _LONGEST_TEXT)
     _set_text(entry, "summary", _LONGEST_SUMMARY)
-    for field in _LISTS:
-        items = [_cut(text, _LONGEST_TEXT) for text in getattr(entry, field)[:_MOST_ITEMS]]
-        entry.ClearField(field)  # type: ignore[arg-type]  # one of the fields above
-        getattr(entry, field).extend(items)
-    command = list(cut_command(entry.command))
-    del entry.command[:]
-    entry.command.extend(command)
+    for field, room in _LISTS.items():
+        texts = getattr(entry, field)
+        kept = list(cut_list(texts, room))
+        del texts[:]
+        texts.extend(kept)
     return entry
 
 
-def cut_command(command: Iterable[str]) -> Iterable[str]:
-    """Yield the arguments of a command until they are too long for an entry."""
-    room = _LONGEST_COMMAND
-    for argument in command:
+def cut_list(texts: Iterable[str], room: int) -> Iterable[str]:
+    """Yield texts until all together have ``room`` characters."""
+    for text in texts:
         if room <= 0:
             yield _CUT
             return
-        yield _cut(argument, room)
-        # An empty argument takes room as well.
-        room -= len(argument) + 1
+        yield _cut(text, room)
+        # An empty text takes room as well.
+        room -= len(text) + 1
 
 
 def _set_text(entry: AuditEntry, field: str, most: int) -> None:
@@ -98,15 +94,16 @@ def _cut(text: str, most: int) -> str:
 
 
 class RefusalBudget:
-    """Refusals of each caller that may be recorded at one place."""
+    """Refusals of each caller that may be noted at one place, at a rate."""
 
-    def __init__(self) -> None:
+    def __init__(self, rate: Rate = RECORDED_REFUSALS) -> None:
+        self._rate = rate
         self._buckets: dict[str, TokenBucket] = {}
         self._left_out: dict[str, int] = {}
 
     def take(self, caller: str, now: float) -> int | None:
         """Take a refusal; return the number of those left out before it, None if this one is left out as well."""
-        bucket = self._buckets.setdefault(caller, TokenBucket(_REFUSALS, now))
+        bucket = self._buckets.setdefault(caller, TokenBucket(self._rate, now))
         if not bucket.has(1, now):
             self._left_out[caller] = self._left_out.get(caller, 0) + 1
             return None

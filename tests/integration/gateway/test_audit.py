@@ -88,7 +88,7 @@ async def test_writes_and_refusals_are_told_with_their_caller(audited: RunningGa
     assert list(entries[0].environments) == [str(OWN)]
     assert list(entries[3].nodes) == ["n1"]
     # A line of JSON each, for other programs, and no value.
-    (file,) = (tmp_path / "audit").iterdir()
+    (file,) = (tmp_path / "audit").glob("gateway-*")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["summary"] for line in lines] == [entry.summary for entry in entries]
     assert "latest_release" not in file.read_text()
@@ -194,6 +194,17 @@ async def test_follower_gets_new_entries_until_the_access_is_withdrawn(audited: 
         await audited.deny(pb.DeniedCertificate(name="operator:amy", reason="left"))
         with pytest.raises(grpc.aio.AioRpcError, match="operator:amy is denied: left"):
             await next_entries()
+
+
+async def test_readers_of_one_caller_are_limited(audited: RunningGateway) -> None:
+    async with open_channel(audited.root()) as channel:
+        calls = [AuditStub(channel).Read(AuditRequest(follow=True)) for _ in range(4)]
+        for call in calls:
+            await call.read()
+        with pytest.raises(grpc.aio.AioRpcError, match="4 readers of the audit trail are the most"):
+            await AuditStub(channel).Read(AuditRequest()).read()
+        for call in calls:
+            call.cancel()
 
 
 async def test_gateway_without_a_trail_says_so(gateway: RunningGateway) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from devopsellence.access.certificate import Certificate
 from devopsellence.api.v1.audit_pb2 import AuditEntry
-from devopsellence.audit import CallSource, RefusalBudget, bound, cut_command
+from devopsellence.audit import CallSource, RefusalBudget, bound, cut_list
 
 ANN = Certificate("operator:ann", "1f")
 
@@ -37,10 +37,10 @@ def test_short_entry_stays_as_it_is() -> None:
     assert bound(made) == before
 
 
-def test_command_is_cut_where_the_room_ends() -> None:
-    assert list(cut_command(["a" * 1998, "b", "c"])) == ["a" * 1998, "b", "…"]
-    assert [len(argument) for argument in cut_command(["a" * 3000, "b"])] == [2000, 1]
-    assert len(list(cut_command([""] * 10_000))) == 2001
+def test_list_is_cut_where_the_room_ends() -> None:
+    assert list(cut_list(["a" * 8, "b", "c"], 10)) == ["a" * 8, "b", "…"]
+    assert list(cut_list(["a" * 30, "b"], 10)) == ["a" * 9 + "…", "…"]
+    assert len(list(cut_list([""] * 10_000, 20))) == 21
 
 
 def test_refusals_of_a_caller_are_limited_and_counted() -> None:
@@ -48,5 +48,5 @@ def test_refusals_of_a_caller_are_limited_and_counted() -> None:
     assert [budget.take("eve", 0.0) for _ in range(50)] == [0] * 50
     assert [budget.take("eve", 0.0) for _ in range(3)] == [None] * 3
     assert budget.take("ann", 0.0) == 0
-    assert budget.take("eve", 5.0) == 3
-    assert budget.take("eve", 5.0) is None
+    assert budget.take("eve", 60.0) == 3
+    assert budget.take("eve", 60.0) is None

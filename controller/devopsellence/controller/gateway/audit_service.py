@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 import grpc
@@ -19,6 +21,10 @@ from devopsellence.controller.gateway.rules.refusal import RefusalKind, Refused
 from devopsellence.controller.gateway.upstream import UpstreamFailed
 
 _NO_TRAIL: Final = "this gateway keeps no audit trail: start its controller with --audit-dir"
+#: Readers of one caller at the same time; each may hold some MiB.
+_MOST_READERS: Final = 4
+#: Seconds that a reader may take for one answer.
+_SLOW_SECONDS: Final = 30.0
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -32,6 +38,7 @@ class AuditService:
         self._admission = admission
         self._trail = trail
         self._limits = reports.ReportLimits()
+        self._readers: Counter[str] = Counter()
 
     async def Report(self, request: AuditReport, context: _Context) -> AuditReportAnswer:  # noqa: N802
         async with self._admission.admitted(context, "Report") as call:
@@ -54,23 +61,55 @@ class AuditService:
             if self._trail is None:
                 raise UpstreamFailed(grpc.StatusCode.FAILED_PRECONDITION, _NO_TRAIL)
             trail = self._trail
-            await context.write(AuditAnswer(problem=trail.problem))
-            # Before the files are read: an entry in between is sent twice, and its id tells.
-            with trail.follower() as follower:
-                async for entries in trail.read(Selection(call.caller, request)):
-                    await context.write(AuditAnswer(entries=entries))
-                if request.follow:
-                    await self._follow(call, request, follower, context.write)
+
+            async def send(answer: AuditAnswer) -> None:
+                try:
+                    async with asyncio.timeout(_SLOW_SECONDS):
+                        await context.write(answer)
+                except TimeoutError as error:
+                    raise _too_slow() from error
+
+            with self._counted(call.caller.identity):
+                await send(AuditAnswer(problem=trail.problem))
+                # Before the files are read: an entry in between is sent twice, and its id tells.
+                with trail.follower() if request.follow else nullcontext() as follower:
+                    async for entries in trail.read(Selection(call.caller, request)):
+                        await send(AuditAnswer(entries=entries))
+                    if follower is not None:
+                        await self._follow(call, request, follower, send)
+
+    @contextmanager
+    def _counted(self, caller: str) -> Iterator[None]:
+        """Count a reader within the block.
+
+        Raises:
+            Refused: the caller has too many already.
+        """
+        if self._readers[caller] >= _MOST_READERS:
+            raise Refused(RefusalKind.EXHAUSTED, f"{_MOST_READERS} readers of the audit trail are the most")
+        self._readers[caller] += 1
+        try:
+            yield
+        finally:
+            self._readers[caller] -= 1
 
     async def _follow(
-        self, call: AdmittedCall, request: AuditRequest, follower: Follower, send: Callable[[AuditAnswer], Any]
+        self,
+        call: AdmittedCall,
+        request: AuditRequest,
+        follower: Follower,
+        send: Callable[[AuditAnswer], Awaitable[None]],
     ) -> None:
         """Send new entries until the caller ends the stream, or may not read any more."""
         while True:
             entries: list[AuditEntry] = await follower.next()
             if follower.missed:
-                raise Refused(RefusalKind.EXHAUSTED, "the entries were read too slowly; begin again")
+                raise _too_slow()
             caller = self._admission.identities.caller([call.caller.identity], call.serial)
             selection = Selection(caller, request)
             if chosen := [entry for entry in entries if selection.has(entry)]:
                 await send(AuditAnswer(entries=chosen))
+
+
+def _too_slow() -> Refused:
+    return Refused(RefusalKind.EXHAUSTED, "the entries were read too slowly; begin again")

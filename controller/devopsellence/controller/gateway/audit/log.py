@@ -26,11 +26,14 @@ from devopsellence.controller.gateway.audit.trail import AuditTrail
 from devopsellence.controller.gateway.rules.grants import KeyRange
 from devopsellence.controller.gateway.rules.refusal import RefusalKind, Refused
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
+from devopsellence.rate import Rate
 from devopsellence.store.keys import Keys
 
 _log = structlog.get_logger("gateway")
 _SHOWN_KEYS: Final = 5
 _LONGEST_TEXT: Final = 300
+#: Refusals of one caller that are logged.
+_LOGGED_REFUSALS: Final = Rate(50, 0.2)
 #: Seconds after which a further read of the same secrets by the same caller is an entry again. A command reads them one
 #: by one, and again and again while it waits.
 _READ_AGAIN: Final = 60.0
@@ -43,7 +46,7 @@ class AuditLog:
     def __init__(self, keys: Keys, trail: AuditTrail | None) -> None:
         self.trail = trail
         self._keys = keys
-        self._budget = RefusalBudget()
+        self._logged, self._recorded = RefusalBudget(_LOGGED_REFUSALS), RefusalBudget()
         self._reads: dict[tuple[str, tuple[str, ...]], float] = {}
 
     def written(
@@ -95,14 +98,15 @@ class AuditLog:
     ) -> None:
         """Note a refusal, or count it if too many of this caller's were noted."""
         caller = source.certificate.common_name
-        left_out = self._budget.take(caller, now)
-        if left_out is None:
-            return
-        more = {"not_logged": left_out} if left_out else {}
         reason = refused.reason[:_LONGEST_TEXT]
-        _log.warning("refused", caller=caller, method=method, kind=refused.kind.name.lower(), reason=reason, **more)
+        if (not_logged := self._logged.take(caller, now)) is not None:
+            more = {"not_logged": not_logged} if not_logged else {}
+            kind = refused.kind.name.lower()
+            _log.warning("refused", caller=caller, method=method, kind=kind, reason=reason, **more)
         # Not of the caller's doing: this gateway cannot serve at present.
-        if self.trail is not None and refused.kind is not RefusalKind.NOT_NOW:
+        if self.trail is None or refused.kind is RefusalKind.NOT_NOW:
+            return
+        if (left_out := self._recorded.take(caller, now)) is not None:
             entry = source.entry(method, AuditEntry.REFUSED, refused.reason)
             entry.left_out = left_out
             self._add(entry, describe_request(self._keys, request))
@@ -114,4 +118,4 @@ class AuditLog:
         entry.environments.extend(description.environments)
         entry.nodes.extend(description.nodes)
         entry.keys.extend(description.keys)
-        self.trail.add(entry)
+        self.trail.add(entry, of_node=is_node(entry.caller))

@@ -37,6 +37,10 @@ def _accepted(caller: Caller, reported: AuditEntry) -> AuditEntry:
         raise invalid("an entry of the audit trail without a valid id")
     if reported.outcome not in AuditEntry.Outcome.values():
         raise invalid("an entry of the audit trail with an unknown outcome")
+    try:
+        reported.node_time.ToJsonString()
+    except ValueError as error:
+        raise invalid("an entry of the audit trail with an impossible time") from error
     entry = AuditEntry()
     entry.CopyFrom(reported)
     entry.DiscardUnknownFields()

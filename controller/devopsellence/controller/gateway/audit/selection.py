@@ -27,7 +27,8 @@ def check_request(caller: Caller, request: AuditRequest) -> None:
     try:
         if request.environment:
             fixed_parts(request.environment)
-    except InvalidPattern as error:
+        request.since.ToJsonString(), request.until.ToJsonString()
+    except (InvalidPattern, ValueError) as error:
         raise invalid(str(error)) from error
 
 

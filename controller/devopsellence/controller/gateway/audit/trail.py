@@ -32,14 +32,16 @@ from devopsellence.store.identities import USER_CONTROLLER
 
 DEFAULT_DAYS: Final = 90
 DEFAULT_MIB: Final = 256
-#: Kinds of entries, which have files of their own, so that no node takes the space of the gateway's entries.
-_OWN, _REPORTED = "gateway", "nodes"
+#: Kinds of entries, which have files of their own, so that no node takes the space of entries about operators.
+_OWN, _NODES = "gateway", "nodes"
 _MOST_WAITING: Final = 10_000
 _RETRY_SECONDS: Final = 5.0
 _LAST_WRITE_SECONDS: Final = 2.0
 #: Lines that are parsed in one go on the thread.
 _LINES: Final = 200
 _MOST_UNREAD: Final = 10_000
+#: Size of the entries from which on no further file is read for a request with a limit.
+_MOST_BYTES: Final = 8 << 20
 T = TypeVar("T")
 _log = structlog.get_logger("gateway")
 
@@ -103,7 +105,7 @@ class AuditTrail:
         self._clock = clock
         self._retry = retry
         half = options.max_bytes // 2
-        self._files = {kind: DayFiles(options.folder, kind, options.days, half) for kind in (_OWN, _REPORTED)}
+        self._files = {kind: DayFiles(options.folder, kind, options.days, half) for kind in (_OWN, _NODES)}
         self._waiting: deque[_Waiting] = deque()
         self._left_out = 0
         self._wake = asyncio.Event()
@@ -132,14 +134,14 @@ class AuditTrail:
         self._writer.shutdown(wait=False, cancel_futures=True)
         self._reader.shutdown(wait=False, cancel_futures=True)
 
-    def add(self, entry: AuditEntry) -> None:
-        """Store an entry of the gateway itself, soon."""
+    def add(self, entry: AuditEntry, *, of_node: bool = False) -> None:
+        """Store an entry of the gateway itself, soon; ``of_node``: in the space of the nodes, as a call by one."""
         if len(self._waiting) >= _MOST_WAITING:
             self._left_out += 1
             return
         entry.left_out += self._left_out
         self._left_out = 0
-        self._enqueue(_Waiting(_OWN, entry))
+        self._enqueue(_Waiting(_NODES if of_node else _OWN, entry))
 
     async def store(self, entries: Iterable[AuditEntry]) -> None:
         """Store entries that a node reports; they are on disk on return.
@@ -150,7 +152,7 @@ class AuditTrail:
         if self.problem or len(self._waiting) >= _MOST_WAITING:
             raise TrailUnavailable(self.problem or "the disk is too slow for the audit trail")
         loop = asyncio.get_running_loop()
-        waiting = [_Waiting(_REPORTED, entry, loop.create_future()) for entry in entries]
+        waiting = [_Waiting(_NODES, entry, loop.create_future()) for entry in entries]
         for one in waiting:
             self._enqueue(one)
         await asyncio.gather(*(one.stored for one in waiting if one.stored is not None))
@@ -172,6 +174,8 @@ class AuditTrail:
                 await asyncio.sleep(self._retry)
                 self._wake.set()
                 continue
+            except Exception:  # noqa: BLE001 - logged with its traceback; the entries after it are written
+                _log.exception("audit entries lost", entries=len(batch))
             for _ in batch:
                 self._waiting.popleft()
             self._succeeded(batch)
@@ -218,7 +222,7 @@ class AuditTrail:
         if removed is None or not removed.for_space:
             return
         until = removed.files[-1].day.isoformat()
-        whose = "of nodes " if kind == _REPORTED else ""
+        whose = "of nodes " if kind == _NODES else ""
         summary = f"delete entries {whose}up to {until} before their time: the audit trail has used up its space"
         _log.warning("audit trail shortened", kind=kind, until=until, files=len(removed.files))
         self._add_own(AuditEntry.ALLOWED, summary)
@@ -281,12 +285,14 @@ def _newest(files: DayFiles, known: list[AuditFile], selection: Selection) -> li
     """Return the newest chosen entries, oldest first. Blocks."""
     limit = selection.request.limit
     found: list[AuditEntry] = []
+    size = 0
     for file in reversed(known):
         of_file: deque[AuditEntry] = deque(maxlen=limit - len(found))
         for lines in files.lines(file, _LINES):
             of_file.extend(_chosen(lines, selection))
         found = [*of_file, *found]
-        if len(found) >= limit:
+        size += sum(entry.ByteSize() for entry in of_file)
+        if len(found) >= limit or size >= _MOST_BYTES:
             break
     return found
 

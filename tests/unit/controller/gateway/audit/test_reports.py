@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from devopsellence.api.v1.audit_pb2 import AuditEntry
 from devopsellence.audit import MOST_REPORTED
@@ -45,7 +46,14 @@ def test_huge_entry_is_cut() -> None:
 
 @pytest.mark.parametrize(
     "said",
-    [AuditEntry(), AuditEntry(id="../x"), AuditEntry(id="A" * 24), AuditEntry(id=ID, outcome=99)],  # type: ignore[arg-type]
+    [
+        AuditEntry(),
+        AuditEntry(id="../x"),
+        AuditEntry(id="A" * 24),
+        AuditEntry(id=ID, outcome=99),  # type: ignore[arg-type]
+        AuditEntry(id=ID, node_time=Timestamp(seconds=1 << 62)),
+        AuditEntry(id=ID, node_time=Timestamp(nanos=-1)),
+    ],
 )
 def test_entry_without_sense_is_refused(said: AuditEntry) -> None:
     with pytest.raises(Refused) as refused:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from devopsellence.api.v1.audit_pb2 import AuditEntry, AuditRequest
 from devopsellence.controller.gateway.audit.selection import MOST_ENTRIES, Selection, check_request
@@ -112,6 +113,7 @@ def test_quick_look_leaves_out_texts_that_json_writes_differently() -> None:
         (NODE, AuditRequest(), "node:u1 may not read the audit trail"),
         (ANN, AuditRequest(limit=MOST_ENTRIES + 1), "10000 are the most"),
         (ANN, AuditRequest(environment="acme//"), "is no pattern of environments"),
+        (ANN, AuditRequest(since=Timestamp(seconds=1 << 60)), "Timestamp is not valid"),
     ],
 )
 def test_request_is_refused(caller: Caller, asked: AuditRequest, reason: str) -> None:
