@@ -100,6 +100,12 @@ class Admission:
             await context.abort(failed.code, failed.details)
         except grpc.aio.AbortError:
             raise
+        except asyncio.CancelledError:
+            if method in _WRITING:
+                # Else whoever leaves at the right moment would write without an entry.
+                reason = "the caller has left; it may have happened"
+                self.audit.failed(source, method, "CANCELLED", reason, request, write=True)
+            raise
         except Exception:  # noqa: BLE001 - logged with its traceback; the caller learns nothing of it
             _log.exception("call failed", caller=shown, method=method)
             await _abort_internal(context)
