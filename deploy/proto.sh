@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 # Our own messages and services, and those of etcd that we call.
 readonly PACKAGES=(devopsellence/api/v1 devopsellence/etcd/v3)
 readonly SERVICES=(
-  proto/devopsellence/api/v1/{agent,certificates}.proto
+  proto/devopsellence/api/v1/{agent,audit,certificates}.proto
   proto/devopsellence/etcd/v3/etcd.proto
 )
 

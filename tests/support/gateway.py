@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Final
 
 import grpc
@@ -18,6 +19,7 @@ from devopsellence.access.roles import Role
 from devopsellence.api.v1.stored_pb2 import DeniedCertificate, DenyList, Node
 from devopsellence.certificates.issuing import IssuingFiles
 from devopsellence.client_certificate import read_credentials
+from devopsellence.controller.gateway.audit.trail import AuditOptions
 from devopsellence.controller.gateway.rules.refusal import Refused
 from devopsellence.controller.gateway.server import Gateway, GatewayOptions
 from devopsellence.store.codec import encode
@@ -88,15 +90,22 @@ class RunningGateway:
 
 @asynccontextmanager
 async def running_gateway(
-    settings: Settings, authority: Authority, issuing: IssuingFiles | None = None
+    settings: Settings,
+    authority: Authority,
+    issuing: IssuingFiles | None = None,
+    *,
+    audit: Path | None = None,
+    port: int = 0,
 ) -> AsyncIterator[RunningGateway]:
     """Run a gateway to the etcd of ``settings``, whose callers have certificates of ``authority``.
 
-    ``issuing``: authority that signs certificates at the gateway; None: none are signed.
+    ``issuing``: authority that signs certificates at the gateway; None: none are signed. ``audit``: folder of its audit
+    trail. ``port``: 0 for any.
     """
     files = authority.issue_server("gateway")
     async with Etcd(settings) as etcd:
-        gateway = Gateway(GatewayOptions("127.0.0.1:0", files, issuing=issuing), settings, etcd)
+        trail = AuditOptions(audit) if audit is not None else None
+        gateway = Gateway(GatewayOptions(f"127.0.0.1:{port}", files, issuing=issuing, audit=trail), settings, etcd)
         serving = asyncio.create_task(gateway.run())
         try:
             async with asyncio.timeout(10):

@@ -67,6 +67,10 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
             "devopsellence.cli.commands.cluster.operator:operator",
             "Add and remove operators, and grant them roles.",
         ),
+        "audit": (
+            "devopsellence.cli.commands.cluster.audit:audit",
+            "Show who did what in the cluster, and what was refused.",
+        ),
         "doctor": (
             "devopsellence.cli.commands.cluster.doctor:doctor",
             "Check the setup and show how to fix problems.",

@@ -18,6 +18,7 @@ import structlog
 from devopsellence import log
 from devopsellence.certificates.issuing import IssuingFiles
 from devopsellence.controller.controller import CertificateOptions, run
+from devopsellence.controller.gateway.audit.trail import DEFAULT_DAYS, DEFAULT_MIB, AuditOptions
 from devopsellence.controller.gateway.server import GatewayOptions
 from devopsellence.gateways import InvalidGateways, gateway_address
 from devopsellence.program import PEM_FILE, etcd_options, read_settings, stop_event
@@ -35,6 +36,7 @@ _GATEWAY_KEY = "DEVOPSELLENCE_GATEWAY_KEY"
 _GATEWAY_CA_CERT = "DEVOPSELLENCE_GATEWAY_CA_CERT"
 _ISSUING_CERT = "DEVOPSELLENCE_ISSUING_CERT"
 _ISSUING_KEY = "DEVOPSELLENCE_ISSUING_KEY"
+_AUDIT_DIR = "DEVOPSELLENCE_AUDIT_DIR"
 
 
 def _advertised(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str:
@@ -95,6 +97,30 @@ def _advertised(_ctx: click.Context, _param: click.Parameter, value: str | None)
     envvar=_ISSUING_KEY,
     help="PEM file of the key of that authority.  [default: issuing.key beside --etcd-cert]",
 )
+@click.option(
+    "--audit-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar=_AUDIT_DIR,
+    help="Folder for the gateway's audit trail.  [default: only log lines]",
+)
+@click.option(
+    "--audit-days",
+    type=click.IntRange(1, 36_500),
+    envvar="DEVOPSELLENCE_AUDIT_DAYS",
+    default=DEFAULT_DAYS,
+    show_default=True,
+    metavar="DAYS",
+    help="Keep the audit trail for this long.",
+)
+@click.option(
+    "--audit-max-mib",
+    type=click.IntRange(2, 1 << 20),
+    envvar="DEVOPSELLENCE_AUDIT_MAX_MIB",
+    default=DEFAULT_MIB,
+    show_default=True,
+    metavar="MIB",
+    help="Largest size of the audit trail; beyond it the oldest entries go.",
+)
 @click.option("--identity", metavar="NAME", help="Name in the election.  [default: <hostname>/<pid>]")
 @etcd_options
 def main(acme_ca_cert: Path | None, identity: str | None, debug: bool, **options: Any) -> None:
@@ -104,8 +130,9 @@ def main(acme_ca_cert: Path | None, identity: str | None, debug: bool, **options
     variables (DEVOPSELLENCE_ETCD_ENDPOINTS, DEVOPSELLENCE_ETCD_CA_CERT, DEVOPSELLENCE_ETCD_CERT,
     DEVOPSELLENCE_ETCD_KEY, DEVOPSELLENCE_PREFIX, DEVOPSELLENCE_ACME_CA_CERT, DEVOPSELLENCE_GATEWAY_LISTEN,
     DEVOPSELLENCE_GATEWAY_ADVERTISE, DEVOPSELLENCE_GATEWAY_CERT, DEVOPSELLENCE_GATEWAY_KEY,
-    DEVOPSELLENCE_GATEWAY_CA_CERT, DEVOPSELLENCE_ISSUING_CERT, DEVOPSELLENCE_ISSUING_KEY). On SIGTERM or SIGINT the
-    controller stops, and a standby takes over at once.
+    DEVOPSELLENCE_GATEWAY_CA_CERT, DEVOPSELLENCE_ISSUING_CERT, DEVOPSELLENCE_ISSUING_KEY, DEVOPSELLENCE_AUDIT_DIR,
+    DEVOPSELLENCE_AUDIT_DAYS, DEVOPSELLENCE_AUDIT_MAX_MIB). On SIGTERM or SIGINT the controller stops, and a standby
+    takes over at once.
 
     Example: devopsellence-controller --etcd-endpoints 127.0.0.1:2379
     """
@@ -135,8 +162,19 @@ def _gateway(options: Mapping[str, Any], settings: Settings) -> GatewayOptions |
     cert, key = cert or settings.cert, key or settings.key
     if not (cert and key and ca_cert):
         raise click.UsageError("--gateway-listen needs certificates: set --gateway-* or --etcd-ca-cert, -cert and -key")
-    files, issuing = CertificateFiles(ca_cert, cert, key), _issuing(options, settings, ca_cert)
-    return GatewayOptions(listen, files, options["gateway_advertise"], issuing)
+    return GatewayOptions(
+        listen,
+        CertificateFiles(ca_cert, cert, key),
+        options["gateway_advertise"],
+        issuing=_issuing(options, settings, ca_cert),
+        audit=_audit(options),
+    )
+
+
+def _audit(options: Mapping[str, Any]) -> AuditOptions | None:
+    """Return the options of the audit trail; None to keep none."""
+    folder: Path | None = options["audit_dir"]
+    return AuditOptions(folder, options["audit_days"], options["audit_max_mib"] << 20) if folder is not None else None
 
 
 def _issuing(options: Mapping[str, Any], settings: Settings, trusted: Path) -> IssuingFiles | None:

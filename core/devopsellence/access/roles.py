@@ -41,6 +41,8 @@ class Action(Enum):
     READ_ACCESS = auto()
     #: Grant and revoke access.
     GRANT = auto()
+    #: Read the audit trail about the environment, of all callers.
+    READ_AUDIT = auto()
     #: Deny certificates, whose owners may have access to any environment.
     DENY = auto()
 
@@ -52,7 +54,8 @@ PERMITTED: Final[Mapping[Role, frozenset[Action]]] = {
     | {Action.DEPLOY, Action.SEND_IMAGES, Action.READ_LOGS, Action.LIST_SECRETS, Action.WRITE_SECRETS}
     | {Action.READ_ACCESS},
     # Lists secrets, to tell which ones a removed node or operator could decrypt.
-    Role.ADMIN: _READING | {Action.READ_ACCESS, Action.LIST_SECRETS, Action.CHANGE_NODES, Action.GRANT, Action.DENY},
+    Role.ADMIN: _READING
+    | {Action.READ_ACCESS, Action.LIST_SECRETS, Action.CHANGE_NODES, Action.GRANT, Action.READ_AUDIT, Action.DENY},
     Role.EXEC: _READING | {Action.EXECUTE},
 }
 #: Actions that concern all environments at once, so they need the role in all of them.

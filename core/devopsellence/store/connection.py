@@ -17,6 +17,7 @@ import grpc.aio
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from devopsellence import input_file
+from devopsellence.api.v1.audit_pb2_grpc import AuditStub
 from devopsellence.api.v1.certificates_pb2_grpc import CertificatesStub
 from devopsellence.client_certificate import UnusableCertificate, file_stamps, read_credentials
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
@@ -26,6 +27,7 @@ from devopsellence.store.errors import PermissionDenied, StoreError, Unauthentic
 from devopsellence.store.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
+    from devopsellence.api.v1.audit_pb2_grpc import AuditAsyncStub
     from devopsellence.api.v1.certificates_pb2_grpc import CertificatesAsyncStub
     from devopsellence.etcd.v3.etcd_pb2_grpc import (
         AuthAsyncStub,
@@ -83,7 +85,8 @@ class Stubs:
         self.lease: LeaseAsyncStub = LeaseStub(channel)
         self.auth: AuthAsyncStub = AuthStub(channel)
         self.maintenance: MaintenanceAsyncStub = MaintenanceStub(channel)
-        #: Of gateways only.
+        #: Served by gateways, and not by etcd.
+        self.audit: AuditAsyncStub = AuditStub(channel)
         self.certificates: CertificatesAsyncStub = CertificatesStub(channel)
         #: Number of calls and streams that have not ended.
         self.calls = 0

@@ -22,6 +22,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from devopsellence.api.v1.audit_pb2 import AuditEntry, AuditReport
 from devopsellence.api.v1.certificates_pb2 import RenewRequest, SignRequest
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store.connection import EtcdConnection, EtcdStream, Request, Response, Stubs
@@ -212,6 +213,15 @@ class Etcd:
         """Read the status of any one member; needs no permission, and puts no load on the rest of the cluster."""
         answer = await self._read("status", lambda stubs: stubs.maintenance.Status, rpc.StatusRequest(), leader=False)
         return member(answer)
+
+    async def report_audit(self, entries: Sequence[AuditEntry]) -> None:
+        """Report calls of this node's API to a gateway, which has stored them on return. etcd itself cannot do that.
+
+        Sent again, the same entries are known by their ids, so no error of this is Ambiguous.
+        """
+        report = AuditReport(entries=entries)
+        what = "report to the audit trail"
+        await self._connection.ask(what, lambda stubs: stubs.audit.Report, report, self._timeout, leader=False)
 
     async def watch(self, prefix: str, *, start_revision: int) -> AsyncGenerator[WatchBatch, None]:
         """Watch changes under ``prefix`` from ``start_revision`` on, for the lifetime of one stream.

@@ -221,6 +221,10 @@ class Keys:
         """Return the key of a certificate that a gateway has signed, by its serial number in hexadecimal digits."""
         return self.issued_certificates_prefix + check_name("serial number", serial)
 
+    def parse_issued_certificate(self, key: str) -> str:
+        """Return the serial number of an ``access/certificates/`` key."""
+        return check_name("serial number", self._after(key, self.issued_certificates_prefix))
+
     def parse_operator(self, key: str) -> str:
         """Return the name of an ``operators/`` key."""
         return check_name("operator", self._after(key, self.operators_prefix))

@@ -19,6 +19,7 @@ from devopsellence.nodeagent.access import AccessMirror
 from devopsellence.nodeagent.api.images import ImageService
 from devopsellence.nodeagent.api.server import ApiServer, ListenOptions
 from devopsellence.nodeagent.assignments import Assignments
+from devopsellence.nodeagent.audit.reporter import AuditReporter
 from devopsellence.nodeagent.certificates.machine import MachineCertificate
 from devopsellence.nodeagent.docker import streams
 from devopsellence.nodeagent.docker.engine import DockerEngine
@@ -111,6 +112,7 @@ async def run(options: AgentOptions, folder: StateFolder, stop: asyncio.Event) -
                     agent.decrypter,
                     images,
                     agent.access,
+                    agent.audit,
                 )
             )
         await agent.run(stop)
@@ -175,6 +177,7 @@ class Agent(Generic[R]):
         self._statuses.set_reporting(False)
         self.heartbeat = HeartbeatWriter(etcd, etcd.keys, resources.keeper, self.beat, process, self._set_ownership)
         self.access = AccessMirror(context, options.settings)
+        self.audit = AuditReporter(context)
         self.assignments = Assignments(context, events.assignment_changed.emit, events.assignments_listed.emit)
         self.images = ImageCollector(self.engine, options.state_dir / "images.json", disk, files=folder.files)
         self._state_keeper = StateKeeper(
@@ -243,6 +246,7 @@ class Agent(Generic[R]):
     async def _run(self, stop: asyncio.Event) -> None:
         # First: the addresses on disk are those of the first connection.
         await self.access.load()
+        await self.audit.load()
         await self.assignments.load()
         await self.images.load()
         await self.engine.owned.load()
@@ -258,6 +262,7 @@ class Agent(Generic[R]):
                 for work in (
                     self.engine.run(),
                     self.access.run(),
+                    self.audit.run(),
                     self.assignments.run(),
                     self._statuses.run(),
                     self.heartbeat.run(),
@@ -287,6 +292,7 @@ class Agent(Generic[R]):
             async with asyncio.timeout(GOODBYE_SECONDS):
                 await self.engine.owned.flush()
                 await self.access.flush()
+                await self.audit.flush()
                 await self._statuses.flush()
                 await self.heartbeat.close()
 

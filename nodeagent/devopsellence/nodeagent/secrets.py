@@ -5,6 +5,7 @@ Plaintext is a return value only: it is not kept, and no error and no ``repr`` c
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 from devopsellence.age import AgeIdentity, EncryptionError
@@ -45,6 +46,15 @@ class SecretDecrypter:
             SecretError: a secret is missing, not encrypted for this node, or not valid as a variable.
         """
         return {ref.name: self._decrypt(desired, service.name, ref.secret, ref.version) for ref in service.secret_refs}
+
+    def known_values(self, desired: Desired, service: str) -> list[str]:
+        """Return the values of a service's secrets in all versions that were sent here, as far as they are text."""
+        values = []
+        for name, secret, version in desired.encrypted:
+            if name == service:
+                with suppress(SecretError):
+                    values.append(self._decrypt(desired, name, secret, version))
+        return values
 
     def registry_login(self, desired: Desired, repository: str) -> tuple[str, str] | None:
         """Return user name and password to pull from ``repository``; None if the assignment has no login for it.

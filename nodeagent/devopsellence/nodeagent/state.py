@@ -3,8 +3,9 @@
 ``assignments/`` has the last assignment of each environment, ``memory/`` the restart histories, ``status/`` the last
 reported status (for people, while etcd is away), ``tasks/`` the records of release tasks, ``ingress/`` the ingress
 parts, ``logs/`` the output of removed containers (``log_archive``). There is a file per environment, in ``ingress/``
-per environment and part. ``containers.json`` has the containers that the agent has created (``docker.ledger``), and
-``access.json`` the addresses of the gateways (``access``).
+per environment and part. ``containers.json`` has the containers that the agent has created (``docker.ledger``),
+``access.json`` the addresses of the gateways (``access``), and ``audit.jsonl`` calls of the API that no gateway has
+stored yet (``audit``).
 Assignments can contain confidential values, so only the agent's user can read the folder. Secrets are encrypted; the
 identity to decrypt them is in ``identity``. How files are read and written is in ``state_files``.
 """
@@ -37,6 +38,7 @@ from devopsellence.store.keys import EnvironmentRef
 
 _TASKS: Final = "tasks"
 _ACCESS: Final = "access.json"
+_AUDIT: Final = "audit.jsonl"
 _KINDS: Final = ("assignments", "memory", "status", _TASKS, "ingress")
 #: Separator in file names in place of "/"; not valid in names.
 _SEPARATOR: Final = "+"
@@ -251,6 +253,27 @@ class StateFolder:
             OSError.
         """
         self.files.write(self._folder / _ACCESS, encode(copy), sync=sync)
+
+    def audit(self) -> bytes:
+        """Return the calls that no gateway has stored yet; empty if there are none or the file cannot be read."""
+        path = self._folder / _AUDIT
+        try:
+            content = self.files.read(path)
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            _log.warning("the calls of the API on disk cannot be read", path=str(path), error=str(error))
+            return b""
+        self.files.adopt(path, content)
+        return content
+
+    def save_audit(self, content: bytes) -> None:
+        """Write the calls that no gateway has stored yet; they are on disk on return.
+
+        Raises:
+            OSError.
+        """
+        self.files.write(self._folder / _AUDIT, content, sync=True)
 
     def save_status(self, ref: EnvironmentRef, status: bytes) -> None:
         """Write a status, without sync.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +14,10 @@ import grpc.aio
 
 from devopsellence.access.policy import AccessPolicy
 from devopsellence.access.rights import FULL_ROLES, Rights, record_of
-from devopsellence.age import AgeIdentity
+from devopsellence.age import AgeIdentity, encrypt
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.api.v1.agent_pb2 import RunAnswer, RunRequest
+from devopsellence.api.v1.audit_pb2 import AuditEntry
 from devopsellence.cli.agent.client import AgentEndpoint, connect, wait_accepted
 from devopsellence.nodeagent.access import AccessState
 from devopsellence.nodeagent.api.images import ImageService
@@ -75,6 +76,13 @@ class FakeAccess:
         return AccessState("", "gateways known: 2", "")
 
 
+class AuditEntries(list[AuditEntry]):
+    """Entries of the audit trail, in place of the agent's reporter."""
+
+    def add(self, entry: AuditEntry) -> None:
+        self.append(entry)
+
+
 class NoImages:
     """Stand-in for the image service, without calls."""
 
@@ -88,6 +96,8 @@ class ApiNode:
     uid: str
     authority: Authority
     access: FakeAccess
+    identity: AgeIdentity = field(default_factory=AgeIdentity.generate)
+    audit: AuditEntries = field(default_factory=AuditEntries)
     address: str = ""
     changed: Callable[[], None] = lambda: None
 
@@ -96,8 +106,14 @@ class ApiNode:
         self.access.policy = policy
         self.changed()
 
-    def assign(self, *services: workload_pb2.Service) -> Desired:
-        """Assign these services in place of the services before."""
+    def assign(self, *services: workload_pb2.Service, secrets: Mapping[str, bytes] | None = None) -> Desired:
+        """Assign these services in place of the services before; ``secrets`` are those of the first."""
+        sealed = [
+            stored_pb2.SealedSecret(
+                service=services[0].name, name=name, version=1, age=encrypt(value, [self.identity.recipient])
+            )
+            for name, value in (secrets or {}).items()
+        ]
         assignment = stored_pb2.Assignment(
             node=NODE,
             node_uid=self.uid,
@@ -107,6 +123,7 @@ class ApiNode:
             generation=1,
             release=1,
             services=services,
+            secrets=sealed,
         )
         desired = self.assignments.desired[ENV] = resolve_assignment(assignment, ENV, self.uid)
         return desired
@@ -159,9 +176,10 @@ async def api_node(folder: Path, host: str = "unix:///var/run/docker.sock") -> A
         stored_pb2.Heartbeat(node=NODE, uid=uid, agent_version="1.2.3", hostname="here"),
         engine,
         cast("Assignments", node.assignments),
-        SecretDecrypter(AgeIdentity.generate()),
+        SecretDecrypter(node.identity),
         cast("ImageService", NoImages()),
         node.access,
+        node.audit,
     )
     node.address = api.address
     node.changed = api.rights.changed

@@ -112,7 +112,7 @@ async def test_taken_port_and_missing_certificate_are_reported(here: ApiNode, tm
         decrypter, images = SecretDecrypter(AgeIdentity.generate()), cast("ImageService", None)
         beat = Heartbeat(node=NODE, uid=here.uid)
         assignments = cast("Assignments", here.assignments)
-        return ApiServer(at, tmp_path, beat, here.engine, assignments, decrypter, images, here.access)
+        return ApiServer(at, tmp_path, beat, here.engine, assignments, decrypter, images, here.access, here.audit)
 
     files = here.authority.issue_agent(here.uid)
     with pytest.raises(ListenProblem, match=f"cannot listen on {here.address}"):

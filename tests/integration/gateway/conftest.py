@@ -29,6 +29,14 @@ async def gateway(etcd_server: EtcdServer, authority: Authority) -> AsyncIterato
 
 
 @pytest.fixture
+async def audited(etcd_server: EtcdServer, authority: Authority, tmp_path: Path) -> AsyncIterator[RunningGateway]:
+    """A gateway that keeps an audit trail in the folder ``audit``."""
+    settings = etcd_server.settings(f"/test-{uuid.uuid4().hex[:12]}/")
+    async with running_gateway(settings, authority, audit=tmp_path / "audit") as running:
+        yield running
+
+
+@pytest.fixture
 async def cluster(
     etcd: Etcd, settings: Settings, authority: Authority, tmp_path: Path
 ) -> AsyncIterator[GatewayCluster]:

@@ -9,12 +9,17 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.api.v1.audit_pb2 import AuditEntry
+from devopsellence.controller.gateway.rules.caller import Role
+from devopsellence.etcd.v3 import etcd_pb2 as rpc
+from devopsellence.etcd.v3.etcd_pb2_grpc import KVStub
 from devopsellence.store.codec import encode
 from devopsellence.store.errors import Ambiguous, PermissionDenied, StoreError, Unavailable
 from devopsellence.store.etcd import Etcd
+from tests.integration.gateway.test_audit import becomes
 from tests.support.authority import Authority
 from tests.support.etcd import EtcdServer
-from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.gateway import RunningGateway, open_channel, running_gateway
 from tests.support.need import need_etcd
 from tests.support.until import eventually
 
@@ -31,7 +36,7 @@ def server(tmp_path: Path) -> EtcdServer:
 async def own_gateway(server: EtcdServer, tmp_path: Path) -> AsyncIterator[RunningGateway]:
     """A gateway in front of an etcd of the test's own."""
     with server:
-        async with running_gateway(server.settings(), Authority(tmp_path / "ca")) as gateway:
+        async with running_gateway(server.settings(), Authority(tmp_path / "ca"), audit=tmp_path / "audit") as gateway:
             yield gateway
             # A paused etcd would hold up the end of the connections.
             if server.running:
@@ -56,6 +61,26 @@ async def test_unanswered_write_is_ambiguous_and_a_read_is_not(server: EtcdServe
                 return False
 
         await eventually("the gateway answers again", read)
+
+
+async def test_write_whose_caller_leaves_before_the_answer_is_in_the_audit_trail(
+    server: EtcdServer, own_gateway: RunningGateway
+) -> None:
+    root, admission = own_gateway.root(), own_gateway.gateway._admission
+
+    async def in_flight() -> int:
+        return admission._table.of("root", Role.ROOT, 0.0).calls
+
+    async with open_channel(root) as channel:
+        server.pause()
+        request = rpc.PutRequest(key=own_gateway.direct.keys.node("n1").encode(), value=encode(pb.Node(name="n1")))
+        call = KVStub(channel).Put(request, timeout=30)
+        await eventually("the gateway has the call", in_flight)
+        call.cancel()
+        (entry,) = await becomes(root, 1)
+    server.resume()
+    assert (entry.outcome, entry.summary) == (AuditEntry.FAILED, "write node n1")
+    assert entry.reason.startswith("the caller has left; it may have happened")
 
 
 async def test_callers_are_not_refused_while_etcd_is_away(server: EtcdServer, own_gateway: RunningGateway) -> None:

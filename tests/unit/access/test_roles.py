@@ -16,7 +16,7 @@ OWN, OTHER = "acme/shop/production", "acme/shop/staging"
 MORE = {
     "viewer": "",
     "deployer": "DEPLOY SEND_IMAGES READ_LOGS LIST_SECRETS WRITE_SECRETS READ_ACCESS",
-    "admin": "LIST_SECRETS READ_ACCESS GRANT",
+    "admin": "LIST_SECRETS READ_ACCESS GRANT READ_AUDIT",
     "exec": "EXECUTE",
 }
 READING = {"VIEW", "DIAGNOSE"}

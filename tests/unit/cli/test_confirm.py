@@ -49,7 +49,7 @@ HARMLESS = {
     *("operator add", "operator grant", "operator list", "operator revoke"),
     *("operator token create", "operator token list", "operator recipients list"),
     *("init", "dev up", "dev status", "dev env", "config validate", "config resolve", "completion", "help", "version"),
-    *("deploy", "status", "logs", "exec", "events", "doctor", "task list"),
+    *("deploy", "status", "logs", "exec", "events", "doctor", "audit", "task list"),
     *("secret set", "secret list", "secret reencrypt"),
     *("ingress set", "ingress show", "ingress check", "ingress cert install", "ingress cert list"),
     *("release list", "release show", "release rollback"),

@@ -11,10 +11,12 @@ import pytest
 from rich.text import Text
 
 from devopsellence.api.v1.agent_pb2 import DiagnoseAnswer
+from devopsellence.api.v1.audit_pb2 import AuditEntry
 from devopsellence.api.v1.stored_pb2 import Event
 from devopsellence.cli.agent import diagnose
 from devopsellence.cli.agent.log_line import OutputLine
 from devopsellence.cli.agent.log_render import JsonRenderer, TextRenderer
+from devopsellence.cli.audit import render
 from devopsellence.cli.commands.app import events
 from devopsellence.cli.output import CheckResult, CliError, Finding, NextAction, Output
 from devopsellence.cli.render import screen
@@ -62,6 +64,12 @@ def table_of_events(output: Output) -> None:
     output.result("events", columns(("A", "B", "C", "D", "E"), [events._cells(event)]))
 
 
+def table_of_audit_entries(output: Output) -> None:
+    entry = AuditEntry()
+    fill(entry)
+    output.result("audit", columns(render.HEADER, [render.row(entry)]))
+
+
 def text_that_nobody_made_safe(output: Output) -> None:
     output.line(TEXT)
     output.progress("deploy", TEXT)
@@ -82,6 +90,7 @@ CASES: Final[list[Print]] = [
     followed_rollout,
     diagnosis,
     table_of_events,
+    table_of_audit_entries,
     text_that_nobody_made_safe,
     checks,
     lambda output: output.error(ERROR),

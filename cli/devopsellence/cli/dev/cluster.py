@@ -122,6 +122,7 @@ def specs(
                 # There is no other machine that the key of the root would have to be kept from.
                 f"--issuing-cert={layout.certificate(AUTHORITY)}",
                 f"--issuing-key={layout.key(AUTHORITY)}",
+                f"--audit-dir={layout.audit}",
             ),
             {**base, **controller},
             10,

@@ -63,5 +63,9 @@ class DevLayout:
         return self.root / "agent"
 
     @property
+    def audit(self) -> Path:
+        return self.root / "audit"
+
+    @property
     def folders(self) -> tuple[Path, ...]:
         return (self.root, self.processes.parent, self.logs, self.pki, self.etcd_data, self.agent_state)

@@ -1,7 +1,8 @@
 """The checks of ``doctor``. A check returns results instead of raising errors.
 
 ``machine`` checks this machine, ``etcd`` and ``server_certificates`` gateways and etcd, ``cluster`` the records in
-etcd, ``agents`` the agents of the nodes. No repair of problems here: a result names the command that fixes the problem.
+etcd, ``agents`` the agents of the nodes, ``audit_trail`` that of each gateway. No repair of problems here: a result
+names the command that fixes the problem.
 ``cluster`` is covered by tests/integration/cli/test_doctor.py.
 """
 
@@ -39,7 +40,7 @@ def all_checks(ctx: click.Context) -> list[CheckResult]:
 
 
 async def _cluster(settings: Settings) -> list[CheckResult]:
-    from devopsellence.cli.doctor import agents, cluster, server_certificates
+    from devopsellence.cli.doctor import agents, audit_trail, cluster, server_certificates
     from devopsellence.cli.doctor.etcd import etcd_results
     from devopsellence.store.etcd import Etcd
 
@@ -56,6 +57,7 @@ async def _cluster(settings: Settings) -> list[CheckResult]:
                 ("certificates", cluster.certificates),
                 ("ingress", cluster.ingress),
                 ("agents", lambda etcd: agents.api_results(etcd, settings)),
+                ("audit trail", audit_trail.audit_results),
                 ("identity", agents.identity_results),
             ):
                 results += await _guarded(name, check, etcd, settings)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
 
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import Message
 
-from devopsellence.access.certificate import certificate_of, common_names
-from devopsellence.controller.gateway.audit import AuditLog
+from devopsellence.access.certificate import Certificate, certificate_of, common_names
+from devopsellence.access.roles import Action
+from devopsellence.audit import CallSource
+from devopsellence.controller.gateway.audit.log import AuditLog
 from devopsellence.controller.gateway.identities import Identities
-from devopsellence.controller.gateway.rules.caller import Caller
+from devopsellence.controller.gateway.rules.caller import Caller, Role
+from devopsellence.controller.gateway.rules.grants import KeyRange
 from devopsellence.controller.gateway.rules.limits import CallerLimits, LimitTable
 from devopsellence.controller.gateway.rules.refusal import RefusalKind, Refused
 from devopsellence.controller.gateway.upstream import NOT_PROCESSED, UpstreamFailed
@@ -24,6 +28,8 @@ from devopsellence.controller.gateway.upstream import NOT_PROCESSED, UpstreamFai
 _LONGEST_CALL: Final = 10.0
 # A status travels as metadata, which has a limit of 8 KiB, and each character may need nine bytes.
 _LONGEST_REASON: Final = 500
+#: Methods that change something in etcd.
+_WRITING: Final = frozenset({"Put", "DeleteRange", "Txn"})
 _CODES: Final[Mapping[RefusalKind, grpc.StatusCode]] = {
     RefusalKind.DENIED: grpc.StatusCode.PERMISSION_DENIED,
     RefusalKind.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
@@ -50,6 +56,7 @@ class AdmittedCall:
     method: str
     #: Seconds until the caller stops waiting.
     seconds: float
+    source: CallSource
 
 
 class Admission:
@@ -62,28 +69,53 @@ class Admission:
 
     @asynccontextmanager
     async def admitted(
-        self, context: grpc.aio.ServicerContext[Any, Any], method: str, *, stream: bool = False
+        self,
+        context: grpc.aio.ServicerContext[Any, Any],
+        method: str,
+        request: Message | None = None,
+        *,
+        stream: bool = False,
     ) -> AsyncIterator[AdmittedCall]:
-        """Admit a call for the time of the block; the block's refusals and failures become the call's status."""
+        """Admit a call for the time of the block; the block's refusals and failures become the call's status.
+
+        ``request`` is what the audit says the call was about.
+        """
         identities = context.auth_context()
         names, serial = common_names(identities), certificate_of(identities).serial
         shown = ",".join(names) or "nobody"
+        source = CallSource.of(Certificate(shown, serial), context.peer())
         try:
             caller = self.identities.caller(names, serial)
+            if caller.role is Role.NODE:
+                source = replace(source, node=caller.name)
             limits = self._table.of(caller.identity, caller.role, asyncio.get_running_loop().time())
             with limits.call(stream=stream):
-                yield AdmittedCall(caller, serial, limits, method, _seconds_left(context))
+                yield AdmittedCall(caller, serial, limits, method, _seconds_left(context), source)
         except Refused as refused:
-            self.audit.refused(shown, method, refused, asyncio.get_running_loop().time())
+            self.audit.refused(source, method, refused, asyncio.get_running_loop().time(), request)
             await context.abort(_CODES[refused.kind], status_text(refused))
         except UpstreamFailed as failed:
-            self.audit.failed(shown, method, failed.code.name, failed.details)
+            write = method in _WRITING
+            self.audit.failed(source, method, failed.code.name, failed.details, request, write=write)
             await context.abort(failed.code, failed.details)
         except grpc.aio.AbortError:
+            raise
+        except asyncio.CancelledError:
+            if method in _WRITING:
+                # Else whoever leaves at the right moment would write without an entry.
+                reason = "the caller has left; it may have happened"
+                self.audit.failed(source, method, "CANCELLED", reason, request, write=True)
             raise
         except Exception:  # noqa: BLE001 - logged with its traceback; the caller learns nothing of it
             _log.exception("call failed", caller=shown, method=method)
             await _abort_internal(context)
+
+    def note_read(self, call: AdmittedCall, keys: Sequence[KeyRange] = ()) -> None:
+        """Let the audit know of a read or a watch, whose answer leaves out what the caller may not read."""
+        caller = call.caller
+        reads_secrets = caller.role is not Role.OPERATOR or caller.rights.permit_somewhere(Action.LIST_SECRETS)
+        now = asyncio.get_running_loop().time()
+        self.audit.read(call.source, call.method, keys if reads_secrets else (), now)
 
 
 def _seconds_left(context: grpc.aio.ServicerContext[Any, Any]) -> float:

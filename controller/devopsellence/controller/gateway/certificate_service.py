@@ -47,12 +47,12 @@ class CertificateService(CertificatesServicer):
         self._files = files
 
     async def Renew(self, request: RenewRequest, context: _Context) -> SignedCertificate:  # noqa: N802
-        async with self._admission.admitted(context, "Renew") as call:
+        async with self._admission.admitted(context, "Renew", request) as call:
             identities = self._admission.identities
             return await self._signed(call, own_subject(call.caller, identities.policy), request.csr, None)
 
     async def Sign(self, request: SignRequest, context: _Context) -> SignedCertificate:  # noqa: N802
-        async with self._admission.admitted(context, "Sign") as call:
+        async with self._admission.admitted(context, "Sign", request) as call:
             identities = self._admission.identities
             identities.check_current()
             subject = subject_for(call.caller, request.identity, identities.policy, identities.node_with_uid)
@@ -72,8 +72,9 @@ class CertificateService(CertificatesServicer):
             reason = "the authority of this gateway cannot sign; see the controller's log"
             raise Refused(RefusalKind.NOT_NOW, reason) from error
         # First the record: no certificate is unknown.
-        key = await self._record(call, subject, chain, root)
-        self._admission.audit.written(call.caller.identity, call.method, [KeyRange(key)], subject.common_name)
+        put = await self._record(call, subject, chain, root)
+        keys = [KeyRange(put.key)]
+        self._admission.audit.written(call.source, call.method, keys, subject.common_name, [put])
         return SignedCertificate(chain=chain)
 
     def _sign(
@@ -86,8 +87,8 @@ class CertificateService(CertificatesServicer):
 
     async def _record(
         self, call: AdmittedCall, subject: CertificateRequest, chain: bytes, root: x509.Certificate
-    ) -> bytes:
-        """Write the record of a certificate, which etcd deletes a month after the end; return its key."""
+    ) -> rpc.PutRequest:
+        """Write the record of a certificate, which etcd deletes a month after the end; return the write."""
         certificate = x509.load_pem_x509_certificate(chain)
         life = life_of(certificate)
         record = IssuedCertificate(
@@ -103,5 +104,6 @@ class CertificateService(CertificatesServicer):
         left = life.ends - datetime.datetime.now(datetime.UTC) + _KEPT
         granted = await self._upstream.lease_grant(rpc.LeaseGrantRequest(TTL=int(left.total_seconds())), call.seconds)
         key = self._keys.issued_certificate(record.serial).encode()
-        await self._upstream.put(rpc.PutRequest(key=key, value=encode(record), lease=granted.ID), call.seconds)
-        return key
+        put = rpc.PutRequest(key=key, value=encode(record), lease=granted.ID)
+        await self._upstream.put(put, call.seconds)
+        return put

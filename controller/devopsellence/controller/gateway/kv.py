@@ -33,13 +33,13 @@ class KeyValueService(KVServicer):
         self._keys = keys
 
     async def Range(self, request: rpc.RangeRequest, context: _Context) -> rpc.RangeResponse:  # noqa: N802
-        async with self._admission.admitted(context, "Range") as call:
+        async with self._admission.admitted(context, "Range", request) as call:
             policy.check_understood(request)
             mode = policy.check_range(call.caller, request)
             _make_linearizable(request)
             whole = mode is ReadMode.WHOLE
             answer = await (self._upstream.range(request, call.seconds) if whole else self._filtered(call, request))
-            self._admission.audit.read(call.caller.identity, call.method)
+            self._admission.note_read(call, [KeyRange(request.key, request.range_end)])
         return answer
 
     async def _filtered(self, call: AdmittedCall, request: rpc.RangeRequest) -> rpc.RangeResponse:
@@ -53,28 +53,28 @@ class KeyValueService(KVServicer):
         return filters.with_values(page, values)
 
     async def Put(self, request: rpc.PutRequest, context: _Context) -> rpc.PutResponse:  # noqa: N802
-        async with self._admission.admitted(context, "Put") as call:
+        async with self._admission.admitted(context, "Put", request) as call:
             policy.check_understood(request)
             facts = await self._facts(call, [request], policy.cost_of(self._keys, [request]))
             policy.check_put(call.caller, self._keys, request, facts, call.limits.statuses)
             answer = await self._upstream.put(request, call.seconds)
-            self._note(call, [request], [KeyRange(request.key)], "done")
+            self._note(call, [request], [KeyRange(request.key)], "done", facts)
         return answer
 
     async def DeleteRange(  # noqa: N802
         self, request: rpc.DeleteRangeRequest, context: _Context
     ) -> rpc.DeleteRangeResponse:
-        async with self._admission.admitted(context, "DeleteRange") as call:
+        async with self._admission.admitted(context, "DeleteRange", request) as call:
             policy.check_understood(request)
             policy.check_delete(call.caller, request)
             call.limits.spend(policy.cost_of(self._keys, [], 1), asyncio.get_running_loop().time())
             answer = await self._upstream.delete(request, call.seconds)
             deleted = KeyRange(request.key, request.range_end)
-            self._note(call, [], [deleted], f"{answer.deleted} deleted")
+            self._note(call, [], [deleted], f"{answer.deleted} deleted", Facts())
         return answer
 
     async def Txn(self, request: rpc.TxnRequest, context: _Context) -> rpc.TxnResponse:  # noqa: N802
-        async with self._admission.admitted(context, "Txn") as call:
+        async with self._admission.admitted(context, "Txn", request) as call:
             policy.check_understood(request)
             operations = list(policy.operations_of(request))
             cost = policy.cost_of_txn(self._keys, request)
@@ -85,9 +85,11 @@ class KeyValueService(KVServicer):
                     _make_linearizable(operation.request_range)
             answer = await self._upstream.txn(request, call.seconds, write=bool(cost.writes))
             taken = request.success if answer.succeeded else request.failure
+            if read := policy.read_in(taken):
+                self._admission.note_read(call, read)
             if cost.writes:
                 outcome = "succeeded" if answer.succeeded else "not succeeded"
-                self._note(call, policy.puts_in(taken), policy.written_in(taken), outcome)
+                self._note(call, policy.puts_in(taken), policy.written_in(taken), outcome, facts)
         return answer
 
     async def _facts(self, call: AdmittedCall, puts: Sequence[rpc.PutRequest], cost: WriteCost) -> Facts:
@@ -96,9 +98,11 @@ class KeyValueService(KVServicer):
         needed = needed_facts(call.caller, self._keys, puts, call.limits.statuses)
         return await look_up(self._upstream, self._keys, call.caller, needed, call.seconds)
 
-    def _note(self, call: AdmittedCall, puts: Sequence[rpc.PutRequest], keys: Sequence[KeyRange], outcome: str) -> None:
+    def _note(
+        self, call: AdmittedCall, puts: Sequence[rpc.PutRequest], keys: Sequence[KeyRange], outcome: str, facts: Facts
+    ) -> None:
         call.limits.statuses |= statuses_in(call.caller, self._keys, puts)
-        self._admission.audit.written(call.caller.identity, call.method, keys, outcome)
+        self._admission.audit.written(call.source, call.method, keys, outcome, puts, facts.stored)
 
 
 def _make_linearizable(request: rpc.RangeRequest) -> None:

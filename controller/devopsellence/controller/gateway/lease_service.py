@@ -47,7 +47,7 @@ class LeaseService:
             call.limits.check_grant(request.TTL, asyncio.get_running_loop().time())
             answer = await self._granted(call, request)
             call.limits.lease_held(answer.ID, answer.TTL, asyncio.get_running_loop().time())
-            self._admission.audit.written(call.caller.identity, call.method, [], f"lease {answer.ID:x}")
+            self._admission.audit.written(call.source, call.method, [], f"lease {answer.ID:x}")
         return answer
 
     async def _granted(self, call: AdmittedCall, request: rpc.LeaseGrantRequest) -> rpc.LeaseGrantResponse:
@@ -71,7 +71,7 @@ class LeaseService:
             _check_owner(call, request.ID)
             answer = await self._upstream.lease_revoke(request, call.seconds)
             call.limits.lease_ended(request.ID)
-            self._admission.audit.written(call.caller.identity, call.method, [], f"lease {request.ID:x} revoked")
+            self._admission.audit.written(call.source, call.method, [], f"lease {request.ID:x} revoked")
         return answer
 
     async def LeaseTimeToLive(  # noqa: N802

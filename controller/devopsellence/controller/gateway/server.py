@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -11,10 +12,14 @@ import grpc
 import grpc.aio
 import structlog
 
+from devopsellence.api.v1.audit_pb2_grpc import AuditServicer, add_AuditServicer_to_server
 from devopsellence.api.v1.certificates_pb2_grpc import add_CertificatesServicer_to_server
 from devopsellence.certificates.issuing import IssuingFiles
+from devopsellence.clock import now
 from devopsellence.controller.gateway.admission import Admission
-from devopsellence.controller.gateway.audit import AuditLog
+from devopsellence.controller.gateway.audit.log import AuditLog
+from devopsellence.controller.gateway.audit.trail import AuditOptions, AuditTrail
+from devopsellence.controller.gateway.audit_service import AuditService
 from devopsellence.controller.gateway.identities import Identities
 from devopsellence.controller.gateway.keepalives import Keepalives
 from devopsellence.controller.gateway.kv import KeyValueService
@@ -72,13 +77,14 @@ class GatewayOptions:
     """``listen``: ``host:port``. ``files``: server certificate of the gateway, and the authority of its callers.
 
     ``advertise``: address to announce to agents; empty: made of ``listen``. ``issuing``: authority that signs
-    certificates; None: none are signed.
+    certificates; None: none are signed. ``audit``: None to keep no audit trail.
     """
 
     listen: str
     files: CertificateFiles
     advertise: str = ""
     issuing: IssuingFiles | None = None
+    audit: AuditOptions | None = None
 
 
 class Gateway:
@@ -94,7 +100,8 @@ class Gateway:
         self._keepalives = Keepalives(self._upstream)
         self._hub = WatchHub(self._upstream, etcd.keys.prefix.encode())
         self.identities = Identities(etcd, self._access_changed)
-        self._admission = Admission(self.identities, AuditLog())
+        self._trail = AuditTrail(options.audit, now) if options.audit is not None else None
+        self._admission = Admission(self.identities, AuditLog(etcd.keys, self._trail))
         self._watch = WatchService(self._admission, self._upstream, self._hub)
         self._server = grpc.aio.server(options=_OPTIONS)
         self._files = options.files
@@ -105,7 +112,8 @@ class Gateway:
     async def run(self) -> None:
         """Answer calls until cancelled."""
         _allow_many_connections()
-        async with self._upstream, asyncio.TaskGroup() as tasks:
+        # The trail ends last: the calls that end before it are in it.
+        async with self._upstream, self._trail or nullcontext(), asyncio.TaskGroup() as tasks:
             tasks.create_task(self.identities.run())
             tasks.create_task(self._hub.run())
             # Calls before that are refused as not processed.
@@ -114,7 +122,8 @@ class Gateway:
             _log.info("gateway started", address=self.address)
             try:
                 await self._warn_of_certificate()
-                await self._server.wait_for_termination()
+                # Not the server's own wait, whose cancellation would keep it from waiting for calls when it stops.
+                await asyncio.get_running_loop().create_future()
             finally:
                 await self._server.stop(_STOP_SECONDS)
                 self._keepalives.close()
@@ -139,10 +148,13 @@ class Gateway:
 
             certificates = CertificateService(self._admission, self._upstream, self._keys, self._issuing)
             add_CertificatesServicer_to_server(certificates, self._server)
+        add_AuditServicer_to_server(cast("AuditServicer", AuditService(self._admission, self._trail)), self._server)
         add_MaintenanceServicer_to_server(StatusService(self._admission, self._upstream), self._server)
 
     def _access_changed(self) -> None:
         self._watch.access_changed()
+        if self._trail is not None:
+            self._trail.wake_followers()
 
     async def _warn_of_certificate(self) -> None:
         try:
@@ -170,5 +182,5 @@ class StatusService(MaintenanceServicer):
         async with self._admission.admitted(context, "Status") as call:
             policy.check_understood(request)
             answer = await self._upstream.status(request, call.seconds)
-            self._admission.audit.read(call.caller.identity, call.method)
+            self._admission.note_read(call)
         return answer

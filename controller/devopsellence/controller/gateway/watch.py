@@ -128,7 +128,7 @@ class WatchSession:
             self._call.limits.watch_opened()
         except Refused as refused:
             now = asyncio.get_running_loop().time()
-            self._admission.audit.refused(self._call.caller.identity, "Watch", refused, now)
+            self._admission.audit.refused(self._call.source, "Watch", refused, now, create)
             # As etcd does: only this watch ends, not the stream.
             reason = status_text(refused)
             await self._write(
@@ -137,7 +137,7 @@ class WatchSession:
                 )
             )
             return
-        self._admission.audit.read(self._call.caller.identity, "Watch")
+        self._admission.note_read(self._call, [KeyRange(create.key, create.range_end)])
         self._last_id += 1
         grants = self._call.caller.grants if mode is ReadMode.FILTERED else None
         self._start(self._last_id, self._serve(self._last_id, create, grants))

@@ -23,6 +23,7 @@ import structlog
 from devopsellence.access.certificate import certificate_of
 from devopsellence.agent_identity import ACCEPTED_BY
 from devopsellence.nodeagent.api import auth
+from devopsellence.nodeagent.api.audit import CallAudit, audited_call
 from devopsellence.nodeagent.api.auth import CallRefused
 from devopsellence.nodeagent.api.rights import CallRights
 
@@ -56,9 +57,10 @@ _RULES: Final = {
 class CallAdmission(grpc.aio.ServerInterceptor):
     """Interceptor before every handler. Lives on the event loop."""
 
-    def __init__(self, node: str, rights: CallRights) -> None:
+    def __init__(self, node: str, rights: CallRights, audit: CallAudit) -> None:
         self._node = node
         self._rights = rights
+        self._audit = audit
         self._calls: Counter[str] = Counter()
 
     async def intercept_service(
@@ -74,8 +76,8 @@ class CallAdmission(grpc.aio.ServerInterceptor):
             return None
 
         async def admitted(requests: AsyncIterator[Any], context: _Context) -> None:
+            identities = context.auth_context()
             try:
-                identities = context.auth_context()
                 caller = rule.caller(identities)
                 self._rights.check_denied(certificate_of(identities))
                 with self._counted(caller, rule.calls):
@@ -86,6 +88,7 @@ class CallAdmission(grpc.aio.ServerInterceptor):
             except CallRefused as refused:
                 method = str(handler_call_details.method)
                 _log.info("API call refused", call=method, peer=context.peer(), reason=refused.message)
+                await self._audit.refused(audited_call(identities, context.peer(), method), refused)
                 await auth.abort(context, self._node, refused)
 
         return grpc.stream_stream_rpc_method_handler(

@@ -19,6 +19,7 @@ from devopsellence.api.v1.agent_pb2_grpc import (
 )
 from devopsellence.api.v1.stored_pb2 import Heartbeat
 from devopsellence.nodeagent.api.admission import CallAdmission
+from devopsellence.nodeagent.api.audit import AuditSink
 from devopsellence.nodeagent.api.diagnose import Diagnosis
 from devopsellence.nodeagent.api.images import ImageService
 from devopsellence.nodeagent.api.peers import PeerService
@@ -100,6 +101,7 @@ class ApiServer:
         decrypter: SecretDecrypter,
         images: ImageService,
         access: NodeAccess,
+        audit: AuditSink,
     ) -> None:
         self._uid = beat.uid
         self._files = listen.files
@@ -109,12 +111,13 @@ class ApiServer:
         self.rights = CallRights(access)
         diagnosis = Diagnosis(beat, engine, access.state, assignments, listen.files, state_dir, self._threads)
         archive = LogArchive(state_dir / "logs")
-        self._service = AgentService(beat.node, engine, assignments, decrypter, images, diagnosis, archive, self.rights)
+        self._service = AgentService(
+            beat.node, engine, assignments, decrypter, images, diagnosis, archive, self.rights, audit
+        )
         self._peers = PeerService(beat.node, engine, assignments, self.rights)
         self._cleanup: asyncio.Task[None] | None = None
-        self._server = grpc.aio.server(
-            interceptors=(CallAdmission(beat.node, self.rights),), options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS
-        )
+        admission = CallAdmission(beat.node, self.rights, self._service.audit)
+        self._server = grpc.aio.server(interceptors=(admission,), options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
         opened = open_port(self._server, "the API", listen.address, listen.files)
         #: Advertised address.
         self.address = listen.advertise or opened

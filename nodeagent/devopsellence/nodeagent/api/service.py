@@ -11,7 +11,6 @@ import grpc
 import grpc.aio
 import structlog
 
-from devopsellence.access.certificate import Certificate, certificate_of
 from devopsellence.access.roles import Action
 from devopsellence.api.v1.agent_pb2 import (
     DiagnoseAnswer,
@@ -28,6 +27,7 @@ from devopsellence.api.v1.agent_pb2 import (
     SendLayerRequest,
 )
 from devopsellence.nodeagent.api import auth, past_logs, targets
+from devopsellence.nodeagent.api.audit import AuditedCall, AuditSink, CallAudit, audited_call
 from devopsellence.nodeagent.api.auth import CallRefused
 from devopsellence.nodeagent.api.diagnose import Diagnosis
 from devopsellence.nodeagent.api.exec import ContainerExec
@@ -66,6 +66,7 @@ class AgentService:
         diagnosis: Diagnosis,
         archive: LogArchive,
         rights: CallRights,
+        audit: AuditSink,
     ) -> None:
         self._node = node
         self._engine = engine
@@ -75,6 +76,8 @@ class AgentService:
         self._diagnosis = diagnosis
         self._archive = archive
         self._rights = rights
+        #: Audit of the calls, also of those that are refused before they get here.
+        self.audit = CallAudit(audit, self._known_values)
         self._archive_threads = ThreadPool(1, "log-archive")
         self._decrypt_threads = ThreadPool(1, "decrypt")
         #: Tasks that end abandoned commands.
@@ -83,27 +86,35 @@ class AgentService:
         self._calls: set[asyncio.Event] = set()
 
     async def Logs(self, request: LogsRequest, context: _Context) -> None:  # noqa: N802 - the call's name
-        await self._serve(context, "Logs", lambda caller: self._logs(caller, request, context.write))
+        await self._serve(context, "Logs", lambda call: self._logs(call, request, context.write))
 
     async def Exec(self, requests: AsyncIterator[RunRequest], context: _Context) -> None:  # noqa: N802
-        await self._serve(context, "Exec", lambda caller: self._exec(caller, requests, context.write))
+        await self._serve(context, "Exec", lambda call: self._exec(call, requests, context.write))
 
     async def RunTask(self, requests: AsyncIterator[RunRequest], context: _Context) -> None:  # noqa: N802
-        await self._serve(context, "RunTask", lambda caller: self._run_task(caller, requests, context.write))
+        await self._serve(context, "RunTask", lambda call: self._run_task(call, requests, context.write))
 
     async def Diagnose(self, _: DiagnoseRequest, context: _Context) -> DiagnoseAnswer:  # noqa: N802
         return await self._serve(context, "Diagnose", self._diagnose)
 
     async def FindImages(self, request: FindImagesRequest, context: _Context) -> FindImagesAnswer:  # noqa: N802
-        return await self._serve_image(context, "FindImages", lambda: self._images.find(request))
+        return await self._serve_image(context, "FindImages", "look for images", lambda: self._images.find(request))
 
     async def SendLayer(  # noqa: N802
         self, requests: AsyncIterator[SendLayerRequest], context: _Context
     ) -> SendLayerAnswer:
-        return await self._serve_image(context, "SendLayer", lambda: self._images.send_layer(requests))
+        return await self._serve_image(
+            context, "SendLayer", "send a layer of an image", lambda: self._images.send_layer(requests)
+        )
 
     async def LoadImage(self, request: LoadImageRequest, context: _Context) -> LoadImageAnswer:  # noqa: N802
-        return await self._serve_image(context, "LoadImage", lambda: self._images.load(request))
+        async def load(call: AuditedCall) -> LoadImageAnswer:
+            call.about(f"load the image {request.tag or request.image.id}")
+            async with self._rights.during(call.certificate, Action.SEND_IMAGES):
+                await self.audit.began(call)
+                return await self._images.load(request)
+
+        return await self._serve(context, "LoadImage", load)
 
     async def close(self, seconds: float) -> None:
         """Wait for abandoned commands to end, at most ``seconds``. The server must be stopped."""
@@ -114,40 +125,58 @@ class AgentService:
                 if self._ending:
                     await asyncio.wait(self._ending)
 
-    async def _serve_image(self, context: _Context, call: str, work: Callable[[], Awaitable[T]]) -> T:
-        async def permitted(caller: Certificate) -> T:
+    async def _serve_image(self, context: _Context, method: str, summary: str, work: Callable[[], Awaitable[T]]) -> T:
+        async def permitted(call: AuditedCall) -> T:
+            call.about(summary)
             # An image belongs to no environment.
-            async with self._rights.during(caller, Action.SEND_IMAGES):
+            async with self._rights.during(call.certificate, Action.SEND_IMAGES):
                 return await work()
 
-        return await self._serve(context, call, permitted)
+        return await self._serve(context, method, permitted)
 
-    async def _serve(self, context: _Context, call: str, work: Callable[[Certificate], Awaitable[T]]) -> T:
+    async def _serve(self, context: _Context, method: str, work: Callable[[AuditedCall], Awaitable[T]]) -> T:
         """Run ``work`` for an operator; any error becomes a refusal."""
         ended = asyncio.Event()
         self._calls.add(ended)
+        identities = context.auth_context()
+        call = audited_call(identities, context.peer(), method)
         try:
-            identities = context.auth_context()
             name = auth.operator_name(identities)
-            _log.info("API call", call=call, caller=name, peer=context.peer())
-            return await work(certificate_of(identities))
+            _log.info("API call", call=method, caller=name, peer=context.peer())
+            return await work(call)
         except Exception as error:  # noqa: BLE001 - reported to the caller; bugs are logged
             refused = auth.refusal_of(error)
             if refused.code is _Code.INTERNAL:
-                _log.exception("internal error in a call", call=call)
+                _log.exception("internal error in a call", call=method)
+            await self.audit.refused(call, refused)
             await auth.abort(context, self._node, refused)
         finally:
             self._calls.discard(ended)
             ended.set()
 
-    async def _diagnose(self, caller: Certificate) -> DiagnoseAnswer:
-        async with self._rights.during(caller, Action.DIAGNOSE):
-            return await self._diagnosis.answer(lambda paths: self._rights.visible(caller, paths))
+    async def _known_values(self, path: str, service: str) -> list[str]:
+        """Return the values of a service's secrets on this node."""
+        try:
+            desired = self._assignments.get(EnvironmentRef.parse(path)).desired
+        except ValueError:
+            return []
+        if desired is None:
+            return []
+        return await self._decrypt_threads.run(lambda: self._decrypter.known_values(desired, service))
+
+    async def _diagnose(self, call: AuditedCall) -> DiagnoseAnswer:
+        call.about("diagnose the node")
+        async with self._rights.during(call.certificate, Action.DIAGNOSE):
+            await self.audit.began(call)
+            return await self._diagnosis.answer(lambda paths: self._rights.visible(call.certificate, paths))
 
     async def _logs(
-        self, caller: Certificate, request: LogsRequest, answer: Callable[[LogsAnswer], Awaitable[None]]
+        self, call: AuditedCall, request: LogsRequest, answer: Callable[[LogsAnswer], Awaitable[None]]
     ) -> None:
-        async with self._environment(caller, Action.READ_LOGS, request.environment) as (ref, desired, containers):
+        whose = ", ".join(request.services) or (f"task {request.task}" if request.task else "all services")
+        call.about(f"read the logs of {whose} in {request.environment}", request.environment, request.services)
+        async with self._environment(call, Action.READ_LOGS, request.environment) as (ref, desired, containers):
+            await self.audit.began(call)
             if past_logs.is_about_past(request):
                 await self._past_logs(ref, containers, request, answer)
                 return
@@ -175,29 +204,35 @@ class AgentService:
             ids = frozenset(container.id for container in present)
             await LogTail(self._engine, str(ref), request, answer, only=ids).run()
 
-    async def _exec(self, caller: Certificate, requests: Requests, answer: Answer) -> None:
+    async def _exec(self, call: AuditedCall, requests: Requests, answer: Answer) -> None:
         start = await first_request(requests, "command")
-        async with self._environment(caller, Action.EXECUTE, start.environment) as (ref, desired, containers):
-            if not 0 < len(start.command.command) <= _MAX_ARGUMENTS:
+        service, words = start.command.service, start.command.command
+        call.about(f"exec in {service} of {start.environment}", start.environment, [service], words)
+        async with self._environment(call, Action.EXECUTE, start.environment) as (ref, desired, containers):
+            if not 0 < len(words) <= _MAX_ARGUMENTS:
                 raise CallRefused(_Code.INVALID_ARGUMENT, f"a command must have 1 to {_MAX_ARGUMENTS} arguments")
-            service = start.command.service
             targets.check_services(ref, self._node, [service], targets.services(desired, containers))
             execution = ContainerExec(self._engine, targets.running(desired, containers, service, self._node).id)
-            try:
-                await execution.run(start, requests, answer)
-            finally:
-                self._end_in_background(execution.abandon())
+            async with self.audit.during(call):
+                try:
+                    await execution.run(start, requests, call.noting_exit(answer))
+                finally:
+                    self._end_in_background(execution.abandon())
 
-    async def _run_task(self, caller: Certificate, requests: Requests, answer: Answer) -> None:
+    async def _run_task(self, call: AuditedCall, requests: Requests, answer: Answer) -> None:
         start = await first_request(requests, "task")
-        async with self._environment(caller, Action.EXECUTE, start.environment) as (ref, desired, _):
+        task = start.task
+        summary = f"run task {task.name} in {task.service} of {start.environment}"
+        call.about(summary, start.environment, [task.service], (*task.command, *task.args))
+        async with self._environment(call, Action.EXECUTE, start.environment) as (ref, desired, _):
             try:
-                check_name("task", start.task.name)
+                check_name("task", task.name)
             except InvalidName as error:
                 raise CallRefused(_Code.INVALID_ARGUMENT, str(error)) from error
             known = desired.services if desired is not None else ()
-            targets.check_services(ref, self._node, [start.task.service], known)
-            await self._run_one_off(desired, start, requests, answer)
+            targets.check_services(ref, self._node, [task.service], known)
+            async with self.audit.during(call):
+                await self._run_one_off(desired, start, requests, call.noting_exit(answer))
 
     async def _run_one_off(self, desired: Desired | None, start: RunStart, requests: Requests, answer: Answer) -> None:
         if desired is None:
@@ -210,10 +245,10 @@ class AgentService:
 
     @asynccontextmanager
     async def _environment(
-        self, caller: Certificate, action: Action, path: str
+        self, call: AuditedCall, action: Action, path: str
     ) -> AsyncIterator[tuple[EnvironmentRef, Desired | None, tuple[Container, ...]]]:
         """Permit the block to the caller, with an environment, its desired state, and its containers on this node."""
-        ref = targets.parsed(path)
+        ref, caller = targets.parsed(path), call.certificate
         async with self._rights.during(caller, action, path):
             known = {str(environment) for environment in self._assignments.environments}
             here = self._rights.visible(caller, known | self._engine.cache.environments)

@@ -69,9 +69,9 @@ def rotate(
 ) -> None:
     """Replace the CA of the cluster, step by step.
 
-    Nothing is interrupted. Run the command, do what it prints, and run it again, until it says that the rotation is complete. First everybody
-    trusts the new CA beside the present one. Then the new CA signs all certificates. At last nobody trusts the former
-    one. Each step checks that all gateways and agents have followed.
+    Nothing is interrupted. Run the command, do what it prints, and run it again, until it says that the rotation is
+    complete. First everybody trusts the new CA beside the present one. Then the new CA signs all certificates. At last
+    nobody trusts the former one. Each step checks that all gateways and agents have followed.
 
     \b
     Example:

@@ -9,20 +9,13 @@ from typing import TYPE_CHECKING, Final
 
 from devopsellence.controller.gateway.rules.caller import Role
 from devopsellence.controller.gateway.rules.refusal import RefusalKind, Refused, invalid
+from devopsellence.rate import Rate, TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _KIB: Final = 1024
 _MIB: Final = 1024 * _KIB
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """Amount that may be used at once, and that is regained each second."""
-
-    burst: float
-    per_second: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,23 +89,6 @@ PROFILES: Final[Mapping[Role, LimitProfile]] = {
         ttl=(1, 100 * _DAY),
     ),
 }
-
-
-class TokenBucket:
-    """Bucket of tokens that fills at a rate."""
-
-    def __init__(self, rate: Rate, now: float) -> None:
-        self._rate = rate
-        self._left = rate.burst
-        self._at = now
-
-    def has(self, amount: float, now: float) -> bool:
-        self._left = min(self._rate.burst, self._left + (now - self._at) * self._rate.per_second)
-        self._at = now
-        return amount <= self._left
-
-    def take(self, amount: float) -> None:
-        self._left -= amount
 
 
 @dataclass(frozen=True, slots=True)

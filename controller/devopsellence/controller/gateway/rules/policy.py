@@ -221,6 +221,12 @@ def written_in(operations: Iterable[rpc.RequestOp]) -> list[KeyRange]:
     return ranges
 
 
+def read_in(operations: Iterable[rpc.RequestOp]) -> list[KeyRange]:
+    """Return the keys that ``operations`` read."""
+    ranges = [operation.request_range for operation in operations if operation.HasField("request_range")]
+    return [KeyRange(asked.key, asked.range_end) for asked in ranges]
+
+
 def cost_of(keys: Keys, puts: Sequence[rpc.PutRequest], deletes: int = 0) -> WriteCost:
     """Return the cost of writes and deletions."""
     sizes = [(kind_name(keys, text_of(put.key)) == "events", len(put.key) + len(put.value)) for put in puts]

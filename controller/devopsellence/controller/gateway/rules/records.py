@@ -23,7 +23,10 @@ from devopsellence.store.size import MAX_RECORD_BYTES, REPORT_BYTES, RecordTooLa
 
 #: Source of the events that operators write.
 OPERATOR_SOURCE: Final = "cli"
-_COMPARED: Final = ("nodes", "secrets", "certificates", "events", "environments", "operators", "access/operators")
+_COMPARED: Final = (
+    *("nodes", "secrets", "certificates", "events", "environments", "operators"),
+    *("access/operators", "access/denied"),
+)
 _Fields = Mapping[str, object]
 
 

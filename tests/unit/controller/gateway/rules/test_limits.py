@@ -5,14 +5,7 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.controller.gateway.rules.caller import Role
-from devopsellence.controller.gateway.rules.limits import (
-    PROFILES,
-    CallerLimits,
-    LimitTable,
-    Rate,
-    TokenBucket,
-    WriteCost,
-)
+from devopsellence.controller.gateway.rules.limits import PROFILES, CallerLimits, LimitTable, WriteCost
 from devopsellence.controller.gateway.rules.refusal import RefusalKind, Refused
 
 NODE = PROFILES[Role.NODE]
@@ -20,15 +13,6 @@ NODE = PROFILES[Role.NODE]
 
 def limits() -> CallerLimits:
     return CallerLimits(NODE, 0.0)
-
-
-def test_bucket_fills_up_to_its_burst() -> None:
-    bucket = TokenBucket(Rate(10, 2), 0.0)
-    bucket.take(10)
-    assert not bucket.has(1, 0.4)
-    assert bucket.has(1, 0.5)
-    assert bucket.has(10, 100.0)
-    assert not bucket.has(11, 1000.0)
 
 
 @pytest.mark.parametrize(
