@@ -45,13 +45,14 @@ async def renew_if_due(etcd: Etcd) -> None:
 
 async def _renew(etcd: Etcd, ca_cert: Path, cert: Path, key: Path) -> None:
     # Imported late, because most commands do not get here.
-    from devopsellence.certificates.renewal import RenewalFailed, install, read_certificate
+    from devopsellence.certificates.renewal import RenewalFailed, check_replaceable, install, read_certificate
     from devopsellence.certificates.request import new_request
     from devopsellence.server_certificate import CertificateFiles
 
     files = CertificateFiles(ca_cert, cert, key)
     try:
         async with asyncio.timeout(_SECONDS):
+            check_replaceable(files)
             before, request = read_certificate(files), new_request()
             chain = await etcd.renew_certificate(request.csr)
             install(files, KeyPair(chain, request.key), before)
