@@ -46,8 +46,8 @@ class CertificateRequest:
 
     ``common_name`` is the identity. ``server_names`` are the DNS names and IP addresses of a server; empty in a client
     certificate. Server certificates are client certificates as well, because etcd members connect to each other.
-    ``client_names`` are further DNS names, by which a server chooses its clients. ``unit`` is for people and gives no
-    access. ``life`` is that of a leaf by an issuing authority.
+    ``client_names`` are further DNS names, by which a server chooses its clients. ``unit`` is for people, but
+    for ``subjects.FIXED_TERM``, and gives no access. ``life`` is that of a leaf by an issuing authority.
     """
 
     common_name: str
@@ -324,6 +324,13 @@ def certificate_end(pem: bytes) -> datetime.datetime:
 def common_name(certificate: x509.Certificate) -> str:
     """Return the common name of a certificate; "" for none."""
     return "".join(str(part.value) for part in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME))
+
+
+def unit(certificate: x509.Certificate) -> str:
+    """Return the unit of a certificate; "" for none."""
+    return "".join(
+        str(part.value) for part in certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
+    )
 
 
 def _builder(

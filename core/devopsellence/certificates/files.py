@@ -53,10 +53,11 @@ def locked(folder: Path) -> Iterator[None]:
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Busy(f"another process is replacing certificates in {folder}") from error
         yield
-    except BlockingIOError as error:
-        raise Busy(f"another process is replacing certificates in {folder}") from error
     finally:
         os.close(descriptor)
 

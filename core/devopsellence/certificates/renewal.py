@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,6 +59,22 @@ def read_certificate(files: CertificateFiles) -> InstalledCertificate:
         return InstalledCertificate(pem, Life(*validity(pem)))
     except (OSError, ValueError) as error:
         raise RenewalFailed(f"cannot read the certificate {files.certificate}: {error}") from error
+
+
+def check_replaceable(files: CertificateFiles) -> None:
+    """Check that this process can replace the files, before a certificate is signed for nothing. Blocks.
+
+    Raises:
+        RenewalFailed: they belong to another user, who could not read the new ones, or the folder cannot be written.
+    """
+    try:
+        owner = files.key.stat().st_uid
+    except OSError as error:
+        raise RenewalFailed(f"cannot read the key {files.key}: {error.strerror}") from error
+    if owner != os.geteuid():
+        raise RenewalFailed(f"{files.key} belongs to another user")
+    if not os.access(files.certificate.parent, os.W_OK):
+        raise RenewalFailed(f"the folder {files.certificate.parent} cannot be written")
 
 
 def install(files: CertificateFiles, renewed: KeyPair, before: InstalledCertificate) -> None:
@@ -132,6 +149,7 @@ class Renewer:
         return min(left, _LOOK_AGAIN_SECONDS)
 
     async def _replace(self, before: InstalledCertificate) -> None:
+        await asyncio.to_thread(check_replaceable, self._files)
         await asyncio.to_thread(install, self._files, await self._renew(), before)
         found = await self._look()
         _log.info("certificate renewed", serial=found.serial, expires=f"{found.life.ends:%Y-%m-%d}")

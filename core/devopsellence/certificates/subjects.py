@@ -17,6 +17,8 @@ from devopsellence.store.settings import ETCD_CLIENT_NAME, ETCD_SERVER_NAME
 
 #: Required common name of etcd's peers. The certificate gives no access to keys.
 MEMBER_COMMON_NAME: Final = "etcd"
+#: Unit of certificates that end when they were meant to: whoever has one cannot renew it.
+FIXED_TERM: Final = "fixed term"
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -41,13 +43,13 @@ def root() -> CertificateRequest:
     return CertificateRequest(USER_OPERATOR, client_names=(ETCD_CLIENT_NAME,), life=LONG_LIFE)
 
 
-def operator(name: str) -> CertificateRequest:
-    """Return the request for the operator ``name``.
+def operator(name: str, *, fixed_term: bool = False) -> CertificateRequest:
+    """Return the request for the operator ``name``; ``fixed_term``: gateways do not renew the certificate.
 
     Raises:
         InvalidName: ``name`` is not valid. CertificateError: ``name`` is too long for a certificate.
     """
-    request = CertificateRequest(user_of_operator(name))
+    request = CertificateRequest(user_of_operator(name), unit=FIXED_TERM if fixed_term else "")
     longest = MAX_COMMON_NAME - (len(request.common_name) - len(name))
     if len(name) > longest:
         raise CertificateError(

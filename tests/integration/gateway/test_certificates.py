@@ -226,6 +226,22 @@ async def test_signed_life_is_as_asked(gateway: RunningGateway) -> None:
             await etcd.sign_certificate(new_request().csr, "operator:vic", datetime.timedelta(days=91))
 
 
+async def test_certificate_for_a_fixed_term_cannot_be_extended(gateway: RunningGateway, tmp_path: Path) -> None:
+    request = new_request()
+    async with Etcd(gateway.root()) as etcd:
+        chain = await etcd.sign_certificate(request.csr, "operator:amy", datetime.timedelta(hours=2))
+    files = CertificateFiles(gateway.authority.ca_cert, tmp_path / "tls.crt", tmp_path / "tls.key")
+    files.certificate.write_bytes(chain)
+    files.key.write_bytes(request.key)
+    async with Etcd(settings_with(gateway.root(), files)) as etcd:
+        assert await etcd.get(etcd.keys.operator_access("amy"))
+        with pytest.raises(PermissionDenied, match="fixed term"):
+            await etcd.renew_certificate(new_request().csr)
+        for identity in ("operator:amy", "operator:vic", "node:uid-n1"):
+            with pytest.raises(PermissionDenied, match="fixed term"):
+                await etcd.sign_certificate(new_request().csr, identity)
+
+
 async def test_gateway_without_an_authority_signs_nothing(etcd_server: EtcdServer, authority: Authority) -> None:
     settings = etcd_server.settings(f"/test-{uuid.uuid4().hex[:12]}/")
     async with running_gateway(settings, authority) as running:

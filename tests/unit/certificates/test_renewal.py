@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from devopsellence.certificates.files import Busy, KeyPair, locked
-from devopsellence.certificates.renewal import RenewalFailed, install, read_certificate
+from devopsellence.certificates.renewal import RenewalFailed, check_replaceable, install, read_certificate
 from devopsellence.server_certificate import CertificateFiles
 from tests.support.authority import Authority
 
@@ -65,6 +65,23 @@ def test_certificate_that_was_replaced_meanwhile_stays(files: CertificateFiles, 
 def test_two_processes_do_not_install_at_once(files: CertificateFiles, authority: Authority) -> None:
     with locked(files.certificate.parent), pytest.raises(Busy):
         install(files, renewed_by(authority), read_certificate(files))
+
+
+def test_files_of_another_user_are_left_alone(files: CertificateFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_replaceable(files)
+    monkeypatch.setattr("os.geteuid", lambda: files.key.stat().st_uid + 1)
+    with pytest.raises(RenewalFailed, match=r"own\.key belongs to another user"):
+        check_replaceable(files)
+
+
+def test_folder_that_cannot_be_written_is_named(files: CertificateFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Root may write to every folder but one on a read-only file system.
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(RenewalFailed, match="cannot be written"):
+        check_replaceable(files)
+    files.key.unlink()
+    with pytest.raises(RenewalFailed, match=r"cannot read the key .*own\.key"):
+        check_replaceable(files)
 
 
 def test_missing_certificate_is_named(files: CertificateFiles) -> None:

@@ -85,7 +85,7 @@ def sign_operator(
         CliError: ``invalid_name`` (exit code 2).
     """
     try:
-        return authority.issue(subjects.operator(name), at, life=life)
+        return authority.issue(subjects.operator(name, fixed_term=True), at, life=life)
     except CertificateError as error:
         raise CliError("invalid_name", str(error), exit_code=2) from error
 

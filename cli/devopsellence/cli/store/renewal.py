@@ -13,7 +13,7 @@ from devopsellence.access.certificate import validity
 from devopsellence.api.v1.stored_pb2 import Authorities
 from devopsellence.certificates.files import Busy, KeyPair, finish_replacement
 from devopsellence.certificates.life import Life
-from devopsellence.certificates.renewal import RenewalFailed, install, read_certificate
+from devopsellence.certificates.renewal import RenewalFailed, check_replaceable, install, read_certificate
 from devopsellence.certificates.trust import AuthorityNeeded, should_renew, trust
 from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.codec import decode
@@ -79,6 +79,7 @@ async def _renew(etcd: Etcd, files: CertificateFiles) -> None:
     # Imported late, because most commands do not get here.
     from devopsellence.certificates.request import new_request
 
+    check_replaceable(files)
     before, request = read_certificate(files), new_request()
     try:
         chain = await etcd.renew_certificate(request.csr)

@@ -19,13 +19,14 @@ from devopsellence.certificates.authority import (
     CertificateRequest,
     fingerprint,
     life_of,
+    unit,
 )
 from devopsellence.certificates.issuing import IssuingFiles
 from devopsellence.certificates.request import InvalidRequest, key_in
 from devopsellence.controller.gateway.admission import Admission, AdmittedCall
 from devopsellence.controller.gateway.rules.grants import KeyRange
 from devopsellence.controller.gateway.rules.refusal import RefusalKind, Refused, invalid
-from devopsellence.controller.gateway.rules.signing import granted_life, own_subject, subject_for
+from devopsellence.controller.gateway.rules.signing import check_renewable, granted_life, own_subject, subject_for
 from devopsellence.controller.gateway.upstream import Upstream
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store.codec import encode
@@ -48,15 +49,22 @@ class CertificateService(CertificatesServicer):
 
     async def Renew(self, request: RenewRequest, context: _Context) -> SignedCertificate:  # noqa: N802
         async with self._admission.admitted(context, "Renew", request) as call:
-            identities = self._admission.identities
-            return await self._signed(call, own_subject(call.caller, identities.policy), request.csr, None)
+            _check_renewable(context)
+            return await self._signed(call, own_subject(call.caller), request.csr, None)
 
     async def Sign(self, request: SignRequest, context: _Context) -> SignedCertificate:  # noqa: N802
         async with self._admission.admitted(context, "Sign", request) as call:
             identities = self._admission.identities
             identities.check_current()
-            subject = subject_for(call.caller, request.identity, identities.policy, identities.node_with_uid)
+            _check_renewable(context)
             asked = request.life.ToTimedelta() if request.HasField("life") else None
+            subject = subject_for(
+                call.caller,
+                request.identity,
+                identities.policy,
+                identities.node_with_uid,
+                fixed_term=asked is not None,
+            )
             return await self._signed(call, subject, request.csr, granted_life(asked))
 
     async def _signed(
@@ -107,3 +115,9 @@ class CertificateService(CertificatesServicer):
         put = rpc.PutRequest(key=key, value=encode(record), lease=granted.ID)
         await self._upstream.put(put, call.seconds)
         return put
+
+
+def _check_renewable(context: _Context) -> None:
+    """Refuse a caller whose certificate is for a fixed term."""
+    for pem in context.auth_context().get("x509_pem_cert") or ():
+        check_renewable(unit(x509.load_pem_x509_certificate(pem)))

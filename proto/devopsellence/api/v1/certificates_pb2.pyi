@@ -56,7 +56,9 @@ class SignRequest(_message.Message):
     """"operator:<name>" or "node:<uid>" """
     @_builtins.property
     def life(self) -> _duration_pb2.Duration:
-        """Absent: 90 days, which is also the most."""
+        """Absent: 90 days, which is also the most, renewed by its owner. Given, for operators alone: the certificate is for a
+        fixed term, and nothing is signed for its owner.
+        """
 
     def __init__(
         self,

@@ -24,19 +24,26 @@ from devopsellence.names import NAME, InvalidName
 _LEAST_LIFE: Final = datetime.timedelta(minutes=5)
 
 
-def own_subject(caller: Caller, policy: AccessPolicy) -> CertificateRequest:
+def check_renewable(unit: str) -> None:
+    """Check that the owner of a certificate may have further ones signed, by the unit in that certificate.
+
+    Raises:
+        Refused: it is for a fixed term, which its owner could otherwise extend, also in another name.
+    """
+    if unit == subjects.FIXED_TERM:
+        raise denied("the certificate is for a fixed term: nothing is signed for it")
+
+
+def own_subject(caller: Caller) -> CertificateRequest:
     """Return the content of a new certificate of the caller.
 
     Raises:
-        Refused: the caller's certificates are not signed by gateways, or it is a token, whose end was chosen.
+        Refused: the caller's certificates are not signed by gateways.
     """
     match caller.role:
         case Role.NODE:
             return subjects.node(caller.name, caller.uid)
         case Role.OPERATOR:
-            access = policy.operators.get(caller.name)
-            if access is not None and access.tokens:
-                raise denied("a token is not renewed; create another one")
             return subjects.operator(caller.name)
         case Role.ROOT:
             return subjects.root()
@@ -45,9 +52,16 @@ def own_subject(caller: Caller, policy: AccessPolicy) -> CertificateRequest:
 
 
 def subject_for(
-    caller: Caller, identity: str, policy: AccessPolicy, node_with_uid: Callable[[str], str]
+    caller: Caller,
+    identity: str,
+    policy: AccessPolicy,
+    node_with_uid: Callable[[str], str],
+    *,
+    fixed_term: bool = False,
 ) -> CertificateRequest:
     """Return the content of a certificate for ``identity``, a node or an operator other than root.
+
+    ``fixed_term``: its life was chosen, so it is not renewed; for operators alone.
 
     An operator's certificate gives its owner that operator's rights, so the caller must have all of them. An operator
     without rights gets no certificate: it would be worth something only later.
@@ -63,6 +77,8 @@ def subject_for(
         if (uid := identity.removeprefix(NODE_PREFIX)) != identity:
             if not (NAME.match(uid) and (node := node_with_uid(uid))):
                 raise denied("no node is registered with the uid of the identity")
+            if fixed_term:
+                raise invalid("a node's certificate has no life of the caller's choice, because the node renews it")
             return subjects.node(node, uid)
         if (operator := identity.removeprefix(OPERATOR_PREFIX)) != identity:
             rights = policy.rights(Certificate(identity))
@@ -70,7 +86,7 @@ def subject_for(
                 for role, pattern in sorted(rights.grants):
                     if not caller.rights.permit_granting(role, pattern):
                         raise denied(f"{identity} has the role {role} in {pattern}, which the caller may not give")
-            return subjects.operator(operator)
+            return subjects.operator(operator, fixed_term=fixed_term)
     except AccessDenied as error:
         raise denied(str(error)) from error
     except (InvalidName, CertificateError) as error:

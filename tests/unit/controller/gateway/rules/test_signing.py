@@ -15,7 +15,7 @@ from devopsellence.certificates.authority import CertificateRequest
 from devopsellence.certificates.life import LEAF_LIFE
 from devopsellence.controller.gateway.rules.caller import Caller
 from devopsellence.controller.gateway.rules.refusal import RefusalKind, Refused
-from devopsellence.controller.gateway.rules.signing import granted_life, own_subject, subject_for
+from devopsellence.controller.gateway.rules.signing import check_renewable, granted_life, own_subject, subject_for
 from tests.unit.controller.gateway.rules.gateway_builders import ABE, AMY, ANN, CONTROLLER, NODE, ROOT
 
 ROLES = {
@@ -40,19 +40,12 @@ def allowed(caller: Caller, identity: str) -> CertificateRequest:
     ids=["node", "operator", "root"],
 )
 def test_caller_renews_its_own_identity(caller: Caller, subject: CertificateRequest) -> None:
-    assert own_subject(caller, POLICY) == subject
+    assert own_subject(caller) == subject
 
 
 def test_controller_renews_nothing_here() -> None:
     with pytest.raises(Refused, match="controllers sign their certificates themselves"):
-        own_subject(CONTROLLER, POLICY)
-
-
-def test_token_ends_when_it_was_to_end() -> None:
-    record = record_of("ann", Rights(frozenset({(Role.DEPLOYER, "*")})))
-    record.tokens.add(serial="c0ffee")
-    with pytest.raises(Refused, match="a token is not renewed"):
-        own_subject(ANN, AccessPolicy({"ann": record}))
+        own_subject(CONTROLLER)
 
 
 @pytest.mark.parametrize("caller", [AMY, ROOT], ids=["admin", "root"])
@@ -106,6 +99,17 @@ def test_admin_has_no_certificate_signed_with_more_rights_than_its_own() -> None
     with pytest.raises(Refused, match="operator:dan has the role deployer in acme/shop/production"):
         allowed(AMY, "operator:dan")
     assert allowed(ROOT, "operator:dan") == subjects.operator("dan")
+
+
+def test_certificate_for_a_fixed_term_is_an_operators_and_renews_nothing() -> None:
+    fixed = subject_for(AMY, "operator:vic", POLICY, lambda _: "n1", fixed_term=True)
+    assert fixed == subjects.operator("vic", fixed_term=True)
+    with pytest.raises(Refused, match="fixed term"):
+        check_renewable(fixed.unit)
+    for unit in ("", subjects.node("n1", "u1").unit):
+        check_renewable(unit)
+    with pytest.raises(Refused, match="because the node renews it"):
+        subject_for(AMY, "node:u1", POLICY, lambda _: "n1", fixed_term=True)
 
 
 def test_life_is_bounded() -> None:
