@@ -66,8 +66,9 @@ class StartSequence:
 
         def edit(before: Node | None) -> Node:
             node = registered(before, self._state, labels)
-            if not node.HasField("approval"):
-                approve_node(etcd.settings, node)
+            if before is None or before.uid != node.uid or not before.HasField("approval"):
+                # As the operator, who would have registered the node: a controller approves no recipients.
+                approve_node(settings_of(self._layout, self._state, OPERATOR), node)
             return node
 
         return await change(etcd, key, Node, edit)
