@@ -13,8 +13,8 @@ from typing import Final
 
 from devopsellence.controller.gateway.upstream import Upstream
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
-from devopsellence.store.connection import EtcdStream
-from devopsellence.store.errors import StoreError, Unavailable
+from devopsellence.store.client.stream import EtcdStream
+from devopsellence.store.errors import StoreError, Unavailable, first_error
 
 #: Streams to etcd. A member answers one keepalive of a stream after the other, and asks the leader about each.
 STREAMS: Final = 16
@@ -100,7 +100,7 @@ class _SharedStream:
                 tasks.create_task(self._receive(stream))
                 tasks.create_task(self._watch_deadlines())
         except* StoreError as group:
-            error = _first(group)
+            error = first_error(group)
         finally:
             self._task = None
             if stream is not None:
@@ -146,9 +146,3 @@ class _SharedStream:
                 renewal.answer.set_exception(error)
         self._unanswered.clear()
         self._unsent.clear()
-
-
-def _first(group: BaseExceptionGroup[StoreError]) -> StoreError:
-    """Return the first error of a group and of the groups in it."""
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
