@@ -41,15 +41,15 @@ class Keepalives:
         self._streams = [_SharedStream(upstream) for _ in range(STREAMS)]
         self._gathering: asyncio.TimerHandle | None = None
 
-    async def renew(self, request: rpc.LeaseKeepAliveRequest) -> rpc.LeaseKeepAliveResponse:
-        """Pass a keepalive on and return etcd's answer.
+    def renew(self, request: rpc.LeaseKeepAliveRequest) -> asyncio.Future[rpc.LeaseKeepAliveResponse]:
+        """Pass a keepalive on and return etcd's answer to come.
 
-        Raises:
-            Unavailable and further errors of the store: etcd did not answer; the keepalive may have been received.
+        The answer raises Unavailable and further errors of the store: etcd did not answer; the keepalive may have been
+        received.
         """
         if self._gathering is None:
             self._gathering = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._flush)
-        return await self._streams[request.ID % STREAMS].renew(request)
+        return self._streams[request.ID % STREAMS].renew(request)
 
     def _flush(self) -> None:
         self._gathering = None
@@ -72,14 +72,14 @@ class _SharedStream:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    async def renew(self, request: rpc.LeaseKeepAliveRequest) -> rpc.LeaseKeepAliveResponse:
+    def renew(self, request: rpc.LeaseKeepAliveRequest) -> asyncio.Future[rpc.LeaseKeepAliveResponse]:
         loop = asyncio.get_running_loop()
         renewal = _Renewal(request, loop.create_future(), loop.time() + _TIMEOUT)
         self._unsent.append(renewal)
         if self._task is None:
             # A task of its own: a caller that goes away while its keepalive is sent would cancel the stream of all.
             self._task = asyncio.create_task(self._serve(), name="keepalives of the gateway")
-        return await renewal.answer
+        return renewal.answer
 
     def flush(self) -> None:
         """Send what waits."""
@@ -134,15 +134,20 @@ class _SharedStream:
         Raises:
             Unavailable: the deadline has passed.
         """
+        loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(_TIMEOUT / 5)
             waiting = self._unanswered or self._unsent
-            if waiting and waiting[0].deadline <= asyncio.get_running_loop().time():
+            # A keepalive that comes during the sleep has a later deadline.
+            left = waiting[0].deadline - loop.time() if waiting else _TIMEOUT
+            if left <= 0:
                 raise Unavailable(f"keep leases alive: no answer from etcd for {_TIMEOUT:.0f} s")
+            await asyncio.sleep(left)
 
     def _fail(self, error: StoreError) -> None:
         for renewal in (*self._unanswered, *self._unsent):
             if not renewal.answer.done():
                 renewal.answer.set_exception(error)
+                # Its caller may be gone: then nobody asks for the error.
+                renewal.answer.exception()
         self._unanswered.clear()
         self._unsent.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import grpc
 import grpc.aio
@@ -24,6 +24,13 @@ from devopsellence.store.errors import StoreError
 _AHEAD: Final = 64
 _Context = grpc.aio.ServicerContext[Any, Any]
 _ATTEMPTS: Final = 5
+
+
+class _Renewal(NamedTuple):
+    """Keepalive that was passed on."""
+
+    sent: float
+    answer: asyncio.Future[rpc.LeaseKeepAliveResponse]
 
 
 class LeaseService:
@@ -91,45 +98,45 @@ class LeaseService:
     ) -> None:
         async with self._admission.admitted(context, "LeaseKeepAlive", stream=True) as call:
             # In order of the requests, and None at their end. Several at a time: each waits for those of other callers.
-            answers: asyncio.Queue[asyncio.Task[rpc.LeaseKeepAliveResponse] | None] = asyncio.Queue(_AHEAD)
-            reading = asyncio.ensure_future(self._renew_all(call, request_iterator, answers))
+            renewals: asyncio.Queue[_Renewal | None] = asyncio.Queue(_AHEAD)
+            reading = asyncio.ensure_future(self._renew_all(call, request_iterator, renewals))
             try:
-                while (answer := await answers.get()) is not None:
-                    await context.write(await answer)
+                while (renewal := await renewals.get()) is not None:
+                    answer = await renewal.answer
+                    if answer.TTL > 0:
+                        # Counted from the moment of sending, as its owner does.
+                        call.limits.lease_held(answer.ID, answer.TTL, renewal.sent)
+                    await context.write(answer)
                 await reading
             except StoreError as error:
                 raise failure_of(error) from error
             finally:
                 reading.cancel()
-                left = [task for task in (answers.get_nowait() for _ in range(answers.qsize())) if task is not None]
-                for task in left:
-                    task.cancel()
-                await asyncio.gather(reading, *left, return_exceptions=True)
+                # Room for the end of the requests.
+                while not renewals.empty():
+                    renewals.get_nowait()
+                await asyncio.gather(reading, return_exceptions=True)
 
     async def _renew_all(
         self,
         call: AdmittedCall,
         requests: AsyncIterator[rpc.LeaseKeepAliveRequest],
-        answers: asyncio.Queue[asyncio.Task[rpc.LeaseKeepAliveResponse] | None],
+        renewals: asyncio.Queue[_Renewal | None],
     ) -> None:
         try:
             async for request in requests:
-                await answers.put(asyncio.ensure_future(self._kept_alive(call, request)))
+                await renewals.put(self._renew(call, request))
         finally:
-            await answers.put(None)
+            await renewals.put(None)
 
-    async def _kept_alive(self, call: AdmittedCall, request: rpc.LeaseKeepAliveRequest) -> rpc.LeaseKeepAliveResponse:
+    def _renew(self, call: AdmittedCall, request: rpc.LeaseKeepAliveRequest) -> _Renewal:
         policy.check_understood(request)
         # The caller may have lost its access since the stream was opened.
         self._admission.identities.caller([call.caller.identity], call.serial)
         _check_owner(call, request.ID)
         now = asyncio.get_running_loop().time()
         call.limits.check_renewal(now)
-        answer = await self._keepalives.renew(request)
-        if answer.TTL > 0:
-            # Counted from the moment of sending, as its owner does.
-            call.limits.lease_held(answer.ID, answer.TTL, now)
-        return answer
+        return _Renewal(now, self._keepalives.renew(request))
 
 
 def _check_owner(call: AdmittedCall, lease: int) -> None:
