@@ -89,7 +89,7 @@ async def test_owners_that_leave_in_the_middle_of_a_keepalive_disturb_no_other(
 
 
 async def test_many_leases_of_one_stream_are_kept_alive(gateway: RunningGateway) -> None:
-    """None may wait for the answers to those before it: each of these waits for the keepalives of other callers."""
+    """A stream's keepalives are answered one after the other: none may wait for those of other callers."""
     async with Etcd(gateway.controller()) as etcd, LeaseKeeper(etcd) as keeper:
         leases = [await keeper.grant(TTL) for _ in range(50)]
         await asyncio.sleep(3 * TTL)

@@ -41,15 +41,19 @@ class Keepalives:
         self._streams = [_SharedStream(upstream) for _ in range(STREAMS)]
         self._gathering: asyncio.TimerHandle | None = None
 
-    def renew(self, request: rpc.LeaseKeepAliveRequest) -> asyncio.Future[rpc.LeaseKeepAliveResponse]:
-        """Pass a keepalive on and return etcd's answer to come.
+    def renew(self, request: rpc.LeaseKeepAliveRequest, *, hurry: bool) -> asyncio.Future[rpc.LeaseKeepAliveResponse]:
+        """Pass a keepalive on, without ``hurry`` together with others, and return etcd's answer to come.
 
         The answer raises Unavailable and further errors of the store: etcd did not answer; the keepalive may have been
         received.
         """
-        if self._gathering is None:
+        stream = self._streams[request.ID % STREAMS]
+        answer = stream.add(request)
+        if hurry:
+            stream.flush()
+        elif self._gathering is None:
             self._gathering = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._flush)
-        return self._streams[request.ID % STREAMS].renew(request)
+        return answer
 
     def _flush(self) -> None:
         self._gathering = None
@@ -72,7 +76,8 @@ class _SharedStream:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def renew(self, request: rpc.LeaseKeepAliveRequest) -> asyncio.Future[rpc.LeaseKeepAliveResponse]:
+    def add(self, request: rpc.LeaseKeepAliveRequest) -> asyncio.Future[rpc.LeaseKeepAliveResponse]:
+        """Add a keepalive, to be sent with the next :meth:`flush`; return its answer."""
         loop = asyncio.get_running_loop()
         renewal = _Renewal(request, loop.create_future(), loop.time() + _TIMEOUT)
         self._unsent.append(renewal)
@@ -82,8 +87,9 @@ class _SharedStream:
         return renewal.answer
 
     def flush(self) -> None:
-        """Send what waits."""
-        self._wake.set()
+        """Send what was added."""
+        if self._unsent:
+            self._wake.set()
 
     def close(self) -> None:
         if self._task is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -20,17 +20,10 @@ from devopsellence.controller.gateway.upstream import Upstream, UpstreamFailed, 
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store.errors import StoreError
 
-#: Keepalives of one stream that wait for an answer; a further one is not read before.
-_AHEAD: Final = 64
 _Context = grpc.aio.ServicerContext[Any, Any]
 _ATTEMPTS: Final = 5
-
-
-class _Renewal(NamedTuple):
-    """Keepalive that was passed on."""
-
-    sent: float
-    answer: asyncio.Future[rpc.LeaseKeepAliveResponse]
+#: Seconds between two keepalives of a stream after which the second does not hurry, as that of an agent's one lease.
+_UNHURRIED_SECONDS: Final = 1.0
 
 
 class LeaseService:
@@ -97,46 +90,29 @@ class LeaseService:
         self, request_iterator: AsyncIterator[rpc.LeaseKeepAliveRequest], context: _Context
     ) -> None:
         async with self._admission.admitted(context, "LeaseKeepAlive", stream=True) as call:
-            # In order of the requests, and None at their end. Several at a time: each waits for those of other callers.
-            renewals: asyncio.Queue[_Renewal | None] = asyncio.Queue(_AHEAD)
-            reading = asyncio.ensure_future(self._renew_all(call, request_iterator, renewals))
+            last = -_UNHURRIED_SECONDS
             try:
-                while (renewal := await renewals.get()) is not None:
-                    answer = await renewal.answer
+                async for request in request_iterator:
+                    now = asyncio.get_running_loop().time()
+                    # A stream of many leases waits for each answer, and may not wait for other callers as well.
+                    answer = await self._renew(call, request, now, hurry=now - last < _UNHURRIED_SECONDS)
+                    last = now
                     if answer.TTL > 0:
                         # Counted from the moment of sending, as its owner does.
-                        call.limits.lease_held(answer.ID, answer.TTL, renewal.sent)
+                        call.limits.lease_held(answer.ID, answer.TTL, now)
                     await context.write(answer)
-                await reading
             except StoreError as error:
                 raise failure_of(error) from error
-            finally:
-                reading.cancel()
-                # Room for the end of the requests.
-                while not renewals.empty():
-                    renewals.get_nowait()
-                await asyncio.gather(reading, return_exceptions=True)
 
-    async def _renew_all(
-        self,
-        call: AdmittedCall,
-        requests: AsyncIterator[rpc.LeaseKeepAliveRequest],
-        renewals: asyncio.Queue[_Renewal | None],
-    ) -> None:
-        try:
-            async for request in requests:
-                await renewals.put(self._renew(call, request))
-        finally:
-            await renewals.put(None)
-
-    def _renew(self, call: AdmittedCall, request: rpc.LeaseKeepAliveRequest) -> _Renewal:
+    def _renew(
+        self, call: AdmittedCall, request: rpc.LeaseKeepAliveRequest, now: float, *, hurry: bool
+    ) -> asyncio.Future[rpc.LeaseKeepAliveResponse]:
         policy.check_understood(request)
         # The caller may have lost its access since the stream was opened.
         self._admission.identities.caller([call.caller.identity], call.serial)
         _check_owner(call, request.ID)
-        now = asyncio.get_running_loop().time()
         call.limits.check_renewal(now)
-        return _Renewal(now, self._keepalives.renew(request))
+        return self._keepalives.renew(request, hurry=hurry)
 
 
 def _check_owner(call: AdmittedCall, lease: int) -> None:
