@@ -79,15 +79,15 @@ def _read(command: Sequence[str], environ: dict[str, str]) -> tuple[float, float
     try:
         while lines < LINES and (chunk := os.read(stream.fileno(), 1 << 20)):
             lines += chunk.count(b"\n")
-        seconds = time.monotonic() - started
+        seconds, peak = time.monotonic() - started, _peak(Path(f"/proc/{process.pid}"))
     finally:
         # Not SIGINT: a shell starts programs in the background with SIGINT ignored, and their children inherit that.
         process.send_signal(signal.SIGTERM)
         stream.close()
-        _, _, usage = os.wait4(process.pid, 0)
+        process.wait()
     if lines < LINES:
         raise RuntimeError(f"{' '.join(command)} ended after {lines} lines")
-    return seconds, usage.ru_maxrss / 1024
+    return seconds, peak
 
 
 def _reset_peak(process: Path) -> float:
@@ -97,6 +97,7 @@ def _reset_peak(process: Path) -> float:
 
 
 def _peak(process: Path) -> float:
+    """Return the peak memory in MiB. Not the one of wait4(2), which begins with that of the process that forked."""
     return _field(process, "VmHWM")
 
 

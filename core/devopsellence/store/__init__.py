@@ -1,13 +1,13 @@
 """Access to etcd for all programs: keys, values, connection, leases, informer, leader election.
 
 ``keys`` builds and parses every key, ``codec`` encodes messages as values and decodes values, ``size`` bounds records,
-``settings`` reads the address of etcd. Only ``etcd``, with ``connection`` and ``rpc`` below, imports the etcd client;
-``error_mapping`` turns gRPC failures into the errors of ``errors``. ``lease`` keeps leases alive on one stream,
-``informer`` caches a prefix as ``record.Record`` and reports a stale cache, ``election`` elects the leader and fences
-the leader's writes, ``events`` stores events that expire, ``identities`` names the parties of a cluster.
+``settings`` reads the address of etcd. Only ``etcd``, with ``client`` below, knows etcd's API. ``lease`` keeps leases
+alive on one stream, ``informer`` caches a prefix as ``record.Record`` and reports a stale cache, ``election`` elects
+the leader and fences the leader's writes, ``events`` stores events that expire, ``identities`` names the parties of a
+cluster.
 
 May not go in here: the meaning of messages (releases, rollouts, assignments); only ``events`` and ``election`` name
-messages at all. ``connection``, ``election``, ``etcd`` and ``lease`` are covered by tests/integration/store.
+messages at all. ``election``, ``etcd`` and ``lease`` are covered by tests/integration/store.
 """
 
 import os

@@ -62,3 +62,9 @@ class MalformedRecord(StoreError):
         self.key = key
         self.kind = kind
         self.reason = reason
+
+
+def first_error(group: BaseExceptionGroup[StoreError]) -> StoreError:
+    """Return the first error of a group and of the groups in it."""
+    first = group.exceptions[0]
+    return first_error(first) if isinstance(first, BaseExceptionGroup) else first

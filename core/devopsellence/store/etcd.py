@@ -1,6 +1,6 @@
 """Client of etcd: string keys, frozen data as results, and only the errors of ``errors``.
 
-Only this module, ``connection`` and ``rpc`` import etcd's messages and stubs.
+Only this module and ``client`` import etcd's messages and stubs.
 """
 
 from __future__ import annotations
@@ -25,10 +25,8 @@ from tenacity import (
 from devopsellence.api.v1.audit_pb2 import AuditEntry, AuditReport
 from devopsellence.api.v1.certificates_pb2 import RenewRequest, SignRequest
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
-from devopsellence.store.connection import EtcdConnection, EtcdStream, Request, Response, Stubs
-from devopsellence.store.errors import Compacted, LeaseLost, Unavailable, WatchLost
-from devopsellence.store.keys import Keys
-from devopsellence.store.rpc import (
+from devopsellence.store.client.connection import EtcdConnection, Stubs
+from devopsellence.store.client.rpc import (
     compare_message,
     key_bytes,
     key_range,
@@ -37,6 +35,10 @@ from devopsellence.store.rpc import (
     operation_message,
     watch_event,
 )
+from devopsellence.store.client.stream import EtcdStream, Request, Response
+from devopsellence.store.client.watch_stream import Watch, WatchStreams
+from devopsellence.store.errors import Compacted, LeaseLost, Unavailable
+from devopsellence.store.keys import Keys
 from devopsellence.store.settings import Settings
 from devopsellence.store.size import check_writes
 from devopsellence.store.types import (
@@ -87,6 +89,7 @@ class Etcd:
         self.settings = settings
         self._timeout = timeout
         self._connection = EtcdConnection(settings, timeout=timeout)
+        self._watches = WatchStreams(self._connection)
 
     async def __aenter__(self) -> Self:
         """Open the channel; connects in the background.
@@ -224,7 +227,7 @@ class Etcd:
         await self._connection.ask(what, lambda stubs: stubs.audit.Report, report, self._timeout, leader=False)
 
     async def watch(self, prefix: str, *, start_revision: int) -> AsyncGenerator[WatchBatch, None]:
-        """Watch changes under ``prefix`` from ``start_revision`` on, for the lifetime of one stream.
+        """Watch changes under ``prefix`` from ``start_revision`` on, until the stream of all watches breaks.
 
         The first batch has no events and confirms the watch. ``prefix`` is as for :meth:`list`. The generator does not
         end by itself; close with ``contextlib.aclosing``. The channel's keepalive detects a dead member within 15 s.
@@ -238,13 +241,12 @@ class Etcd:
         create = rpc.WatchCreateRequest(
             key=start, range_end=end, start_revision=start_revision, progress_notify=True, fragment=True
         )
-        stream = await self._connection.stream(f"watch {prefix}", lambda stubs: stubs.watch.Watch, lost=WatchLost)
+        watch, answer = await self._watches.open(f"watch {prefix}", create)
         try:
-            answer = await stream.exchange(rpc.WatchRequest(create_request=create))
             fragments: list[WatchEvent] = []
             while True:
                 if answer.canceled:
-                    raise _cancelled(stream, answer)
+                    raise _cancelled(watch, answer)
                 fragments.extend(watch_event(event) for event in answer.events)
                 # etcd cuts a large answer into fragments; only the last completes its revision.
                 if not answer.fragment:
@@ -252,9 +254,9 @@ class Etcd:
                     fragments.clear()
                     progress = not (events or answer.created)
                     yield WatchBatch(header.revision, header.cluster_id, events, progress)
-                answer = await stream.receive()
+                answer = await watch.next()
         finally:
-            stream.close()
+            watch.close()
 
     async def keepalive(self) -> KeepaliveStream:
         """Open a keepalive stream for any number of leases."""
@@ -339,8 +341,8 @@ class KeepaliveStream:
         self._stream.close()
 
 
-def _cancelled(stream: EtcdStream[rpc.WatchRequest, rpc.WatchResponse], answer: rpc.WatchResponse) -> Exception:
+def _cancelled(watch: Watch, answer: rpc.WatchResponse) -> Exception:
     if answer.compact_revision:
         return Compacted(answer.compact_revision)
     # etcd 3.4 writes the gRPC status into the reason; only etcd's own text distinguishes the cases.
-    return stream.refused(answer.cancel_reason or "etcd cancelled the watch without a reason")
+    return watch.refused(answer.cancel_reason or "etcd cancelled the watch without a reason")

@@ -88,6 +88,14 @@ async def test_owners_that_leave_in_the_middle_of_a_keepalive_disturb_no_other(
     assert not any(owner.lease.lost.is_set() for owner in owners.values())
 
 
+async def test_many_leases_of_one_stream_are_kept_alive(gateway: RunningGateway) -> None:
+    """A stream's keepalives are answered one after the other: none may wait for those of other callers."""
+    async with Etcd(gateway.controller()) as etcd, LeaseKeeper(etcd) as keeper:
+        leases = [await keeper.grant(TTL) for _ in range(50)]
+        await asyncio.sleep(3 * TTL)
+        assert not any(lease.lost.is_set() for lease in leases)
+
+
 async def test_lease_of_another_node_is_refused_and_ends_only_that_stream(
     gateway: RunningGateway, owners: dict[str, Owner]
 ) -> None:

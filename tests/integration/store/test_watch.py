@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-import grpc
-import grpc.aio
 import pytest
 
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
@@ -26,6 +24,7 @@ from devopsellence.store.settings import Settings
 from tests.support.etcd import EtcdServer
 from tests.support.need import need_etcd
 from tests.support.relay import Relay
+from tests.support.watch_server import watch_server
 
 pytestmark = pytest.mark.etcd
 
@@ -143,22 +142,6 @@ class CancellingWatch:
             yield rpc.WatchResponse(events=[rpc.Event(kv=rpc.KeyValue(key=b"/k/a", mod_revision=1))])
             yield self._last
 
-    @asynccontextmanager
-    async def served(self) -> AsyncIterator[Settings]:
-        server = grpc.aio.server()
-        method = grpc.stream_stream_rpc_method_handler(
-            self.watch, rpc.WatchRequest.FromString, rpc.WatchResponse.SerializeToString
-        )
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler("etcdserverpb.Watch", {"Watch": method}),)
-        )
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        try:
-            yield Settings((f"127.0.0.1:{port}",))
-        finally:
-            await server.stop(None)
-
 
 @pytest.mark.parametrize(
     ("server", "error"),
@@ -171,7 +154,7 @@ class CancellingWatch:
     ],
 )
 async def test_cancelled_watch_ends(server: CancellingWatch, error: type[StoreError]) -> None:
-    async with server.served() as settings, Etcd(settings) as etcd, asyncio.timeout(5):
+    async with watch_server(server.watch) as settings, Etcd(settings) as etcd, asyncio.timeout(5):
         batches = etcd.watch("/k/", start_revision=1)
         assert (await anext(batches)).events == ()
         assert [event.key for event in (await anext(batches)).events] == ["/k/a"]

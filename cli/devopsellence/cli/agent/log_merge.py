@@ -110,7 +110,7 @@ class MergeBuffer:
 FOLLOW_WAIT_SECONDS: Final = 0.15
 READ_WAIT_SECONDS: Final = 3.0
 # Maximum bytes of waiting lines of all streams; a stream beyond its share is not read.
-_MOST: Final = 8 << 20
+_MOST: Final = 2 << 20
 
 
 class LogMerger:

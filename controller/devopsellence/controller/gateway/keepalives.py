@@ -13,8 +13,8 @@ from typing import Final
 
 from devopsellence.controller.gateway.upstream import Upstream
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
-from devopsellence.store.connection import EtcdStream
-from devopsellence.store.errors import StoreError, Unavailable
+from devopsellence.store.client.stream import EtcdStream
+from devopsellence.store.errors import StoreError, Unavailable, first_error
 
 #: Streams to etcd. A member answers one keepalive of a stream after the other, and asks the leader about each.
 STREAMS: Final = 16
@@ -41,15 +41,19 @@ class Keepalives:
         self._streams = [_SharedStream(upstream) for _ in range(STREAMS)]
         self._gathering: asyncio.TimerHandle | None = None
 
-    async def renew(self, request: rpc.LeaseKeepAliveRequest) -> rpc.LeaseKeepAliveResponse:
-        """Pass a keepalive on and return etcd's answer.
+    def renew(self, request: rpc.LeaseKeepAliveRequest, *, hurry: bool) -> asyncio.Future[rpc.LeaseKeepAliveResponse]:
+        """Pass a keepalive on, without ``hurry`` together with others, and return etcd's answer to come.
 
-        Raises:
-            Unavailable and further errors of the store: etcd did not answer; the keepalive may have been received.
+        The answer raises Unavailable and further errors of the store: etcd did not answer; the keepalive may have been
+        received.
         """
-        if self._gathering is None:
+        stream = self._streams[request.ID % STREAMS]
+        answer = stream.add(request)
+        if hurry:
+            stream.flush()
+        elif self._gathering is None:
             self._gathering = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._flush)
-        return await self._streams[request.ID % STREAMS].renew(request)
+        return answer
 
     def _flush(self) -> None:
         self._gathering = None
@@ -72,18 +76,20 @@ class _SharedStream:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    async def renew(self, request: rpc.LeaseKeepAliveRequest) -> rpc.LeaseKeepAliveResponse:
+    def add(self, request: rpc.LeaseKeepAliveRequest) -> asyncio.Future[rpc.LeaseKeepAliveResponse]:
+        """Add a keepalive, to be sent with the next :meth:`flush`; return its answer."""
         loop = asyncio.get_running_loop()
         renewal = _Renewal(request, loop.create_future(), loop.time() + _TIMEOUT)
         self._unsent.append(renewal)
         if self._task is None:
             # A task of its own: a caller that goes away while its keepalive is sent would cancel the stream of all.
             self._task = asyncio.create_task(self._serve(), name="keepalives of the gateway")
-        return await renewal.answer
+        return renewal.answer
 
     def flush(self) -> None:
-        """Send what waits."""
-        self._wake.set()
+        """Send what was added."""
+        if self._unsent:
+            self._wake.set()
 
     def close(self) -> None:
         if self._task is not None:
@@ -100,7 +106,7 @@ class _SharedStream:
                 tasks.create_task(self._receive(stream))
                 tasks.create_task(self._watch_deadlines())
         except* StoreError as group:
-            error = _first(group)
+            error = first_error(group)
         finally:
             self._task = None
             if stream is not None:
@@ -134,21 +140,20 @@ class _SharedStream:
         Raises:
             Unavailable: the deadline has passed.
         """
+        loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(_TIMEOUT / 5)
             waiting = self._unanswered or self._unsent
-            if waiting and waiting[0].deadline <= asyncio.get_running_loop().time():
+            # A keepalive that comes during the sleep has a later deadline.
+            left = waiting[0].deadline - loop.time() if waiting else _TIMEOUT
+            if left <= 0:
                 raise Unavailable(f"keep leases alive: no answer from etcd for {_TIMEOUT:.0f} s")
+            await asyncio.sleep(left)
 
     def _fail(self, error: StoreError) -> None:
         for renewal in (*self._unanswered, *self._unsent):
             if not renewal.answer.done():
                 renewal.answer.set_exception(error)
+                # Its caller may be gone: then nobody asks for the error.
+                renewal.answer.exception()
         self._unanswered.clear()
         self._unsent.clear()
-
-
-def _first(group: BaseExceptionGroup[StoreError]) -> StoreError:
-    """Return the first error of a group and of the groups in it."""
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first

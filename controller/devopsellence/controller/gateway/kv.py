@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc.aio
@@ -12,6 +12,7 @@ from devopsellence.controller.gateway.admission import Admission, AdmittedCall
 from devopsellence.controller.gateway.rules import filters, policy
 from devopsellence.controller.gateway.rules.caller import Caller
 from devopsellence.controller.gateway.rules.grants import KeyRange, end_of
+from devopsellence.controller.gateway.rules.guards import guards_of
 from devopsellence.controller.gateway.rules.limits import WriteCost
 from devopsellence.controller.gateway.rules.policy import ReadMode
 from devopsellence.controller.gateway.rules.reports import Facts, NeededFacts, needed_facts, statuses_in
@@ -55,9 +56,17 @@ class KeyValueService(KVServicer):
     async def Put(self, request: rpc.PutRequest, context: _Context) -> rpc.PutResponse:  # noqa: N802
         async with self._admission.admitted(context, "Put", request) as call:
             policy.check_understood(request)
-            facts = await self._facts(call, [request], policy.cost_of(self._keys, [request]))
-            policy.check_put(call.caller, self._keys, request, facts, call.limits.statuses)
-            answer = await self._upstream.put(request, call.seconds)
+            needed = self._needed(call, [request], policy.cost_of(self._keys, [request]))
+
+            def check(facts: Facts) -> None:
+                policy.check_put(call.caller, self._keys, request, facts, call.limits.statuses)
+
+            facts, written = await self._decide(call, needed, [rpc.RequestOp(request_put=request)], check)
+            if written is not None:
+                answer = written.responses[0].response_put
+                answer.header.CopyFrom(written.header)
+            else:
+                answer = await self._upstream.put(request, call.seconds)
             self._note(call, [request], [KeyRange(request.key)], "done", facts)
         return answer
 
@@ -78,12 +87,18 @@ class KeyValueService(KVServicer):
             policy.check_understood(request)
             operations = list(policy.operations_of(request))
             cost = policy.cost_of_txn(self._keys, request)
-            facts = await self._facts(call, policy.puts_in(operations), cost)
-            policy.check_txn(call.caller, self._keys, request, facts, call.limits.statuses)
+            needed = self._needed(call, policy.puts_in(operations), cost)
+
+            def check(facts: Facts) -> None:
+                policy.check_txn(call.caller, self._keys, request, facts, call.limits.statuses)
+
             for operation in operations:
                 if operation.HasField("request_range"):
                     _make_linearizable(operation.request_range)
-            answer = await self._upstream.txn(request, call.seconds, write=bool(cost.writes))
+            # Compares of the caller's own decide on another branch.
+            facts, answer = await self._decide(call, needed, () if request.compare else request.success, check)
+            if answer is None:
+                answer = await self._upstream.txn(request, call.seconds, write=bool(cost.writes))
             taken = request.success if answer.succeeded else request.failure
             if read := policy.read_in(taken):
                 self._admission.note_read(call, read)
@@ -92,11 +107,36 @@ class KeyValueService(KVServicer):
                 self._note(call, policy.puts_in(taken), policy.written_in(taken), outcome, facts)
         return answer
 
-    async def _facts(self, call: AdmittedCall, puts: Sequence[rpc.PutRequest], cost: WriteCost) -> Facts:
-        """Take the cost of a request and look up what its decision needs."""
+    def _needed(self, call: AdmittedCall, puts: Sequence[rpc.PutRequest], cost: WriteCost) -> NeededFacts:
+        """Take the cost of a request and return what its decision needs."""
         call.limits.spend(cost, asyncio.get_running_loop().time())
-        needed = needed_facts(call.caller, self._keys, puts, call.limits.statuses)
-        return await look_up(self._upstream, self._keys, call.caller, needed, call.seconds)
+        return needed_facts(call.caller, self._keys, puts, call.limits.statuses)
+
+    async def _decide(
+        self,
+        call: AdmittedCall,
+        needed: NeededFacts,
+        operations: Sequence[rpc.RequestOp],
+        check: Callable[[Facts], None],
+    ) -> tuple[Facts, rpc.TxnResponse | None]:
+        """Write ``operations`` in the same request, without a read, if etcd is as usual; else read and decide.
+
+        Returns:
+            what the decision was made of, and the answer; None: allowed, but not written yet.
+
+        Raises:
+            Refused: ``check`` refuses the write.
+        """
+        guards = guards_of(call.caller, self._keys, needed) if operations else None
+        if guards is not None:
+            check(guards.facts)
+            request = rpc.TxnRequest(compare=guards.compares(), success=operations)
+            answer = await self._upstream.txn(request, call.seconds)
+            if answer.succeeded:
+                return guards.facts, answer
+        facts = await look_up(self._upstream, self._keys, call.caller, needed, call.seconds)
+        check(facts)
+        return facts, None
 
     def _note(
         self, call: AdmittedCall, puts: Sequence[rpc.PutRequest], keys: Sequence[KeyRange], outcome: str, facts: Facts

@@ -20,10 +20,10 @@ from devopsellence.controller.gateway.upstream import Upstream, UpstreamFailed, 
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store.errors import StoreError
 
-#: Keepalives of one stream that wait for an answer; a further one is not read before.
-_AHEAD: Final = 64
 _Context = grpc.aio.ServicerContext[Any, Any]
 _ATTEMPTS: Final = 5
+#: Seconds between two keepalives of a stream after which the second does not hurry, as that of an agent's one lease.
+_UNHURRIED_SECONDS: Final = 1.0
 
 
 class LeaseService:
@@ -90,46 +90,29 @@ class LeaseService:
         self, request_iterator: AsyncIterator[rpc.LeaseKeepAliveRequest], context: _Context
     ) -> None:
         async with self._admission.admitted(context, "LeaseKeepAlive", stream=True) as call:
-            # In order of the requests, and None at their end. Several at a time: each waits for those of other callers.
-            answers: asyncio.Queue[asyncio.Task[rpc.LeaseKeepAliveResponse] | None] = asyncio.Queue(_AHEAD)
-            reading = asyncio.ensure_future(self._renew_all(call, request_iterator, answers))
+            last = -_UNHURRIED_SECONDS
             try:
-                while (answer := await answers.get()) is not None:
-                    await context.write(await answer)
-                await reading
+                async for request in request_iterator:
+                    now = asyncio.get_running_loop().time()
+                    # A stream of many leases waits for each answer, and may not wait for other callers as well.
+                    answer = await self._renew(call, request, now, hurry=now - last < _UNHURRIED_SECONDS)
+                    last = now
+                    if answer.TTL > 0:
+                        # Counted from the moment of sending, as its owner does.
+                        call.limits.lease_held(answer.ID, answer.TTL, now)
+                    await context.write(answer)
             except StoreError as error:
                 raise failure_of(error) from error
-            finally:
-                reading.cancel()
-                left = [task for task in (answers.get_nowait() for _ in range(answers.qsize())) if task is not None]
-                for task in left:
-                    task.cancel()
-                await asyncio.gather(reading, *left, return_exceptions=True)
 
-    async def _renew_all(
-        self,
-        call: AdmittedCall,
-        requests: AsyncIterator[rpc.LeaseKeepAliveRequest],
-        answers: asyncio.Queue[asyncio.Task[rpc.LeaseKeepAliveResponse] | None],
-    ) -> None:
-        try:
-            async for request in requests:
-                await answers.put(asyncio.ensure_future(self._kept_alive(call, request)))
-        finally:
-            await answers.put(None)
-
-    async def _kept_alive(self, call: AdmittedCall, request: rpc.LeaseKeepAliveRequest) -> rpc.LeaseKeepAliveResponse:
+    def _renew(
+        self, call: AdmittedCall, request: rpc.LeaseKeepAliveRequest, now: float, *, hurry: bool
+    ) -> asyncio.Future[rpc.LeaseKeepAliveResponse]:
         policy.check_understood(request)
         # The caller may have lost its access since the stream was opened.
         self._admission.identities.caller([call.caller.identity], call.serial)
         _check_owner(call, request.ID)
-        now = asyncio.get_running_loop().time()
         call.limits.check_renewal(now)
-        answer = await self._keepalives.renew(request)
-        if answer.TTL > 0:
-            # Counted from the moment of sending, as its owner does.
-            call.limits.lease_held(answer.ID, answer.TTL, now)
-        return answer
+        return self._keepalives.renew(request, hurry=hurry)
 
 
 def _check_owner(call: AdmittedCall, lease: int) -> None:

@@ -66,6 +66,8 @@ _OPTIONS: Final = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 4_000),
     # A client of 100 that pinged as agreed was cut off for too many pings when the machine was busy.
     ("grpc.http2.max_ping_strikes", 0),
+    # Buffer of each connection for what it sends, 16 KiB by default; a larger message takes several records of TLS.
+    ("grpc.tsi.max_frame_size", 4_096),
     # Otherwise another program could listen on the same address.
     ("grpc.so_reuseport", 0),
 )

@@ -11,7 +11,8 @@ import grpc
 import grpc.aio
 
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
-from devopsellence.store.connection import EtcdConnection, EtcdStream, Request, Response, Stubs
+from devopsellence.store.client.connection import EtcdConnection, Stubs
+from devopsellence.store.client.stream import EtcdStream, Request, Response
 from devopsellence.store.errors import PermissionDenied, StoreError, Unauthenticated, Unavailable, WatchLost
 from devopsellence.store.settings import Settings
 

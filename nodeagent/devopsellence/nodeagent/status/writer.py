@@ -33,6 +33,8 @@ from devopsellence.store.size import bounded
 
 #: Interval of writes during convergence. Writing thirty services takes about the CPU time left idle by starting one.
 COALESCE_SECONDS: Final = 0.1
+#: Longest interval, for a control plane that is slow to answer.
+LONGEST_COALESCE_SECONDS: Final = 1.0
 #: Longest wait for the agent's own write to come back through the watch.
 ECHO_SECONDS: Final = 5.0
 _USUAL: Final = wait_exponential(multiplier=0.2, max=2.0) + wait_random(0, 0.5)
@@ -65,6 +67,14 @@ class _Report:
         return self.built
 
 
+def pause_after(seconds: float) -> float:
+    """Return the pause before the next write during convergence, after one that took ``seconds``.
+
+    When a thousand agents roll out at once, each leaves out statuses that would soon be replaced.
+    """
+    return min(max(seconds, COALESCE_SECONDS), LONGEST_COALESCE_SECONDS)
+
+
 class StatusWriter:
     """Writes the statuses of a node; ``run`` until cancelled."""
 
@@ -79,6 +89,7 @@ class StatusWriter:
         self._dirty: set[EnvironmentRef] = set()
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._pause = COALESCE_SECONDS
         self._reporting = True
         self._informer = Informer(etcd, keys.statuses_prefix(node), stored_pb2.AssignmentStatus, self._on_change)
 
@@ -89,7 +100,7 @@ class StatusWriter:
             self._reports[ref] = _Report(build)
         else:
             known.build = build
-        self._schedule(ref, 0.0 if now else COALESCE_SECONDS)
+        self._schedule(ref, 0.0 if now else self._pause)
 
     def set_reporting(self, reporting: bool) -> None:
         """Begin or stop writing to etcd: of two agents with the same uid only one reports, or they would write over
@@ -121,6 +132,7 @@ class StatusWriter:
             self._timer.cancel()
             self._timer = None
         dirty, self._dirty = self._dirty, set()
+        started = asyncio.get_running_loop().time()
         try:
             async with asyncio.TaskGroup() as group:
                 for ref in sorted(dirty):
@@ -128,6 +140,7 @@ class StatusWriter:
         except asyncio.CancelledError:
             self._dirty |= dirty
             raise
+        self._pause = pause_after(asyncio.get_running_loop().time() - started)
 
     def _schedule(self, ref: EnvironmentRef, delay: float) -> None:
         self._dirty.add(ref)

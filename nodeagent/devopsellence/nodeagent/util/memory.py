@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import gc
 import sys
+import warnings
 from contextlib import suppress
 from typing import Final
 
@@ -15,12 +16,15 @@ _M_ARENA_MAX: Final = -8
 
 
 def limit_memory() -> None:
-    """Reduce memory use; call before starting threads and before importing structlog.
+    """Reduce memory use; call before starting threads and before importing structlog or Docker's SDK.
 
-    Limits glibc to two malloc arenas, and keeps structlog from importing rich for tracebacks on terminals: 4 MB never
-    used by an agent with JSON logs.
+    Limits glibc to two malloc arenas, and keeps libraries from importing what an agent never uses: rich, for tracebacks
+    of structlog on terminals (4 MB), and charset_normalizer, for texts of unknown encoding in requests (3 MB), while
+    Docker's API speaks JSON.
     """
-    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
+    for unused in ("rich", "chardet", "charset_normalizer"):
+        sys.modules.setdefault(unused, None)  # type: ignore[arg-type]
+    warnings.filterwarnings("ignore", "Unable to find acceptable character detection dependency")
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.store.error_mapping import (
+from devopsellence.store.client.error_mapping import (
     AuthenticationChanged,
     AuthenticationOff,
     NotProcessed,

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import grpc
 import grpc.aio
@@ -22,8 +23,9 @@ from devopsellence.api.v1.certificates_pb2_grpc import CertificatesStub
 from devopsellence.client_certificate import UnusableCertificate, file_stamps, read_credentials
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.etcd.v3.etcd_pb2_grpc import AuthStub, KVStub, LeaseStub, MaintenanceStub, WatchStub
-from devopsellence.store.error_mapping import AuthenticationChanged, AuthenticationOff, NotProcessed, classify
-from devopsellence.store.errors import PermissionDenied, StoreError, Unauthenticated, Unavailable
+from devopsellence.store.client.error_mapping import AuthenticationChanged, AuthenticationOff, NotProcessed, classify
+from devopsellence.store.client.stream import FAILURES, EtcdStream, Request, Response, T
+from devopsellence.store.errors import StoreError, Unauthenticated, Unavailable
 from devopsellence.store.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -63,13 +65,6 @@ _OPTIONS: Final = (
 # With this metadata a member without quorum fails at once ("etcdserver: no leader") instead of not answering.
 _REQUIRE_LEADER: Final = ("hasleader", "true")
 _NO_ANSWER: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
-# Exceptions of a failed call, besides CancelledError. InvalidStateError: a write on a stream that has ended.
-_FAILURES: Final = (grpc.aio.AioRpcError, grpc.aio.BaseError, TimeoutError, asyncio.InvalidStateError)
-
-
-Request = TypeVar("Request")
-Response = TypeVar("Response")
-T = TypeVar("T")
 
 
 class Stubs:
@@ -101,7 +96,8 @@ class EtcdConnection:
 
     def __init__(self, settings: Settings, *, timeout: float) -> None:
         self._settings = settings
-        self._timeout = timeout
+        #: Seconds to wait for a connection, and for the first answer of a stream.
+        self.timeout = timeout
         # None: not requested yet. "": authentication is off in the cluster.
         self._token: str | None = None
         # Time at which the token was issued, on the loop's clock.
@@ -204,18 +200,21 @@ class EtcdConnection:
         etcd rejected unprocessed are sent again: to another member for at most ``seconds``, and once with a new token.
         With ``leader``, a member without quorum rejects the request.
         """
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(NotProcessed),
-            wait=wait_random_exponential(multiplier=0.02, max=0.25),
-            stop=stop_after_delay(seconds),
-            reraise=True,
-        )
 
         async def send(token: str) -> Response:
             async with self._use() as stubs:
                 call = method(stubs)(request, timeout=seconds, metadata=_metadata(token, leader=leader))
                 return await self._answer(what, call, write=write)
 
+        # Most requests need no other attempt, and tenacity's preparation for one costs a tenth of a request.
+        with suppress(NotProcessed):
+            return await self._ask(what, send, seconds)
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(NotProcessed),
+            wait=wait_random_exponential(multiplier=0.02, max=0.25),
+            stop=stop_after_delay(seconds),
+            reraise=True,
+        )
         return await retrying(self._ask, what, send, seconds)
 
     async def _ask(self, what: str, send: Callable[[str], Awaitable[T]], seconds: float) -> T:
@@ -240,14 +239,24 @@ class EtcdConnection:
         lost: type[StoreError],
     ) -> EtcdStream[Request, Response]:
         """Open a bidirectional stream; ``lost`` is the error raised when the stream breaks."""
-        await self._connected(what, self._timeout)
+        await self._connected(what, self.timeout)
         token = await self._authenticated()
         stubs = self._stubs
         call = method(stubs)(metadata=_metadata(token, leader=True))
         stubs.calls += 1
-        return EtcdStream(self, stubs, call, what, token, lost, self._timeout)
+        return EtcdStream(self, call, partial(self._ended, stubs), what, token, lost, self.timeout)
 
-    def ended(self, stubs: Stubs) -> None:
+    async def channel(self) -> object:
+        """Return what stands for the channel of the next stream: another once certificate or endpoints have changed."""
+        await self._renew()
+        return self._stubs
+
+    @property
+    def uses_tokens(self) -> bool:
+        """Return True if calls carry a token of etcd's, which expires."""
+        return bool(self._settings.username)
+
+    def _ended(self, stubs: Stubs) -> None:
         """Note the end of a stream."""
         stubs.calls -= 1
         if stubs in self._replaced:
@@ -266,7 +275,7 @@ class EtcdConnection:
 
         Return True if a new token may help; False without a password, or if the token was new and the denial is real.
         """
-        if not token or (self._token == token and self._age() < self._timeout):
+        if not token or (self._token == token and self._age() < self.timeout):
             return False
         return self.forget(token)
 
@@ -282,7 +291,7 @@ class EtcdConnection:
     async def _answer(self, what: str, answer: Awaitable[T], *, write: bool) -> T:
         try:
             return await answer
-        except _FAILURES as error:
+        except FAILURES as error:
             raise self.failure(error, what, write=write) from error
 
     async def _connected(self, what: str, seconds: float) -> None:
@@ -333,87 +342,13 @@ class EtcdConnection:
                 request = rpc.AuthenticateRequest(name=name, password=password)
                 metadata = _metadata("", leader=True)
                 async with self._use() as stubs:
-                    call = stubs.auth.Authenticate(request, timeout=self._timeout, metadata=metadata)
+                    call = stubs.auth.Authenticate(request, timeout=self.timeout, metadata=metadata)
                     self._token = (await self._answer(what, call, write=False)).token
                 self._authenticated_at = asyncio.get_running_loop().time()
             except (OSError, UnicodeDecodeError) as error:
                 raise Unauthenticated(f"{what}: cannot read the password file: {error}") from error
             except AuthenticationOff:
                 self._token = ""
-
-
-class EtcdStream(Generic[Request, Response]):
-    """Bidirectional gRPC stream."""
-
-    def __init__(
-        self,
-        connection: EtcdConnection,
-        stubs: Stubs,
-        call: grpc.aio.StreamStreamCall[Request, Response],
-        what: str,
-        token: str,
-        lost: type[StoreError],
-        timeout: float,
-    ) -> None:
-        self._connection = connection
-        self._stubs = stubs
-        self._call = call
-        self._open = True
-        self._what = what
-        self._token = token
-        self._lost = lost
-        self._timeout = timeout
-
-    async def exchange(self, request: Request) -> Response:
-        """Send the first request and return the answer.
-
-        Raises:
-            Unavailable: no answer within the connection's timeout.
-        """
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self.send(request)
-                return await self.receive()
-        except TimeoutError as error:
-            raise self._connection.failure(error, self._what) from error
-
-    async def send(self, request: Request) -> None:
-        await self._guarded(self._call.write(request))
-
-    async def receive(self) -> Response:
-        answer = await self._guarded(self._call.read())
-        if answer is grpc.aio.EOF:
-            raise self._lost(f"{self._what}: etcd ended the stream")
-        # The type stubs of gRPC do not tell the end of a stream from an answer.
-        return cast("Response", answer)
-
-    def refused(self, reason: str) -> StoreError:
-        """Return the error for a stream ended by etcd with ``reason``."""
-        return self._judge(classify("UNAVAILABLE", reason, what=self._what, write=False))
-
-    def close(self) -> None:
-        self._call.cancel()
-        if self._open:
-            self._open = False
-            self._connection.ended(self._stubs)
-
-    async def _guarded(self, step: Awaitable[T]) -> T:
-        try:
-            return await step
-        except _FAILURES as error:
-            raise self._judge(self._connection.failure(error, self._what)) from error
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # The call was cancelled, not this task: the channel is being closed.
-            raise self._lost(f"{self._what}: the connection to etcd has been closed") from error
-
-    def _judge(self, error: StoreError) -> StoreError:
-        refused = isinstance(error, Unauthenticated) and self._connection.forget(self._token)
-        if refused or (isinstance(error, PermissionDenied) and self._connection.doubt(self._token)):
-            return self._lost(f"{error} (will authenticate again)")
-        return self._lost(str(error)) if isinstance(error, Unavailable) else error
 
 
 def _metadata(token: str, *, leader: bool) -> tuple[tuple[str, str], ...]:

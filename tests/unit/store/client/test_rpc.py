@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
+from devopsellence.store.client.rpc import compare_message, key_range, key_value, operation_message
 from devopsellence.store.election import batches
 from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Delete
-from devopsellence.store.rpc import compare_message, key_range, key_value, operation_message
 
 
 def test_prefix_ends_where_its_slash_does() -> None:

@@ -1,0 +1,164 @@
+"""All watches of a connection on one stream, against a server that is told what to answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+import pytest
+
+from devopsellence.etcd.v3 import etcd_pb2 as rpc
+from devopsellence.store.errors import Compacted, Unavailable, WatchLost
+from devopsellence.store.etcd import Etcd
+from tests.support.until import eventually
+from tests.support.watch_server import watch_server
+
+
+class ScriptedWatch:
+    """Server of etcd's watch protocol that records requests, and answers creations unless it is to be silent."""
+
+    def __init__(self) -> None:
+        self.streams: list[grpc.aio.ServicerContext[Any, Any]] = []
+        self.requests: list[rpc.WatchRequest] = []
+        self.silent = False
+
+    async def watch(self, requests: AsyncIterator[rpc.WatchRequest], context: Any) -> None:
+        self.streams.append(context)
+        ids = 0
+        try:
+            async for request in requests:
+                self.requests.append(request)
+                if request.HasField("create_request") and not self.silent:
+                    await context.write(rpc.WatchResponse(created=True, watch_id=ids))
+                    ids += 1
+        finally:
+            self.streams.remove(context)
+
+    async def tell(self, watch_id: int, key: str, *, fragment: bool = False) -> None:
+        event = rpc.Event(kv=rpc.KeyValue(key=key.encode(), mod_revision=7))
+        await self.streams[0].write(rpc.WatchResponse(watch_id=watch_id, events=[event], fragment=fragment))
+
+    @property
+    def cancelled(self) -> list[int]:
+        return [request.cancel_request.watch_id for request in self.requests if request.HasField("cancel_request")]
+
+
+@pytest.fixture
+def server() -> ScriptedWatch:
+    return ScriptedWatch()
+
+
+@pytest.fixture
+async def scripted(server: ScriptedWatch) -> AsyncIterator[Etcd]:
+    async with watch_server(server.watch) as settings, Etcd(settings, timeout=1.0) as etcd, asyncio.timeout(20):
+        yield etcd
+
+
+async def keys_of(batches: Any) -> list[str]:
+    return [event.key for event in (await anext(batches)).events]
+
+
+async def count_of_streams(server: ScriptedWatch) -> int:
+    return len(server.streams)
+
+
+async def test_watches_share_a_stream_and_get_their_own_answers(server: ScriptedWatch, scripted: Etcd) -> None:
+    first, second = (scripted.watch(f"/{name}/", start_revision=1) for name in "ab")
+    await asyncio.gather(anext(first), anext(second))
+    assert len(server.streams) == 1
+    by_id = {id_: request.create_request.key.decode() for id_, request in enumerate(server.requests)}
+    for id_, prefix in by_id.items():
+        await server.tell(id_, f"{prefix}x")
+    assert (await keys_of(first), await keys_of(second)) == (["/a/x"], ["/b/x"])
+
+
+async def test_fragments_of_two_watches_may_alternate(server: ScriptedWatch, scripted: Etcd) -> None:
+    first, second = (scripted.watch(f"/{name}/", start_revision=1) for name in "ab")
+    await anext(first)
+    await anext(second)
+    for id_, key, fragment in ((0, "/a/1", True), (1, "/b/1", True), (0, "/a/2", False), (1, "/b/2", False)):
+        await server.tell(id_, key, fragment=fragment)
+    assert (await keys_of(first), await keys_of(second)) == (["/a/1", "/a/2"], ["/b/1", "/b/2"])
+
+
+async def test_closed_watch_is_cancelled_and_the_stream_ends_with_the_last(
+    server: ScriptedWatch, scripted: Etcd
+) -> None:
+    first, second = (scripted.watch(f"/{name}/", start_revision=1) for name in "ab")
+    await anext(first)
+    await anext(second)
+    await first.aclose()
+
+    async def cancelled() -> list[int]:
+        return server.cancelled
+
+    await eventually("the first watch is cancelled", cancelled, [0].__eq__)
+    await server.tell(0, "/a/late")
+    await server.tell(1, "/b/x")
+    assert await keys_of(second) == ["/b/x"]
+    await second.aclose()
+    await eventually("the stream has ended", lambda: count_of_streams(server), (0).__eq__)
+
+
+async def test_watch_given_up_before_its_answer_leaves_the_others_alone(server: ScriptedWatch, scripted: Etcd) -> None:
+    kept = scripted.watch("/kept/", start_revision=1)
+    await anext(kept)
+    server.silent = True
+    given_up = asyncio.ensure_future(anext(scripted.watch("/given-up/", start_revision=1)))
+
+    async def count_of_requests() -> int:
+        return len(server.requests)
+
+    await eventually("the second watch is requested", count_of_requests, (2).__eq__)
+    given_up.cancel()
+    server.silent = False
+    next_one = asyncio.ensure_future(anext(scripted.watch("/next/", start_revision=1)))
+    # The answer to the second comes late, and must not be taken for that to the third.
+    await server.streams[0].write(rpc.WatchResponse(created=True, watch_id=40))
+    await next_one
+
+    async def cancelled() -> list[int]:
+        return server.cancelled
+
+    await eventually("the second watch is cancelled once it has an id", cancelled, [40].__eq__)
+    await server.tell(0, "/kept/x")
+    assert await keys_of(kept) == ["/kept/x"]
+
+
+async def test_silence_about_a_new_watch_ends_the_stream(server: ScriptedWatch, scripted: Etcd) -> None:
+    open_before = scripted.watch("/a/", start_revision=1)
+    await anext(open_before)
+    server.silent = True
+    with pytest.raises(Unavailable, match="watch /b/"):
+        await anext(scripted.watch("/b/", start_revision=1))
+    with pytest.raises(WatchLost, match="watch /a/: etcd does not answer"):
+        await anext(open_before)
+    server.silent = False
+    await anext(scripted.watch("/b/", start_revision=1))
+
+
+async def test_cancellation_by_the_server_ends_one_watch(server: ScriptedWatch, scripted: Etcd) -> None:
+    first, second = (scripted.watch(f"/{name}/", start_revision=1) for name in "ab")
+    await anext(first)
+    await anext(second)
+    await server.streams[0].write(rpc.WatchResponse(watch_id=0, canceled=True, compact_revision=5))
+    with pytest.raises(Compacted):
+        await anext(first)
+    await server.tell(1, "/b/x")
+    assert await keys_of(second) == ["/b/x"]
+    assert server.cancelled == []
+
+
+async def test_other_endpoints_are_used_by_the_next_watch(server: ScriptedWatch, scripted: Etcd) -> None:
+    before = scripted.watch("/a/", start_revision=1)
+    await anext(before)
+    other = ScriptedWatch()
+    async with watch_server(other.watch) as settings:
+        scripted.use_endpoints(settings.endpoints)
+        after = scripted.watch("/b/", start_revision=1)
+        await anext(after)
+        assert (len(server.streams), len(other.streams)) == (1, 1)
+        await server.tell(0, "/a/x")
+        assert await keys_of(before) == ["/a/x"]
