@@ -1,6 +1,6 @@
 """All watches of a connection on one stream: each stream of its own would take memory here and at the server.
 
-Decision record: docs/decisions/0036-one-watch-stream.md.
+Decision record: docs/decisions/0039-one-watch-stream.md.
 """
 
 from __future__ import annotations
