@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, sync: bool = True) -> None:
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, sync: bool = True, keep_owner: bool = False) -> None:
     """Replace ``path`` atomically: write a temporary file, sync, rename.
 
     The folder must exist; a process must not write the same path concurrently. ``sync`` False for data that need not
-    survive a power cut.
+    survive a power cut. ``keep_owner``: the new file belongs to the user of the former one.
 
     Raises:
         OSError: the write failed; ``path`` is unchanged.
@@ -21,6 +21,10 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, sync: bool = Tru
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, mode)  # os.open's mode passes through the umask
+            if keep_owner:
+                with contextlib.suppress(FileNotFoundError):
+                    before = path.stat()
+                    os.fchown(descriptor, before.st_uid, before.st_gid)
             file.write(data)
             file.flush()
             if sync:

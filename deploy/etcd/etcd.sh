@@ -5,6 +5,7 @@ set -euo pipefail
 readonly HOME_DIR=/etc/etcd/devopsellence # the bundle of this machine's member; as in etcd.env
 readonly UNIT=devopsellence-etcd.service
 readonly TIMER=devopsellence-etcd-snapshot.timer
+readonly RENEW_TIMER=devopsellence-etcd-renew.timer
 readonly KEEP=48
 readonly SECONDS_TO_ANSWER=60
 
@@ -271,6 +272,7 @@ install_member() {
     systemctl enable --now --no-block "$UNIT"
     # Returns once the member serves again.
     [ -z "$restart" ] || systemctl restart "$UNIT"
+    systemctl enable --now "$RENEW_TIMER"
     [ -z "$snapshots" ] || systemctl enable --now "$TIMER"
     note "etcd is starting: 'systemctl status $UNIT' shows its state"
   fi

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from devopsellence.certificates.subjects import MEMBER_COMMON_NAME
+from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.identities import USER_CONTROLLER, USER_OPERATOR
 from devopsellence.store.keys import DEFAULT_PREFIX
 from devopsellence.store.settings import Settings
@@ -30,7 +31,8 @@ class EtcdServer:
     """Member of etcd on free ports, with data below ``folder``.
 
     A context manager: starts on entry, stops on exit. ``authority`` turns on TLS with required client certificates,
-    whose common names are etcd's users. ``EtcdServer.cluster`` makes several members of one cluster.
+    whose common names are etcd's users; ``files`` is the member's certificate, by default a new one of it.
+    ``EtcdServer.cluster`` makes several members of one cluster.
 
     Methods block; an async test calls slow ones through ``asyncio.to_thread``.
     """
@@ -41,6 +43,7 @@ class EtcdServer:
         *,
         name: str = "m1",
         authority: Authority | None = None,
+        files: CertificateFiles | None = None,
         arguments: Sequence[str] = (),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +55,7 @@ class EtcdServer:
         self.arguments = tuple(arguments)
         self.port, self.peer_port = free_ports(2)
         self.initial_cluster = f"{name}={self.peer_url}"
-        self._certificate = authority.issue_server(MEMBER_COMMON_NAME) if authority else None
+        self._certificate = files or (authority.issue_server(MEMBER_COMMON_NAME) if authority else None)
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod

@@ -75,8 +75,9 @@ def finish_replacement(certificate: Path, key: Path) -> None:
         return
     key_pem, begin, rest = content.partition(_CERTIFICATE)
     if key_pem and begin:
-        write_atomic(key, key_pem, mode=_KEY_MODE)
-        write_atomic(certificate, begin + rest, mode=_CERTIFICATE_MODE)
+        # Root renews for programs that run as other users.
+        write_atomic(key, key_pem, mode=_KEY_MODE, keep_owner=True)
+        write_atomic(certificate, begin + rest, mode=_CERTIFICATE_MODE, keep_owner=True)
     with suppress(FileNotFoundError):
         pending.unlink()
 

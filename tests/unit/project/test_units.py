@@ -29,6 +29,7 @@ CAPABILITIES: Final = {
     },
     "devopsellence-controller": set(),
     "devopsellence-etcd": set(),
+    "devopsellence-etcd-renew": {"CAP_CHOWN", "CAP_DAC_OVERRIDE"},
     "devopsellence-etcd-snapshot": {"CAP_DAC_OVERRIDE"},
 }
 
