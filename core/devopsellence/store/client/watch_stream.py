@@ -80,7 +80,6 @@ class WatchStreams:
     def __init__(self, connection: EtcdConnection) -> None:
         self._connection = connection
         self._shared: _SharedStream | None = None
-        self._opening = asyncio.Lock()
 
     async def open(self, what: str, create: rpc.WatchCreateRequest) -> tuple[Watch, rpc.WatchResponse]:
         """Create a watch and return it with the first answer.
@@ -88,9 +87,8 @@ class WatchStreams:
         Raises:
             Unavailable: no answer within the connection's timeout.
         """
-        async with self._opening:
-            stream = await self._stream()
-            watch = stream.add(what, create)
+        stream = await self._stream(what)
+        watch = stream.add(what, create)
         try:
             async with asyncio.timeout(self._connection.timeout):
                 return watch, await watch.next()
@@ -102,15 +100,24 @@ class WatchStreams:
             watch.close()
             raise
 
-    async def _stream(self) -> _SharedStream:
-        channel = await self._connection.channel()
-        shared = self._shared
-        if shared is None or shared.ended or shared.channel is not channel:
-            opened = await self._connection.stream("watch", lambda stubs: stubs.watch.Watch, lost=WatchLost)
-            shared = _SharedStream(opened, channel)
-            # A token expires, and etcd judges a new watch by that of the stream.
-            self._shared = None if self._connection.uses_tokens else shared
+    async def _stream(self, what: str) -> _SharedStream:
+        """Return the shared stream, or a new one once there is a connection."""
+        channel = await self._connection.channel(what)
+        if (shared := self._usable(channel)) is not None:
+            return shared
+        opened = await self._connection.stream("watch", lambda stubs: stubs.watch.Watch, lost=WatchLost)
+        if (shared := self._usable(channel)) is not None:
+            # Opened for another watch meanwhile.
+            opened.close()
+            return shared
+        shared = _SharedStream(opened, channel)
+        # A token expires, and etcd judges a new watch by that of the stream.
+        self._shared = None if self._connection.uses_tokens else shared
         return shared
+
+    def _usable(self, channel: object) -> _SharedStream | None:
+        shared = self._shared
+        return shared if shared is not None and not shared.ended and shared.channel is channel else None
 
 
 class _SharedStream:
