@@ -246,9 +246,9 @@ class EtcdConnection:
         stubs.calls += 1
         return EtcdStream(self, call, partial(self._ended, stubs), what, token, lost, self.timeout)
 
-    async def channel(self) -> object:
-        """Return what stands for the channel of the next stream: another once certificate or endpoints have changed."""
-        await self._renew()
+    async def channel(self, what: str) -> object:
+        """Wait for a connection; return what stands for its channel, another once certificate or endpoints change."""
+        await self._connected(what, self.timeout)
         return self._stubs
 
     @property

@@ -12,7 +12,7 @@ from typing import Final
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store.client.connection import EtcdConnection
 from devopsellence.store.client.stream import EtcdStream
-from devopsellence.store.errors import StoreError, WatchLost, first_error
+from devopsellence.store.errors import StoreError, Unavailable, WatchLost, first_error
 
 #: Bytes of answers that may wait for the reader of one watch. A slower one loses its watch: the stream brings the
 #: answers of all watches, so nobody may hold it up.
@@ -80,45 +80,48 @@ class WatchStreams:
     def __init__(self, connection: EtcdConnection) -> None:
         self._connection = connection
         self._shared: _SharedStream | None = None
-        self._opening = asyncio.Lock()
 
     async def open(self, what: str, create: rpc.WatchCreateRequest) -> tuple[Watch, rpc.WatchResponse]:
         """Create a watch and return it with the first answer.
 
         Raises:
-            Unavailable: no answer within the connection's timeout.
+            Unavailable: no answer within the connection's timeout, counted from the answer to the watch before.
         """
-        async with self._opening:
-            stream = await self._stream()
-            watch = stream.add(what, create)
+        stream = await self._stream(what)
+        watch = stream.add(what, create)
         try:
-            async with asyncio.timeout(self._connection.timeout):
-                return watch, await watch.next()
-        except TimeoutError as error:
-            # Whatever is behind on the stream would wait as well.
-            stream.end(WatchLost("etcd does not answer"))
-            raise self._connection.failure(error, what) from error
+            return watch, await watch.next()
         except BaseException:
             watch.close()
             raise
 
-    async def _stream(self) -> _SharedStream:
-        channel = await self._connection.channel()
-        shared = self._shared
-        if shared is None or shared.ended or shared.channel is not channel:
-            opened = await self._connection.stream("watch", lambda stubs: stubs.watch.Watch, lost=WatchLost)
-            shared = _SharedStream(opened, channel)
-            # A token expires, and etcd judges a new watch by that of the stream.
-            self._shared = None if self._connection.uses_tokens else shared
+    async def _stream(self, what: str) -> _SharedStream:
+        """Return the shared stream, or a new one once there is a connection."""
+        channel = await self._connection.channel(what)
+        if (shared := self._usable(channel)) is not None:
+            return shared
+        opened = await self._connection.stream("watch", lambda stubs: stubs.watch.Watch, lost=WatchLost)
+        if (shared := self._usable(channel)) is not None:
+            # Opened for another watch meanwhile.
+            opened.close()
+            return shared
+        shared = _SharedStream(opened, channel, self._connection.timeout)
+        # A token expires, and etcd judges a new watch by that of the stream.
+        self._shared = None if self._connection.uses_tokens else shared
         return shared
+
+    def _usable(self, channel: object) -> _SharedStream | None:
+        shared = self._shared
+        return shared if shared is not None and not shared.ended and shared.channel is channel else None
 
 
 class _SharedStream:
     """Stream that is open while it has watches. Watches are created one after the other, as by etcd's own client:
     answers do not say which request they are for."""
 
-    def __init__(self, stream: _Stream, channel: object) -> None:
+    def __init__(self, stream: _Stream, channel: object, timeout: float) -> None:
         self.channel = channel
+        self._timeout = timeout
         self.ended = False
         self._stream = stream
         self._open: set[Watch] = set()
@@ -177,7 +180,13 @@ class _SharedStream:
                 self._creating = watch
                 self._created.clear()
                 await self._stream.send(rpc.WatchRequest(create_request=watch.request))
-                await self._created.wait()
+                try:
+                    async with asyncio.timeout(self._timeout):
+                        await self._created.wait()
+                except TimeoutError as error:
+                    watch.end(Unavailable("no answer in time"))
+                    # Whatever is behind on the stream would wait as well.
+                    raise WatchLost("etcd does not answer") from error
 
     async def _receive(self) -> None:
         while True:
