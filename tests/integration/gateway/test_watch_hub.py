@@ -114,6 +114,12 @@ async def test_watches_of_one_stream_are_independent(gateway: RunningGateway) ->
             2,
             [keys.ingress("n1", OWN, "+peers")],
         )
+        for watch_id in (7, 2, 7):
+            chosen = create(keys.assignments_prefix("n1"))
+            chosen.create_request.watch_id = watch_id
+            await stream.write(chosen)
+        chosen_ids = [await answer() for _ in range(3)]
+        assert sorted((one.watch_id, one.canceled) for one in chosen_ids) == [(2, True), (7, False), (7, True)]
         await stream.write(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stream.read()

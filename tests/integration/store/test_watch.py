@@ -134,12 +134,14 @@ class CancellingWatch:
     """Server of etcd's watch protocol that creates a watch, sends an event, and cancels the watch."""
 
     def __init__(self, reason: str, compact_revision: int = 0) -> None:
-        self._last = rpc.WatchResponse(canceled=True, cancel_reason=reason, compact_revision=compact_revision)
+        self._last = rpc.WatchResponse(
+            watch_id=1, canceled=True, cancel_reason=reason, compact_revision=compact_revision
+        )
 
     async def watch(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         async for _ in requests:
-            yield rpc.WatchResponse(created=True)
-            yield rpc.WatchResponse(events=[rpc.Event(kv=rpc.KeyValue(key=b"/k/a", mod_revision=1))])
+            yield rpc.WatchResponse(watch_id=1, created=True)
+            yield rpc.WatchResponse(watch_id=1, events=[rpc.Event(kv=rpc.KeyValue(key=b"/k/a", mod_revision=1))])
             yield self._last
 
 

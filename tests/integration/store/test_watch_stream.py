@@ -10,7 +10,7 @@ import grpc.aio
 import pytest
 
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
-from devopsellence.store.errors import Compacted, Unavailable, WatchLost
+from devopsellence.store.errors import Compacted, PermissionDenied, Unavailable, WatchLost
 from devopsellence.store.etcd import Etcd
 from tests.support.until import eventually
 from tests.support.watch_server import watch_server
@@ -26,13 +26,12 @@ class ScriptedWatch:
 
     async def watch(self, requests: AsyncIterator[rpc.WatchRequest], context: Any) -> None:
         self.streams.append(context)
-        ids = 0
         try:
             async for request in requests:
                 self.requests.append(request)
                 if request.HasField("create_request") and not self.silent:
-                    await context.write(rpc.WatchResponse(created=True, watch_id=ids))
-                    ids += 1
+                    created = request.create_request.watch_id
+                    await context.write(rpc.WatchResponse(created=True, watch_id=created))
         finally:
             self.streams.remove(context)
 
@@ -68,7 +67,7 @@ async def test_watches_share_a_stream_and_get_their_own_answers(server: Scripted
     first, second = (scripted.watch(f"/{name}/", start_revision=1) for name in "ab")
     await asyncio.gather(anext(first), anext(second))
     assert len(server.streams) == 1
-    by_id = {id_: request.create_request.key.decode() for id_, request in enumerate(server.requests)}
+    by_id = {request.create_request.watch_id: request.create_request.key.decode() for request in server.requests}
     for id_, prefix in by_id.items():
         await server.tell(id_, f"{prefix}x")
     assert (await keys_of(first), await keys_of(second)) == (["/a/x"], ["/b/x"])
@@ -78,7 +77,7 @@ async def test_fragments_of_two_watches_may_alternate(server: ScriptedWatch, scr
     first, second = (scripted.watch(f"/{name}/", start_revision=1) for name in "ab")
     await anext(first)
     await anext(second)
-    for id_, key, fragment in ((0, "/a/1", True), (1, "/b/1", True), (0, "/a/2", False), (1, "/b/2", False)):
+    for id_, key, fragment in ((1, "/a/1", True), (2, "/b/1", True), (1, "/a/2", False), (2, "/b/2", False)):
         await server.tell(id_, key, fragment=fragment)
     assert (await keys_of(first), await keys_of(second)) == (["/a/1", "/a/2"], ["/b/1", "/b/2"])
 
@@ -94,9 +93,9 @@ async def test_closed_watch_is_cancelled_and_the_stream_ends_with_the_last(
     async def cancelled() -> list[int]:
         return server.cancelled
 
-    await eventually("the first watch is cancelled", cancelled, [0].__eq__)
-    await server.tell(0, "/a/late")
-    await server.tell(1, "/b/x")
+    await eventually("the first watch is cancelled", cancelled, [1].__eq__)
+    await server.tell(1, "/a/late")
+    await server.tell(2, "/b/x")
     assert await keys_of(second) == ["/b/x"]
     await second.aclose()
     await eventually("the stream has ended", lambda: count_of_streams(server), (0).__eq__)
@@ -113,18 +112,72 @@ async def test_watch_given_up_before_its_answer_leaves_the_others_alone(server: 
 
     await eventually("the second watch is requested", count_of_requests, (2).__eq__)
     given_up.cancel()
-    server.silent = False
-    next_one = asyncio.ensure_future(anext(scripted.watch("/next/", start_revision=1)))
-    # The answer to the second comes late, and must not be taken for that to the third.
-    await server.streams[0].write(rpc.WatchResponse(created=True, watch_id=40))
-    await next_one
 
     async def cancelled() -> list[int]:
         return server.cancelled
 
-    await eventually("the second watch is cancelled once it has an id", cancelled, [40].__eq__)
-    await server.tell(0, "/kept/x")
+    await eventually("the second watch is cancelled", cancelled, [2].__eq__)
+    server.silent = False
+    next_one = scripted.watch("/next/", start_revision=1)
+    await anext(next_one)
+    # Late answers to the second are nobody's.
+    await server.streams[0].write(rpc.WatchResponse(created=True, watch_id=2))
+    await server.tell(2, "/given-up/x")
+    await server.tell(1, "/kept/x")
+    await server.tell(3, "/next/x")
+    assert (await keys_of(kept), await keys_of(next_one)) == (["/kept/x"], ["/next/x"])
+
+
+async def test_creations_are_requested_at_once_and_answered_in_any_order(server: ScriptedWatch, scripted: Etcd) -> None:
+    server.silent = True
+    watches = [scripted.watch(f"/{name}/", start_revision=1) for name in "abc"]
+    confirmed = [asyncio.ensure_future(anext(watch)) for watch in watches]
+
+    async def count_of_requests() -> int:
+        return len(server.requests)
+
+    await eventually("all are requested", count_of_requests, (3).__eq__)
+    ids = [request.create_request.watch_id for request in server.requests]
+    for watch_id in reversed(ids):
+        await server.streams[0].write(rpc.WatchResponse(created=True, watch_id=watch_id))
+    await asyncio.gather(*confirmed)
+    by_id = {request.create_request.watch_id: request.create_request.key.decode() for request in server.requests}
+    for watch_id, prefix in by_id.items():
+        await server.tell(watch_id, f"{prefix}x")
+    assert [await keys_of(watch) for watch in watches] == [["/a/x"], ["/b/x"], ["/c/x"]]
+
+
+async def test_refusal_without_an_id_is_for_the_first_that_waits(server: ScriptedWatch, scripted: Etcd) -> None:
+    kept = scripted.watch("/kept/", start_revision=1)
+    await anext(kept)
+    server.silent = True
+    refused, answered = (asyncio.ensure_future(anext(scripted.watch(f"/{name}/", start_revision=1))) for name in "ab")
+
+    async def count_of_requests() -> int:
+        return len(server.requests)
+
+    await eventually("both are requested", count_of_requests, (3).__eq__)
+    denial = "rpc error: code = PermissionDenied desc = etcdserver: permission denied"
+    await server.streams[0].write(rpc.WatchResponse(created=True, canceled=True, watch_id=-1, cancel_reason=denial))
+    await server.streams[0].write(rpc.WatchResponse(created=True, watch_id=3))
+    with pytest.raises(PermissionDenied):
+        await refused
+    await answered
+    await server.tell(1, "/kept/x")
     assert await keys_of(kept) == ["/kept/x"]
+
+
+async def test_server_that_chooses_ids_itself_is_refused(server: ScriptedWatch, scripted: Etcd) -> None:
+    server.silent = True
+    waiting = asyncio.ensure_future(anext(scripted.watch("/a/", start_revision=1)))
+
+    async def count_of_requests() -> int:
+        return len(server.requests)
+
+    await eventually("it is requested", count_of_requests, (1).__eq__)
+    await server.streams[0].write(rpc.WatchResponse(created=True, watch_id=0))
+    with pytest.raises(WatchLost, match="chooses the ids"):
+        await waiting
 
 
 async def test_silence_about_a_new_watch_ends_the_stream(server: ScriptedWatch, scripted: Etcd) -> None:
@@ -143,10 +196,10 @@ async def test_cancellation_by_the_server_ends_one_watch(server: ScriptedWatch, 
     first, second = (scripted.watch(f"/{name}/", start_revision=1) for name in "ab")
     await anext(first)
     await anext(second)
-    await server.streams[0].write(rpc.WatchResponse(watch_id=0, canceled=True, compact_revision=5))
+    await server.streams[0].write(rpc.WatchResponse(watch_id=1, canceled=True, compact_revision=5))
     with pytest.raises(Compacted):
         await anext(first)
-    await server.tell(1, "/b/x")
+    await server.tell(2, "/b/x")
     assert await keys_of(second) == ["/b/x"]
     assert server.cancelled == []
 
@@ -160,5 +213,5 @@ async def test_other_endpoints_are_used_by_the_next_watch(server: ScriptedWatch,
         after = scripted.watch("/b/", start_revision=1)
         await anext(after)
         assert (len(server.streams), len(other.streams)) == (1, 1)
-        await server.tell(0, "/a/x")
+        await server.tell(1, "/a/x")
         assert await keys_of(before) == ["/a/x"]

@@ -14,7 +14,7 @@ from devopsellence.controller.gateway.rules import policy
 from devopsellence.controller.gateway.rules.filters import readable_events
 from devopsellence.controller.gateway.rules.grants import Grants, KeyRange
 from devopsellence.controller.gateway.rules.policy import ReadMode
-from devopsellence.controller.gateway.rules.refusal import Refused, unsupported
+from devopsellence.controller.gateway.rules.refusal import Refused, invalid, unsupported
 from devopsellence.controller.gateway.upstream import Upstream, failure_of
 from devopsellence.controller.gateway.watch_buffer import WatcherQueue
 from devopsellence.controller.gateway.watch_hub import HubWatch, WatchHub
@@ -122,25 +122,34 @@ class WatchSession:
 
     async def _create(self, create: rpc.WatchCreateRequest) -> None:
         try:
-            if create.watch_id:
-                raise unsupported("a watch with an id of the caller's choice")
+            if create.watch_id < 0 or create.watch_id in self._watches:
+                raise invalid("a watch of this id exists, or the id is negative")
             mode = policy.check_watch(self._call.caller, create)
             self._call.limits.watch_opened()
         except Refused as refused:
             now = asyncio.get_running_loop().time()
             self._admission.audit.refused(self._call.source, "Watch", refused, now, create)
             # As etcd does: only this watch ends, not the stream.
-            reason = status_text(refused)
-            await self._write(
-                rpc.WatchResponse(
-                    header=self._hub.header(), watch_id=_NO_WATCH, created=True, canceled=True, cancel_reason=reason
-                )
+            answer = rpc.WatchResponse(
+                header=self._hub.header(),
+                watch_id=create.watch_id or _NO_WATCH,
+                created=True,
+                canceled=True,
+                cancel_reason=status_text(refused),
             )
+            await self._write(answer)
             return
         self._admission.note_read(self._call, [KeyRange(create.key, create.range_end)])
-        self._last_id += 1
+        watch_id = create.watch_id or self._free_id()
         grants = self._call.caller.grants if mode is ReadMode.FILTERED else None
-        self._start(self._last_id, self._serve(self._last_id, create, grants))
+        self._start(watch_id, self._serve(watch_id, create, grants))
+
+    def _free_id(self) -> int:
+        """Return an id for a watch whose caller has chosen none."""
+        self._last_id += 1
+        while self._last_id in self._watches:
+            self._last_id += 1
+        return self._last_id
 
     def _start(self, watch_id: int, serving: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(serving)
@@ -193,6 +202,7 @@ class WatchSession:
         """Serve a watch by a stream of its own to etcd."""
         upstream_create = rpc.WatchCreateRequest()
         upstream_create.CopyFrom(create)
+        upstream_create.ClearField("watch_id")
         clipped = KeyRange(create.key, create.range_end).clipped(self._call.caller.grants.prefix)
         if clipped is not None:
             upstream_create.key, upstream_create.range_end = clipped.first, clipped.end

@@ -24,10 +24,9 @@ _Stream = EtcdStream[rpc.WatchRequest, rpc.WatchResponse]
 class Watch:
     """Watch of a range of keys, whose answers wait here. Close by :meth:`close`."""
 
-    def __init__(self, what: str, create: rpc.WatchCreateRequest, stream: _SharedStream) -> None:
-        self.request = create
-        #: Id that the server gave; None until it has.
-        self.id: int | None = None
+    def __init__(self, what: str, watch_id: int, stream: _SharedStream) -> None:
+        #: Id on the stream, which answers name.
+        self.id = watch_id
         self._what = what
         self._stream = stream
         self._waiting: deque[rpc.WatchResponse] = deque()
@@ -116,26 +115,40 @@ class WatchStreams:
 
 
 class _SharedStream:
-    """Stream that is open while it has watches. Watches are created one after the other, as by etcd's own client:
-    answers do not say which request they are for."""
+    """Stream that is open while it has watches.
+
+    Their ids are chosen here (etcd 3.4 and later: ``WatchCreateRequest.watch_id``), so answers to several creations at
+    once are told apart. ``timeout``: seconds without an answer to any of them.
+    """
 
     def __init__(self, stream: _Stream, channel: object, timeout: float) -> None:
         self.channel = channel
         self._timeout = timeout
         self.ended = False
         self._stream = stream
+        self._last_id = 0
         self._open: set[Watch] = set()
+        # Those that the server has not ended.
         self._by_id: dict[int, Watch] = {}
-        # Watches to create or, if closed meanwhile, to cancel.
-        self._requests: asyncio.Queue[Watch] = asyncio.Queue()
-        self._creating: Watch | None = None
+        # Those that wait for their first answer.
+        self._new: set[Watch] = set()
+        # Ids without a first answer in the order of their requests, also of watches that were given up.
+        self._asked: dict[int, None] = {}
+        self._requests: asyncio.Queue[rpc.WatchRequest] = asyncio.Queue()
         self._created = asyncio.Event()
+        self._waiting = asyncio.Event()
         self._task = asyncio.create_task(self._serve(), name="watches")
 
     def add(self, what: str, create: rpc.WatchCreateRequest) -> Watch:
-        watch = Watch(what, create, self)
+        self._last_id += 1
+        watch = Watch(what, self._last_id, self)
         self._open.add(watch)
-        self._requests.put_nowait(watch)
+        self._new.add(watch)
+        self._by_id[watch.id] = watch
+        self._asked[watch.id] = None
+        create.watch_id = watch.id
+        self._requests.put_nowait(rpc.WatchRequest(create_request=create))
+        self._waiting.set()
         return watch
 
     def remove(self, watch: Watch) -> None:
@@ -143,10 +156,12 @@ class _SharedStream:
         if watch not in self._open:
             return
         self._open.discard(watch)
+        self._answered(watch)
         if not self._open:
             self.end(WatchLost("closed"))
-        elif watch.id is not None and self._by_id.pop(watch.id, None) is not None:
-            self._requests.put_nowait(watch)
+        elif self._by_id.pop(watch.id, None) is not None:
+            cancel = rpc.WatchCancelRequest(watch_id=watch.id)
+            self._requests.put_nowait(rpc.WatchRequest(cancel_request=cancel))
 
     def refused(self, reason: str) -> StoreError:
         return self._stream.refused(reason)
@@ -164,6 +179,7 @@ class _SharedStream:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._send())
+                tasks.create_task(self._expect_creations())
                 await self._receive()
         except* StoreError as group:
             error = first_error(group)
@@ -172,42 +188,54 @@ class _SharedStream:
 
     async def _send(self) -> None:
         while True:
-            watch = await self._requests.get()
-            if watch.id is not None:
-                cancel = rpc.WatchCancelRequest(watch_id=watch.id)
-                await self._stream.send(rpc.WatchRequest(cancel_request=cancel))
-            elif watch in self._open:
-                self._creating = watch
-                self._created.clear()
-                await self._stream.send(rpc.WatchRequest(create_request=watch.request))
-                try:
-                    async with asyncio.timeout(self._timeout):
-                        await self._created.wait()
-                except TimeoutError as error:
+            await self._stream.send(await self._requests.get())
+
+    async def _expect_creations(self) -> None:
+        """End the stream if no answer to any creation comes in time: whatever is behind would wait as well.
+
+        The time counts from the answer before, so that a busy server is not taken for a silent one.
+        """
+        while True:
+            await self._waiting.wait()
+            self._created.clear()
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await self._created.wait()
+            except TimeoutError as error:
+                for watch in self._new:
                     watch.end(Unavailable("no answer in time"))
-                    # Whatever is behind on the stream would wait as well.
-                    raise WatchLost("etcd does not answer") from error
+                raise WatchLost("etcd does not answer") from error
 
     async def _receive(self) -> None:
         while True:
             answer = await self._stream.receive()
-            if answer.created:
-                self._confirm(answer)
-            elif (watch := self._by_id.get(answer.watch_id)) is not None:
-                if answer.canceled:
-                    del self._by_id[answer.watch_id]
-                watch.put(answer)
+            watch = self._by_id.get(self._id_of(answer))
+            if watch is None:
+                # Given up, and cancelled.
+                continue
+            self._answered(watch)
+            if answer.canceled:
+                del self._by_id[watch.id]
+            watch.put(answer)
 
-    def _confirm(self, answer: rpc.WatchResponse) -> None:
-        watch, self._creating = self._creating, None
-        self._created.set()
-        if watch is None:
-            return
-        watch.put(answer)
-        if answer.canceled:
-            return
-        watch.id = answer.watch_id
-        if watch in self._open:
-            self._by_id[watch.id] = watch
-        else:
-            self._requests.put_nowait(watch)
+    def _id_of(self, answer: rpc.WatchResponse) -> int:
+        """Return the id of the watch that an answer is for.
+
+        etcd 3.5 refuses a creation without naming the id, but answers in the order of the requests.
+        """
+        watch_id = answer.watch_id
+        if answer.created and watch_id not in self._asked:
+            if not answer.canceled:
+                # Its events could not be told from those of others.
+                raise WatchLost("the server chooses the ids of watches itself: etcd 3.4 or later is needed")
+            watch_id = next(iter(self._asked), 0)
+        self._asked.pop(watch_id, None)
+        return watch_id
+
+    def _answered(self, watch: Watch) -> None:
+        """Note that nobody waits for the first answer any more."""
+        if watch in self._new:
+            self._new.discard(watch)
+            if not self._new:
+                self._waiting.clear()
+            self._created.set()

@@ -11,7 +11,7 @@ from devopsellence.store.errors import WatchLost
 
 
 async def test_watch_whose_answers_are_not_read_is_lost() -> None:
-    watch = Watch("watch /k/", rpc.WatchCreateRequest(), cast("Any", None))
+    watch = Watch("watch /k/", 1, cast("Any", None))
     event = rpc.Event(kv=rpc.KeyValue(value=b"x" * (WAITING_BYTES // 8)))
     answer = rpc.WatchResponse(events=[event])
     for _ in range(7):
