@@ -19,6 +19,7 @@ from devopsellence.store.codec import encode
 from devopsellence.store.errors import Compacted, WatchLost
 from devopsellence.store.etcd import Etcd, Put
 from devopsellence.store.informer import Informer
+from devopsellence.store.record import message_of
 from tests.integration.gateway.key_classes import OTHER, OWN, fields
 from tests.support.authority import Authority
 from tests.support.etcd import EtcdServer
@@ -229,5 +230,35 @@ async def test_watches_outlive_a_restart_of_etcd_and_end_with_a_long_loss(tmp_pa
                 await asyncio.to_thread(server.kill)
                 with pytest.raises(WatchLost):
                     await anext(batches)
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+
+async def test_changes_after_a_restore_reach_watchers_although_their_revisions_were_used_before(tmp_path: Path) -> None:
+    """A watch from a revision of the history before would hear of nothing until that revision is reached again."""
+    need_etcd()
+    authority = Authority(tmp_path / "ca")
+    with EtcdServer(tmp_path / "etcd") as server:
+        async with running_gateway(server.settings(), authority) as gateway, Etcd(gateway.root()) as etcd:
+            keys = gateway.direct.keys
+            node = keys.node("n1")
+            changes: asyncio.Queue[str] = asyncio.Queue()
+            informer = Informer(etcd, keys.nodes_prefix, pb.Node, changes.put_nowait)
+            following = asyncio.create_task(informer.run())
+            async with asyncio.timeout(60):
+                await informer.synced()
+                await asyncio.to_thread(server.snapshot, tmp_path / "snapshot.db")
+                for number in range(40):
+                    await gateway.direct.put(keys.node("lost"), encode(pb.Node(name="lost", uid=f"u{number}")))
+                while await changes.get() != keys.node("lost"):
+                    pass
+                await asyncio.to_thread(server.stop)
+                await asyncio.to_thread(server.restore, tmp_path / "snapshot.db")
+                await asyncio.to_thread(server.start)
+                await eventually("the restore is noticed", lambda: asyncio.sleep(0, informer.epoch), lambda n: n == 1)
+                for uid in ("u1", "u2", "u3"):
+                    await gateway.direct.put(node, encode(pb.Node(name="n1", uid=uid)))
+                    while message_of(informer.records.get(node)) != pb.Node(name="n1", uid=uid):
+                        await changes.get()
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)

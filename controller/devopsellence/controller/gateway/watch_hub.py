@@ -17,6 +17,7 @@ from devopsellence.store.retry import repeat
 
 #: Seconds without a watch of etcd after which watchers are cut off, so that they know.
 GRACE_SECONDS: Final = 2.0
+OTHER_HISTORY: Final = "etcd has a different history than before (restored or replaced)"
 _LONGEST_BACKOFF: Final = 1.0
 _log = structlog.get_logger("gateway")
 
@@ -126,6 +127,7 @@ class WatchHub:
                         raise Compacted(answer.compact_revision)
                     raise stream.refused(answer.cancel_reason or "etcd cancelled the watch without a reason")
                 if answer.created:
+                    await self._check_history(answer.header)
                     self._established(answer.header)
                 fragments.extend(answer.events)
                 if not answer.fragment:
@@ -135,11 +137,28 @@ class WatchHub:
         finally:
             stream.close()
 
+    async def _check_history(self, header: rpc.ResponseHeader) -> None:
+        """Check that etcd has the history that the buffer has.
+
+        Raises:
+            WatchLost: it was restored or replaced, and the buffer begins anew. The present watch is from a revision of
+                the former history, so it would miss the changes before that.
+        """
+        if not self._buffer.last:
+            return
+        if header.cluster_id == self._header.cluster_id and header.revision >= self._buffer.last:
+            return
+        # A lagging member looks the same; only a linearizable read shows the difference.
+        head = (await self._upstream.range(rpc.RangeRequest(key=self._prefix, count_only=True))).header
+        if head.cluster_id != self._header.cluster_id or head.revision < self._buffer.last:
+            self._header = head
+            self._end_watchers(self._buffer.reset(head.revision, OTHER_HISTORY))
+            raise WatchLost(OTHER_HISTORY)
+
     def _established(self, header: rpc.ResponseHeader) -> None:
-        """Go on after the last change, or begin anew if etcd has another history than before."""
-        known = self._header
-        if not self._buffer.last or header.cluster_id != known.cluster_id or header.revision < self._buffer.last:
-            self._end_watchers(self._buffer.reset(header.revision, "etcd has a different history than before"))
+        """Go on after the last change, or begin with the present revision."""
+        if not self._buffer.last:
+            self._end_watchers(self._buffer.reset(header.revision, "changes were missed"))
         self._header = header
         if self._ending is not None:
             self._ending.cancel()
