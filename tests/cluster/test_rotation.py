@@ -84,3 +84,15 @@ def test_abandoned_rotation_leaves_the_authority_as_it_was(app: App, bed: Bed) -
     assert rotate(bed, "--abandon", check=False)["error"]["code"] == "rotation_stage"
     app.deploy("with the present authority")
     nothing_amiss(bed)
+
+
+def test_cluster_comes_back_from_a_power_cut_by_itself(app: App, bed: Bed) -> None:
+    """All machines at once; nobody is there to type a passphrase, and certificates are signed as before."""
+    app.deploy("before the power cut")
+    bed.cut_power()
+    nothing_amiss(bed)
+    # It waits until every host answers.
+    with Load(app, *bed.hosts) as load:
+        app.deploy("after the power cut")
+        nothing_amiss(bed)
+    assert load.failed == []

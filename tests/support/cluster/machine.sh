@@ -19,8 +19,9 @@ mount -t tmpfs -o mode=755 none /run
 mkdir -p /run/lock /run/disk
 # Through the descriptor, because the folder's own path may just have been hidden.
 mount --bind "/proc/self/fd/$disk_fd" /run/disk
-for folder in /etc /var/lib; do
-  own=/run/own$folder
+# /etc outlives a power cut.
+for own in /run/disk/own/etc /run/own/var/lib; do
+  folder=/${own#*own/}
   mkdir -p "$own/upper" "$own/work"
   mount -t overlay overlay -o "lowerdir=$folder,upperdir=$own/upper,workdir=$own/work" "$folder"
 done

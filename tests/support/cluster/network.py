@@ -52,6 +52,9 @@ class Switch(Machine):
 
     def connect(self, machine: Machine) -> None:
         """Give a running machine a link and an address."""
+        # The link of a machine that was switched off goes some time after it.
+        old = [*_in_network_of(self), "ip", "link", "delete", machine.port]
+        subprocess.run(old, capture_output=True, check=False)
         self._ip(
             f"link add {machine.port} type veth peer name eth0 netns {machine.init.pid}",
             f"link set {machine.port} master bridge",
