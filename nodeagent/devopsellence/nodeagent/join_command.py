@@ -9,7 +9,7 @@ from typing import Final, NoReturn
 import click
 
 from devopsellence.nodeagent.util.process import protect_memory
-from devopsellence.settings_file import AGENT_HOME
+from devopsellence.store.settings_file import AGENT_HOME
 
 _PROGRAM: Final = "devopsellence-agent join"
 _UNIT: Final = "devopsellence-agent"
@@ -58,7 +58,7 @@ def join(misplaced: tuple[str, ...], token_file: Path, folder: Path, replace: bo
         done = joining.join(token, joining.NodeFolder(folder.absolute()), replace=replace)
     except UnusableToken as error:
         _fail(f"the token cannot be used: {error}", 2)
-    except joining.FolderTaken as error:
+    except joining.FolderInUse as error:
         _fail(f"{error}; choose another --folder, or --replace it", 2)
     except StoreError as error:
         _fail(refusal(error), 1)

@@ -126,7 +126,7 @@ async def test_machine_joins_with_its_own_key_once(cluster: Cluster) -> None:
     assert len(certificates.items) == 3
 
 
-async def test_of_many_at_once_one_wins(cluster: Cluster) -> None:
+async def test_many_uses_at_once_have_one_winner(cluster: Cluster) -> None:
     token = await cluster.token()
     asked = [join(cluster.at(number % 2, token)) for number in range(8)]
     answers = await asyncio.gather(*asked, return_exceptions=True)
@@ -214,13 +214,9 @@ async def test_token_makes_no_other_call(cluster: Cluster, identity: str) -> Non
     async with open_channel(cluster.first.settings(identity)) as channel:
         for path, takes_stream in methods:
             # An empty request, which asks for nothing that could be refused.
-            call: Any
-            if takes_stream:
-                call = channel.stream_stream(path)(iter([b""]))  # type: ignore[arg-type]
-            else:
-                call = channel.unary_stream(path)(b"")  # type: ignore[arg-type]
+            call: Any = channel.stream_stream(path) if takes_stream else channel.unary_stream(path)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await anext(aiter(call))
+                await anext(aiter(call(iter([b""]) if takes_stream else b"")))
             if caught.value.code() is grpc.StatusCode.UNIMPLEMENTED:
                 unserved.add(path)
                 continue
@@ -233,7 +229,7 @@ async def test_token_makes_no_other_call(cluster: Cluster, identity: str) -> Non
 
 
 @pytest.mark.parametrize("identity", ["root", "operator:amy", "node:uid-n1", "controller", "etcd", "somebody"])
-async def test_nobody_else_joins(cluster: Cluster, identity: str) -> None:
+async def test_other_callers_do_not_join(cluster: Cluster, identity: str) -> None:
     with pytest.raises(PermissionDenied, match=r"only a join token joins|gives no access"):
         await join(cluster.first.settings(identity))
 

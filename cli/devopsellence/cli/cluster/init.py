@@ -18,9 +18,9 @@ from devopsellence.cli.cluster.issue import IssuedBundle
 from devopsellence.cli.output import CliError
 from devopsellence.cli.util.addresses import check_host
 from devopsellence.cli.util.text import columns
-from devopsellence.settings_file import client_variables, settings_file
 from devopsellence.store.keys import InvalidName, check_name
 from devopsellence.store.settings import Settings, SettingsError
+from devopsellence.store.settings_file import client_variables, settings_file
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How a machine becomes a registered node: its join token, or a folder with its certificate; the agent's start."""
+"""Ways of a machine to become a registered node: a join token, or a folder with a certificate; the agent's start."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from devopsellence.cli.cluster import issue, programs
 from devopsellence.cli.cluster.folder import ClusterFolder
 from devopsellence.cli.errors import of_store
 from devopsellence.cli.output import CliError, NextAction
-from devopsellence.settings_file import AGENT_HOME, agent_variables, client_variables, settings_file
 from devopsellence.store.errors import NotServed, StoreError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.identities import user_of_join_token
 from devopsellence.store.settings import Settings
+from devopsellence.store.settings_file import AGENT_HOME, agent_variables, client_variables, settings_file
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class JoinInstructions:
 
 @dataclass(frozen=True)
 class JoinSource:
-    """What this machine knows of the cluster. ``authority``: the cluster's, if it is here."""
+    """Facts about the cluster on this machine. ``authority``: the cluster's, if it is here."""
 
     folder: ClusterFolder
     settings: Settings

@@ -13,8 +13,8 @@ from devopsellence.agent_identity import API_PORT
 from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.certificates.subjects import MEMBER_COMMON_NAME
 from devopsellence.cli.util.addresses import is_ip, with_port
-from devopsellence.settings_file import client_variables, prefix_variable
 from devopsellence.store.settings import CA_CERT, CERT, ENDPOINTS, ETCD_CLIENT_NAME, KEY, PREFIX
+from devopsellence.store.settings_file import client_variables, prefix_variable
 
 CLIENT_PORT: Final = 2379
 PEER_PORT: Final = 2380
@@ -113,7 +113,7 @@ def agent_arguments(node: Node) -> list[str]:
 
 
 def agent_command(node: Node, variables: Mapping[str, str]) -> str:
-    """Return the full shell command of the agent, with ``variables`` from ``settings_file.client_variables``."""
+    """Return the full shell command of the agent, with ``variables`` from ``client_variables``."""
     return shlex.join(["devopsellence-agent", *agent_arguments(node), *_flags(variables)])
 
 

@@ -25,18 +25,18 @@ from devopsellence.certificates.join_token import JoinToken, UnusableToken
 from devopsellence.certificates.request import SigningRequest, new_request
 from devopsellence.client_certificate import UnusableCertificate, certificate_end, read_credentials
 from devopsellence.memory_file import memory_file
-from devopsellence.settings_file import agent_variables, client_variables, settings_file
 from devopsellence.store.errors import Ambiguous, PermissionDenied, Rejected, Unavailable
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.identities import user_of_node
 from devopsellence.store.settings import Settings, SettingsError
+from devopsellence.store.settings_file import agent_variables, client_variables, settings_file
 
 #: Time that a gateway may take to answer.
 _SECONDS: Final = 10.0
 _PUBLIC: Final = 0o644
 
 
-class FolderTaken(Exception):
+class FolderInUse(Exception):
     """The folder is that of another machine, or of something else; the message is a sentence."""
 
 
@@ -96,14 +96,14 @@ def owner_of(folder: NodeFolder) -> str:
     """Return whose the certificate in a folder is; "" without one.
 
     Raises:
-        FolderTaken: nobody can tell.
+        FolderInUse: nobody can tell.
     """
     try:
         return common_name(x509.load_pem_x509_certificate(input_file.read(folder.certificate)))
     except FileNotFoundError:
         return ""
     except (OSError, ValueError) as error:
-        raise FolderTaken(f"{folder.certificate} cannot be read: {error}") from error
+        raise FolderInUse(f"{folder.certificate} cannot be read: {error}") from error
 
 
 def join(token: JoinToken, folder: NodeFolder, *, replace: bool) -> JoinedNode:
@@ -112,7 +112,7 @@ def join(token: JoinToken, folder: NodeFolder, *, replace: bool) -> JoinedNode:
     ``replace`` allows a folder of another machine. What a gateway refuses leaves no file.
 
     Raises:
-        UnusableToken: the token has expired. FolderTaken, Busy, CertificateUnusable, StoreError, OSError.
+        UnusableToken: the token has expired. FolderInUse, Busy, CertificateUnusable, StoreError, OSError.
     """
     check_time(token, datetime.datetime.now(datetime.UTC))
     settings = _settings(token)
@@ -162,18 +162,18 @@ def _check_folder(folder: NodeFolder, token: JoinToken, *, replace: bool) -> boo
     """Return True if the folder is another machine's, and may be taken.
 
     Raises:
-        FolderTaken: it may not.
+        FolderInUse: it may not.
     """
     try:
         owner = owner_of(folder)
-    except FolderTaken:
+    except FolderInUse:
         if replace:
             return True
         raise
     if owner in ("", user_of_node(token.uid)):
         return False
     if not replace:
-        raise FolderTaken(f"{folder.root} has the certificate of {owner}, and the token is for another machine")
+        raise FolderInUse(f"{folder.root} has the certificate of {owner}, and the token is for another machine")
     return True
 
 

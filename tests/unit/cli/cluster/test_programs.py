@@ -7,9 +7,15 @@ import shlex
 
 from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.cli.cluster import programs
-from devopsellence.settings_file import AGENT_ARGUMENTS, AGENT_HOME, agent_variables, client_variables, settings_file
 from devopsellence.store.keys import DEFAULT_PREFIX
 from devopsellence.store.settings import Settings
+from devopsellence.store.settings_file import (
+    AGENT_ARGUMENTS,
+    AGENT_HOME,
+    agent_variables,
+    client_variables,
+    settings_file,
+)
 from tests.support.project import PROJECT
 
 MEMBERS = {"e1": "10.0.0.1", "e2": "10.0.0.2"}

@@ -1,4 +1,4 @@
-"""Where the commands about operators have certificates signed, and with which access they write records."""
+"""Choice of who signs the certificates of operators, and with which access the commands write records."""
 
 from __future__ import annotations
 
