@@ -81,7 +81,7 @@ def test_registered_machine_joins_and_its_agent_runs(started: RunningCluster, tm
     assert shlex.split(variables[AGENT_ARGUMENTS]) == shlex.split(document["agent_command"])[1:-8]
     assert variables["DEVOPSELLENCE_ETCD_KEY"] == str(folder / "tls.key")
     with started.agent({**document, "bundle": str(folder)}, tmp_path / "state"):
-        assert started.as_party("root").json("node", "list")["nodes"][0]["reachable"]
+        assert started.as_party("root").json("node", "list")["nodes"][0]["note"] == ""
     # Once, with the key that it was used for.
     other = tmp_path / "other"
     assert join(document["join_token"], other) == (

@@ -213,6 +213,8 @@ async def test_token_makes_no_other_call(cluster: Cluster, identity: str) -> Non
     refused, unserved = set(), set()
     async with open_channel(cluster.first.settings(identity)) as channel:
         for path, takes_stream in methods:
+            if path.endswith("/Join"):
+                continue
             # An empty request, which asks for nothing that could be refused.
             call: Any = channel.stream_stream(path) if takes_stream else channel.unary_stream(path)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
