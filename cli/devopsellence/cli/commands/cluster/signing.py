@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -22,11 +22,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Signing:
-    """``folder`` is for the certificates, ``settings`` are the connection for the records."""
+    """``folder`` is for the certificates, ``connection`` for the records; a certificate alone may need none."""
 
     folder: ClusterFolder
     signer: Signer
-    settings: Settings
+    connection: Callable[[], Settings]
+
+    @property
+    def settings(self) -> Settings:
+        """Return the connection.
+
+        Raises:
+            CliError: ``settings_invalid``, ``etcd_unavailable``: there is none.
+        """
+        return self.connection()
 
     def locked(self, bundle: CertificateBundle) -> AbstractContextManager[None]:
         """Lock the cluster's folder against other commands; not if nothing in it is used."""
@@ -49,7 +58,7 @@ def choose(ctx: click.Context, pki: str | None) -> Signing:
     folder = ClusterFolder.chosen(pki)
     if pki is not None or folder.has_authority:
         authority = authorities.load(folder, issue.now())
-        return Signing(folder, authority, root_settings(folder, context.connection_flags(ctx), os.environ))
+        return Signing(folder, authority, partial(root_settings, folder, context.connection_flags(ctx), os.environ))
     try:
         settings = context.connection(ctx)
     except CliError as error:
@@ -58,7 +67,7 @@ def choose(ctx: click.Context, pki: str | None) -> Signing:
         raise _no_signer(folder, "no cluster is configured") from error
     if settings.cert is None:
         raise _no_signer(folder, "the connection has no certificate of an admin")
-    return Signing(folder, GatewaySigner(settings, partial(context.run, ctx, settings=settings)), settings)
+    return Signing(folder, GatewaySigner(settings, partial(context.run, ctx, settings=settings)), lambda: settings)
 
 
 @contextmanager
