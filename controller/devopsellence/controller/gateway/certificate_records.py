@@ -13,6 +13,7 @@ from cryptography import x509
 from google.protobuf.message import Message
 
 from devopsellence.access.denied import serial_text
+from devopsellence.agent_identity import JOIN_PREFIX
 from devopsellence.api.v1.stored_pb2 import IssuedCertificate, Node, OperatorAccess, UsedJoinToken
 from devopsellence.certificates.authority import CertificateRequest, fingerprint, life_of
 from devopsellence.certificates.subjects import FIXED_TERM
@@ -116,6 +117,7 @@ def record_of(
         serial=serial_text(certificate.serial_number),
         identity=subject.common_name,
         node="" if subject.unit == FIXED_TERM else subject.unit,
+        fixed_term=subject.unit == FIXED_TERM or subject.common_name.startswith(JOIN_PREFIX),
         issued_by=issued_by,
         issued_by_serial=issued_by_serial,
         authority=fingerprint(root),

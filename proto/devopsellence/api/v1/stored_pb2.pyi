@@ -629,6 +629,7 @@ class IssuedCertificate(_message.Message):
     ISSUED_BY_FIELD_NUMBER: _builtins.int
     ISSUED_BY_SERIAL_FIELD_NUMBER: _builtins.int
     AUTHORITY_FIELD_NUMBER: _builtins.int
+    FIXED_TERM_FIELD_NUMBER: _builtins.int
     serial: _builtins.str
     """As in DeniedCertificate."""
     identity: _builtins.str
@@ -641,6 +642,8 @@ class IssuedCertificate(_message.Message):
     """Serial number of the caller's certificate."""
     authority: _builtins.str
     """SHA-256 of the root authority that it is signed under, in hexadecimal."""
+    fixed_term: _builtins.bool
+    """Ends when it was meant to, as those of tokens: nothing renews it."""
     @_builtins.property
     def not_before(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -656,10 +659,11 @@ class IssuedCertificate(_message.Message):
         issued_by: _builtins.str = ...,
         issued_by_serial: _builtins.str = ...,
         authority: _builtins.str = ...,
+        fixed_term: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["not_after", b"not_after", "not_before", b"not_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "identity", b"identity", "issued_by", b"issued_by", "issued_by_serial", b"issued_by_serial", "node", b"node", "not_after", b"not_after", "not_before", b"not_before", "serial", b"serial"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "fixed_term", b"fixed_term", "identity", b"identity", "issued_by", b"issued_by", "issued_by_serial", b"issued_by_serial", "node", b"node", "not_after", b"not_after", "not_before", b"not_before", "serial", b"serial"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
