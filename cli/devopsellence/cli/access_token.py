@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-from devopsellence import input_file, token_text
+from devopsellence import input_file
+from devopsellence.certificates import token_text
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.memory_file import memory_file
 from devopsellence.store.keys import DEFAULT_PREFIX

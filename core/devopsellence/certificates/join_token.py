@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
-from devopsellence import token_text
 from devopsellence.access.certificate import serial_number, validity
+from devopsellence.certificates import token_text
 from devopsellence.store.keys import DEFAULT_PREFIX, InvalidName, check_name
 
 #: Begins every join token, so that scanners of leaked secrets recognise it, and a later format differs.

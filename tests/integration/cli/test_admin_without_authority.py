@@ -49,8 +49,8 @@ def admin(cluster: RunningCluster, tmp_path: Path, name: str, *roles: str) -> Cl
 
 def owner(cluster: RunningCluster, folder: Path) -> Cli:
     """Return the command line with the certificate in a folder."""
-    files = CertificateFiles(folder / "ca.crt", folder / "tls.crt", folder / "tls.key")
-    return Cli(settings_with(Settings((cluster.endpoints,)), files), cluster.cli.folder)
+    settings = settings_with(Settings((cluster.endpoints,)), CertificateFiles.in_folder(folder))
+    return Cli(settings, cluster.cli.folder)
 
 
 def refused(cli: Cli, *words: str) -> tuple[str, int]:

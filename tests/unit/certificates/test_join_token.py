@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from devopsellence import token_text
-from devopsellence.certificates import subjects
+from devopsellence.certificates import subjects, token_text
 from devopsellence.certificates.authority import CertificateAuthority
 from devopsellence.certificates.join_token import MARK, JoinToken, UnusableToken
 

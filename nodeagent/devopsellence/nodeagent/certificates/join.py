@@ -25,6 +25,7 @@ from devopsellence.certificates.join_token import JoinToken, UnusableToken
 from devopsellence.certificates.request import SigningRequest, new_request
 from devopsellence.client_certificate import UnusableCertificate, certificate_end, read_credentials
 from devopsellence.memory_file import memory_file
+from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.errors import Ambiguous, PermissionDenied, Rejected, Unavailable
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.identities import user_of_node
@@ -51,16 +52,8 @@ class NodeFolder:
     root: Path
 
     @property
-    def authority(self) -> Path:
-        return self.root / "ca.crt"
-
-    @property
-    def certificate(self) -> Path:
-        return self.root / "tls.crt"
-
-    @property
-    def key(self) -> Path:
-        return self.root / "tls.key"
+    def files(self) -> CertificateFiles:
+        return CertificateFiles.in_folder(self.root)
 
     @property
     def settings(self) -> Path:
@@ -99,11 +92,11 @@ def owner_of(folder: NodeFolder) -> str:
         FolderInUse: nobody can tell.
     """
     try:
-        return common_name(x509.load_pem_x509_certificate(input_file.read(folder.certificate)))
+        return common_name(x509.load_pem_x509_certificate(input_file.read(folder.files.certificate)))
     except FileNotFoundError:
         return ""
     except (OSError, ValueError) as error:
-        raise FolderInUse(f"{folder.certificate} cannot be read: {error}") from error
+        raise FolderInUse(f"{folder.files.certificate} cannot be read: {error}") from error
 
 
 def join(token: JoinToken, folder: NodeFolder, *, replace: bool) -> JoinedNode:
@@ -211,6 +204,6 @@ def _checked_end(settings: Settings, pair: KeyPair) -> datetime.datetime:
 
 def _install(folder: NodeFolder, token: JoinToken, pair: KeyPair) -> None:
     client = client_variables(",".join(token.endpoints), token.prefix, str(folder.root))
-    write_atomic(folder.authority, token.authority.encode(), mode=_PUBLIC)
+    write_atomic(folder.files.authority, token.authority.encode(), mode=_PUBLIC)
     write_atomic(folder.settings, settings_file(agent_variables(token.arguments, client)), mode=_PUBLIC)
-    pair.write(folder.certificate, folder.key)
+    pair.write(folder.files.certificate, folder.files.key)

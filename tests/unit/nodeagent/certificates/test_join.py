@@ -49,11 +49,11 @@ def test_expired_token_leaves_no_folder(tmp_path: Path) -> None:
 def test_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     folder = NodeFolder(tmp_path)
     assert owner_of(folder) == ""
-    folder.certificate.write_bytes(ROOT.issue(subjects.node("n2", "u2"), NOW).certificate)
+    folder.files.certificate.write_bytes(ROOT.issue(subjects.node("n2", "u2"), NOW).certificate)
     assert owner_of(folder) == "node:u2"
     with pytest.raises(FolderInUse, match="has the certificate of node:u2"):
         join(token_at(NOW), folder, replace=False)
-    folder.certificate.write_text("nonsense")
+    folder.files.certificate.write_text("nonsense")
     with pytest.raises(FolderInUse, match="cannot be read"):
         join(token_at(NOW), folder, replace=False)
     assert [path.name for path in tmp_path.iterdir()] == ["tls.crt"]
