@@ -139,6 +139,9 @@ def test_interrupted_join_is_repeated_with_the_same_token(started: RunningCluste
     assert attempt.stat().st_mode & 0o777 == 0o600
     key = json.loads(attempt.read_text())["key"]
     (folder / "agent.env").rmdir()
+    # Also after another that reached no gateway.
+    elsewhere = JoinToken(**{**JoinToken.parse(token).__dict__, "endpoints": ("127.0.0.1:1",)})
+    assert join(elsewhere.text(), folder)[0] == 1
     assert join(token, folder)[0] == 0
     assert {name: mode for name, (mode, _) in content(folder).items()} == FILES
     assert (folder / "tls.key").read_text() == key

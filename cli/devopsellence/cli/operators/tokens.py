@@ -152,7 +152,7 @@ async def _record(
     def edit(before: OperatorAccess | None) -> OperatorAccess:
         nonlocal former
         if before is None:
-            raise access.unknown(order.name)
+            raise CliError("operator_unknown", "it was revoked meanwhile")
         _check_tokens_alone(before)
         after = OperatorAccess()
         after.CopyFrom(before)

@@ -115,14 +115,16 @@ def join(token: JoinToken, folder: NodeFolder, *, replace: bool) -> JoinedNode:
     try:
         with locked(folder.root):
             replaced = _check_folder(folder, token, replace=replace)
-            request = _begun(folder, token)
+            resumed = _resumed(folder, token)
+            request = resumed or _begun(folder, token)
             try:
                 chain = asyncio.run(_signed(settings, request, token.node))
-                expires = _checked_end(settings, KeyPair(chain, request.key))
-            except (CertificateUnusable, PermissionDenied, Rejected, Unavailable):
-                # Not after a write without an answer, which may have used the token.
-                folder.attempt.unlink()
+            except (PermissionDenied, Rejected, Unavailable) as error:
+                # Otherwise the token may have been used for this key, which is needed again then.
+                if resumed is None or not isinstance(error, Unavailable):
+                    folder.attempt.unlink()
                 raise
+            expires = _checked_end(settings, KeyPair(chain, request.key))
             _install(folder, token, KeyPair(chain, request.key))
             folder.attempt.unlink()
     finally:
@@ -170,12 +172,17 @@ def _check_folder(folder: NodeFolder, token: JoinToken, *, replace: bool) -> boo
     return True
 
 
-def _begun(folder: NodeFolder, token: JoinToken) -> SigningRequest:
-    """Return a new key with its signing request; that of an interrupted join if it was with the same token."""
+def _resumed(folder: NodeFolder, token: JoinToken) -> SigningRequest | None:
+    """Return the key of an interrupted join with the same token, and its signing request; None for none."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         stored = json.loads(input_file.read(folder.attempt))
         if stored["token"] == token.serial:
             return SigningRequest(bytes.fromhex(stored["csr"]), stored["key"].encode())
+    return None
+
+
+def _begun(folder: NodeFolder, token: JoinToken) -> SigningRequest:
+    """Return a new key with its signing request, which is on disk before it is used."""
     made = new_request()
     content = {"token": token.serial, "csr": made.csr.hex(), "key": made.key.decode()}
     write_atomic(folder.attempt, json.dumps(content).encode())
@@ -183,14 +190,25 @@ def _begun(folder: NodeFolder, token: JoinToken) -> SigningRequest:
 
 
 async def _signed(settings: Settings, request: SigningRequest, node: str) -> bytes:
-    retrying = AsyncRetrying(
-        retry=retry_if_exception_type(Ambiguous),
-        wait=wait_random_exponential(multiplier=0.2, max=2),
-        stop=stop_after_attempt(3),
-        reraise=True,
-    )
+    """Return the certificate for a key.
+
+    Raises:
+        Ambiguous: the token may have been used for it. Other errors: it was not.
+    """
     async with Etcd(settings, timeout=_SECONDS) as etcd:
-        return await retrying(etcd.join, request.csr, node)
+        try:
+            return await etcd.join(request.csr, node)
+        except Ambiguous as error:
+            retrying = AsyncRetrying(
+                retry=retry_if_exception_type((Ambiguous, Unavailable)),
+                wait=wait_random_exponential(multiplier=0.2, max=2),
+                stop=stop_after_attempt(3),
+                reraise=True,
+            )
+            try:
+                return await retrying(etcd.join, request.csr, node)
+            except Unavailable:
+                raise error from None
 
 
 def _checked_end(settings: Settings, pair: KeyPair) -> datetime.datetime:
