@@ -15,6 +15,9 @@ OPERATOR_ROOT: Final = "root"
 OPERATOR_PREFIX: Final = "operator:"
 #: Prefix of an agent's common name, followed by the machine's uid.
 NODE_PREFIX: Final = "node:"
+#: Prefix of a join token's common name, followed by the uid of the machine that is to join. It gives no access but one
+#: call to a gateway.
+JOIN_PREFIX: Final = "join:"
 #: Trailing metadata of every error from an agent; distinguishes agent errors from network errors.
 REFUSED_BY: Final = "devopsellence-refused-by"
 #: Initial metadata of every accepted call, sent at once: the node's name.

@@ -42,6 +42,11 @@ class CertificateFiles:
     certificate: Path
     key: Path
 
+    @classmethod
+    def in_folder(cls, root: Path) -> CertificateFiles:
+        """Return the files in a folder of a node, an operator or a controller."""
+        return cls(root / "ca.crt", root / "tls.crt", root / "tls.key")
+
     def stamps(self) -> tuple[int, ...]:
         """Return the modification times of the files."""
         return tuple(path.stat().st_mtime_ns for path in (self.authority, self.certificate, self.key))

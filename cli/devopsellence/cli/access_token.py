@@ -6,17 +6,15 @@ exist in memory alone: nothing is written to disk, and nothing is left after the
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-import os
 from collections.abc import Mapping, MutableMapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
 from devopsellence import input_file
+from devopsellence.certificates import token_text
 from devopsellence.cli.output import CliError, NextAction
+from devopsellence.memory_file import memory_file
 from devopsellence.store.keys import DEFAULT_PREFIX
 from devopsellence.store.settings import (
     CA_CERT,
@@ -68,7 +66,7 @@ class Token:
 
     def text(self) -> str:
         """Return the token as one line, which :meth:`parse` reads back."""
-        return MARK + base64.urlsafe_b64encode(json.dumps(asdict(self)).encode()).decode().rstrip("=")
+        return token_text.encode(MARK, asdict(self))
 
     @classmethod
     def parse(cls, text: str) -> Token:
@@ -77,17 +75,7 @@ class Token:
         Raises:
             ValueError: ``text`` is no token; the message says why and shows nothing of it.
         """
-        body = text.strip()
-        if not body.startswith(MARK):
-            raise ValueError(f"it does not begin with {MARK}")
-        encoded = body.removeprefix(MARK)
-        try:
-            # Without ``validate``, characters in between would be skipped.
-            document = json.loads(base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True))
-        except (binascii.Error, ValueError, RecursionError):
-            # The cause would show parts of the token in a traceback.
-            raise ValueError("it is cut or damaged") from None
-        return cls(**_known_fields(document))
+        return cls(**_known_fields(token_text.decode(MARK, text)))
 
     def settings(self) -> TokenSettings:
         """Return the settings, with paths of files in memory that only this process can open.
@@ -97,12 +85,12 @@ class Token:
         """
         return TokenSettings(
             endpoints=self.endpoints,
-            ca_cert=_in_memory("ca.crt", self.authority),
-            cert=_in_memory("tls.crt", self.certificate),
-            key=_in_memory("tls.key", self.key),
+            ca_cert=memory_file("ca.crt", self.authority),
+            cert=memory_file("tls.crt", self.certificate),
+            key=memory_file("tls.key", self.key),
             server_name=self.server_name,
             prefix=self.prefix,
-            identity=_in_memory("operator.age", self.identity) if self.identity else None,
+            identity=memory_file("operator.age", self.identity) if self.identity else None,
             environment=self.environment,
         )
 
@@ -157,21 +145,11 @@ def _content(path: Path) -> str:
         raise CliError("token_invalid", f"{path} holds no usable token: it is not text", exit_code=2) from None
 
 
-def _known_fields(document: Any) -> dict[str, Any]:
+def _known_fields(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a token's fields, after a check of their types."""
-    known = {name: document[name] for name in _FIELDS & document.keys()} if isinstance(document, dict) else {}
+    known = {name: document[name] for name in _FIELDS & document.keys()}
     endpoints = known.pop("endpoints", None)
     texts = [*known.values(), *(endpoints if isinstance(endpoints, list) else [None])]
     if not all(isinstance(text, str) for text in texts) or not known.keys() >= _REQUIRED:
         raise ValueError("a part of it is missing")
     return {**known, "endpoints": tuple(endpoints or ())}
-
-
-def _in_memory(name: str, text: str) -> Path:
-    """Return the path of a new file in memory, closed with this process and not inherited by others."""
-    descriptor = os.memfd_create(f"devopsellence-{name}")
-    os.fchmod(descriptor, 0o600)
-    content = text.encode()
-    while content:
-        content = content[os.write(descriptor, content) :]
-    return Path(f"/proc/self/fd/{descriptor}")

@@ -11,6 +11,8 @@ from typing import Final
 _Time = datetime.datetime
 #: Life of a leaf whose owner renews it.
 LEAF_LIFE: Final = datetime.timedelta(days=90)
+#: Life of a join token.
+JOIN_LIFE: Final = datetime.timedelta(hours=1)
 #: Share of the life after which a certificate is renewed.
 _RENEWED_AFTER: Final = 2 / 3
 #: Share of the life that the renewals of many certificates of one age are spread over.

@@ -19,15 +19,15 @@ class InvalidRequest(ValueError):
 
 @dataclass(frozen=True)
 class SigningRequest:
-    """Signing request (DER), and its new key (PEM)."""
+    """Signing request (DER), and its key (PEM)."""
 
     csr: bytes
     key: bytes = field(repr=False)
 
 
-def new_request() -> SigningRequest:
-    """Return a signing request for a new EC P-256 key; its subject is empty, because whoever signs knows it."""
-    key = ec.generate_private_key(ec.SECP256R1())
+def new_request(key: ec.EllipticCurvePrivateKey | None = None) -> SigningRequest:
+    """Return a signing request for ``key``, by default a new EC P-256 key; its subject is empty, as signers know it."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return SigningRequest(csr.public_bytes(serialization.Encoding.DER), pem)

@@ -11,7 +11,14 @@ from typing import Final
 
 from devopsellence.agent_identity import server_name
 from devopsellence.certificates.authority import LONG_LIFE, MAX_COMMON_NAME, CertificateError, CertificateRequest
-from devopsellence.store.identities import USER_CONTROLLER, USER_OPERATOR, user_of_node, user_of_operator
+from devopsellence.certificates.life import JOIN_LIFE
+from devopsellence.store.identities import (
+    USER_CONTROLLER,
+    USER_OPERATOR,
+    user_of_join_token,
+    user_of_node,
+    user_of_operator,
+)
 from devopsellence.store.keys import check_name
 from devopsellence.store.settings import ETCD_CLIENT_NAME, ETCD_SERVER_NAME
 
@@ -67,6 +74,15 @@ def node(name: str, uid: str) -> CertificateRequest:
         InvalidName: ``name`` or ``uid`` is not valid.
     """
     return CertificateRequest(user_of_node(uid), (server_name(uid),), unit=check_name("node", name))
+
+
+def join_token(name: str, uid: str) -> CertificateRequest:
+    """Return the request for a join token of the node ``name``, for the machine ``uid``: a client of gateways.
+
+    Raises:
+        InvalidName: ``name`` or ``uid`` is not valid.
+    """
+    return CertificateRequest(user_of_join_token(uid), unit=check_name("node", name), life=JOIN_LIFE)
 
 
 def _server_names(addresses: Sequence[str]) -> tuple[str, ...]:

@@ -14,6 +14,10 @@ class Unavailable(StoreError):
     """No endpoint answered in time; nothing was written. Worth retrying."""
 
 
+class NotServed(Unavailable):
+    """The endpoint does not serve the method: etcd itself, or a gateway without what it needs for it."""
+
+
 class Ambiguous(StoreError):
     """No answer to a write: the write may or may not have happened. Read back before retrying."""
 

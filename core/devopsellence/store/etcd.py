@@ -23,7 +23,7 @@ from tenacity import (
 )
 
 from devopsellence.api.v1.audit_pb2 import AuditEntry, AuditReport
-from devopsellence.api.v1.certificates_pb2 import RenewRequest, SignRequest
+from devopsellence.api.v1.certificates_pb2 import JoinRequest, RenewRequest, SignRequest
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store.client.connection import EtcdConnection, Stubs
 from devopsellence.store.client.rpc import (
@@ -272,13 +272,13 @@ class Etcd:
             the certificate and the authority behind it, as PEM.
 
         Raises:
-            Unavailable: also if the endpoint signs no certificates. Rejected: the request is not accepted.
+            Unavailable: NotServed if the endpoint signs no certificates. Rejected: the request is not accepted.
         """
         request = RenewRequest(csr=csr)
         return (await self._write("renew the certificate", lambda stubs: stubs.certificates.Renew, request)).chain
 
     async def sign_certificate(self, csr: bytes, identity: str, life: timedelta | None = None) -> bytes:
-        """Have a gateway sign a certificate for a registered node or an operator, as :meth:`renew_certificate` does.
+        """Have a gateway sign a certificate for a node, an operator or a join token, as :meth:`renew_certificate` does.
 
         Raises:
             Unavailable, Rejected: as there. PermissionDenied: this client may not have it signed.
@@ -288,6 +288,19 @@ class Etcd:
             request.life.FromTimedelta(life)
         what = f"sign a certificate for {identity}"
         return (await self._write(what, lambda stubs: stubs.certificates.Sign, request)).chain
+
+    async def join(self, csr: bytes, node: str) -> bytes:
+        """Have a gateway sign the certificate of ``node``, with the certificate of a join token as this client's.
+
+        It may be asked again for the same key, so an answer that was lost loses nothing.
+
+        Raises:
+            Unavailable, Rejected: as by :meth:`renew_certificate`. PermissionDenied: the token is void or used.
+        """
+        # The status that other calls ask for to wait for a connection is refused to a join token.
+        await self._connection.opened("join", self._timeout)
+        request = JoinRequest(csr=csr, node=node)
+        return (await self._write("join", lambda stubs: stubs.certificates.Join, request)).chain
 
     async def _read(
         self,

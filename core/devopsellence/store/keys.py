@@ -225,6 +225,14 @@ class Keys:
         """Return the serial number of an ``access/certificates/`` key."""
         return check_name("serial number", self._after(key, self.issued_certificates_prefix))
 
+    def used_join_token(self, serial: str) -> str:
+        """Return the key that marks a join token as used, by the serial number of its certificate."""
+        return f"{self.prefix}access/joins/{check_name('serial number', serial)}"
+
+    def parse_used_join_token(self, key: str) -> str:
+        """Return the serial number of an ``access/joins/`` key."""
+        return check_name("serial number", self._after(key, f"{self.prefix}access/joins/"))
+
     def parse_operator(self, key: str) -> str:
         """Return the name of an ``operators/`` key."""
         return check_name("operator", self._after(key, self.operators_prefix))

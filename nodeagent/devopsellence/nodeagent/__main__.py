@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -71,7 +73,19 @@ def _address(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
     return value
 
 
-@click.command()
+class _AgentCommand(click.Command):
+    """The agent, or ``join``: a first word, not a group, because the agent itself has no name."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *more: Any, **extra: Any) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        if words[:1] != ["join"]:
+            return super().main(words, prog_name, *more, **extra)
+        from devopsellence.nodeagent.join_command import join
+
+        return join.main(words[1:], f"{prog_name or 'devopsellence-agent'} join", *more, **extra)
+
+
+@click.command(cls=_AgentCommand)
 @click.option("--node", required=True, metavar="NAME", callback=_name, help="Name of this node.")
 @click.option("--node-uid", required=True, metavar="UID", callback=_name, help="Uid of this node's registration.")
 @click.option(
@@ -146,6 +160,8 @@ def main(debug: bool, **values: object) -> None:
     Options take precedence over environment variables (DEVOPSELLENCE_ETCD_ENDPOINTS, DEVOPSELLENCE_ETCD_CA_CERT,
     DEVOPSELLENCE_ETCD_CERT, DEVOPSELLENCE_ETCD_KEY, DEVOPSELLENCE_PREFIX). Exit codes: 0 after a signal, 1 if the agent
     cannot run, 2 for wrong usage.
+
+    devopsellence-agent join makes this machine a node, see devopsellence-agent join --help.
 
     Example: devopsellence-agent --node n1 --node-uid 5f3a9c21 --state-dir /var/lib/devopsellence
     """

@@ -69,6 +69,7 @@ def records(keys: Keys, author: str) -> dict[str, tuple[str, bytes]]:
         },
         "denied": (keys.denied, pb.DenyList(certificates=[pb.DeniedCertificate(serial="c0ffee")])),
         "issued": (keys.issued_certificate("c0ffee"), pb.IssuedCertificate(serial="c0ffee", identity="node:uid-n1")),
+        "used": (keys.used_join_token("c0ffee"), pb.UsedJoinToken(node="n1", uid="uid-n1")),
         "gateways": (keys.gateways, pb.Gateways(addresses=["10.0.0.1:2381"])),
         "authorities": (keys.authorities, pb.Authorities(certificates=[ROOT_PEM])),
         "claim": (keys.host_claim("n1", HOST), pb.HostClaim()),

@@ -154,22 +154,24 @@ async def test_renewal_is_recorded_with_who_asked(gateway: RunningGateway) -> No
             await etcd.put(key, encode(record))
 
 
+MACHINES = ("node:uid-n1", "node:uid-n2", "join:uid-n1")
 #: Caller, and whose certificates it may have signed by Renew and by Sign.
 SIGNED = {
-    "root": ({"root"}, {"operator:ann", "operator:vic", "operator:amy", "node:uid-n1", "node:uid-n2"}),
-    "operator:amy": ({"operator:amy"}, {"operator:vic", "operator:amy", "node:uid-n1", "node:uid-n2"}),
+    "root": ({"root"}, {"operator:ann", "operator:vic", "operator:amy", *MACHINES}),
+    "operator:amy": ({"operator:amy"}, {"operator:vic", "operator:amy", *MACHINES}),
     "operator:ann": ({"operator:ann"}, set()),
     "operator:vic": ({"operator:vic"}, set()),
     "operator:nobody": (set(), set()),
     "node:uid-n1": ({"node:uid-n1"}, set()),
     "node:uid-gone": (set(), set()),
+    "join:uid-n1": (set(), set()),
     "controller": (set(), set()),
     "etcd": (set(), set()),
     "somebody": (set(), set()),
 }
 IDENTITIES = (
     *("root", "controller", "etcd", "operator:ann", "operator:vic", "operator:amy", "operator:nobody"),
-    *("node:uid-n1", "node:uid-n2", "node:uid-gone", "operator:", "node:", "join:1"),
+    *("node:uid-n1", "node:uid-n2", "node:uid-gone", "operator:", "node:", "join:uid-n1", "join:uid-gone"),
 )
 
 

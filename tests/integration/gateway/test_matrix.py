@@ -24,7 +24,7 @@ EVERYTHING = frozenset(
     |assignment n2 other|ingress n1 own|ingress n1 other|ingress n2 own|ingress n2 other|status n1 own|status n1 other
     |status n2 own|status n2 other|environment own|environment other|release own|release other|rollout own|rollout other
     |secret own|secret other|certificate own|certificate other|event own|event other|recipient|access ann|access viewer
-    |access deployer|access exec|access admin|access admins|denied|issued|gateways|authorities|election
+    |access deployer|access exec|access admin|access admins|denied|issued|used|gateways|authorities|election
     |claim|unknown kind""".replace("\n    ", "").split("|")
 )
 OF_ENVIRONMENTS = frozenset(
@@ -80,7 +80,7 @@ EXPECTED = {
     ),
     "operator:admin": (VIEW_OWN | SECRETS_OWN | ACCESS | {"issued"}, ACCESS - {"denied"}, NOTHING),
     "operator:admins": (
-        EVERYTHING - {"unknown kind"},
+        EVERYTHING - {"unknown kind", "used"},
         # The record of a recipient without a change, as with an approval.
         ACCESS | NODES | {"environment own", "environment other", "recipient"},
         ACCESS - {"denied"} | NODES | HEARTBEATS | {"recipient"},
@@ -93,6 +93,7 @@ EXPECTED = {
     ),
     "controller": (EVERYTHING, EVERYTHING, EVERYTHING),
     "etcd": (NOTHING, NOTHING, NOTHING),
+    "join:uid-n1": (NOTHING, NOTHING, NOTHING),
     "operator:": (NOTHING, NOTHING, NOTHING),
     "somebody": (NOTHING, NOTHING, NOTHING),
 }

@@ -11,8 +11,9 @@ import shlex
 from pathlib import Path
 from typing import Any, Final
 
-from devopsellence.cli.cluster.programs import AGENT_HOME, CONTROLLER_HOME, ETCD_HOME
+from devopsellence.cli.cluster.programs import CONTROLLER_HOME, ETCD_HOME
 from devopsellence.nodeagent.docker.names import LABEL_ENVIRONMENT, LABEL_MANAGED, LABEL_ROUTER
+from devopsellence.store.settings_file import AGENT_HOME
 from tests.support.cluster.machine import Machine, Program, wait_for
 from tests.support.cluster.network import Switch
 from tests.support.until import until

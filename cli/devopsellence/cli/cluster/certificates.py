@@ -25,6 +25,8 @@ from devopsellence.store.etcd import Etcd
 from devopsellence.store.identities import USER_CONTROLLER, USER_OPERATOR, user_of_node, user_of_operator
 
 _ITSELF: Final = "itself"
+#: For certificates that end when they were meant to.
+_NOBODY: Final = "nobody"
 #: For whom ``cluster init`` renews: nothing does so unattended.
 RENEWED_BY_INIT: Final = "cluster init"
 #: Identity of the authority that signs, among certificates.
@@ -129,7 +131,11 @@ def _of_files(facts: CertificateFacts, now: datetime.datetime) -> Iterable[Known
 def _of_record(record: IssuedCertificate, denied: DenyList, now: datetime.datetime) -> KnownCertificate:
     life = Life(_time(record.not_before), _time(record.not_after))
     state = _state(denied, record.identity, record.serial, life, now)
-    return KnownCertificate(record.identity, record.serial, life.ends, state, signed_for=record.issued_by)
+    if record.fixed_term and state in (CertificateState.RENEWAL_DUE, CertificateState.EXPIRES_SOON):
+        # As it was meant to.
+        state = CertificateState.OK
+    by = _NOBODY if record.fixed_term else _ITSELF
+    return KnownCertificate(record.identity, record.serial, life.ends, state, "", by, record.issued_by)
 
 
 def _state(denied: DenyList, identity: str, serial: str, life: Life, now: datetime.datetime) -> CertificateState:

@@ -20,6 +20,7 @@ from devopsellence.cli.util.addresses import check_host
 from devopsellence.cli.util.text import columns
 from devopsellence.store.keys import InvalidName, check_name
 from devopsellence.store.settings import Settings, SettingsError
+from devopsellence.store.settings_file import client_variables, settings_file
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class InitResult:
     def operator_variables(self) -> dict[str, str]:
         """Variables for access to the cluster from this machine as root, through the gateways."""
         home = str(self.folder.root_operator.root)
-        return programs.client_variables(programs.gateways(self.control_plane.controllers), self.prefix, home)
+        return client_variables(programs.gateways(self.control_plane.controllers), self.prefix, home)
 
     def text(self) -> str:
         """Return the text for a terminal: destinations of the folders and next steps."""
@@ -164,10 +165,10 @@ def _bundles(folder: ClusterFolder, machines: ControlPlane) -> list[tuple[str, C
 def _write_settings(folder: ClusterFolder, members: Mapping[str, str], prefix: str) -> None:
     for name in members:
         variables = programs.member_variables(name, members)
-        write_atomic(folder.member(name).settings_file("etcd"), programs.settings_file(variables), mode=0o644)
+        write_atomic(folder.member(name).settings_file("etcd"), settings_file(variables), mode=0o644)
     if members:
         variables = programs.controller_variables(members, prefix)
-        write_atomic(folder.controller.settings_file("controller"), programs.settings_file(variables), mode=0o644)
+        write_atomic(folder.controller.settings_file("controller"), settings_file(variables), mode=0o644)
         root = folder.root_operator
         lines = programs.exports(programs.etcdctl_variables(members, str(root.root)))
         text = "".join(f"{line}\n" for line in lines)

@@ -15,16 +15,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from devopsellence.atomic_file import write_atomic
 from devopsellence.certificates import subjects
 from devopsellence.certificates.authority import (
-    CertificateAuthority,
     CertificateError,
     CertificateRequest,
     common_name,
     load_certificate,
     load_key,
 )
-from devopsellence.certificates.files import KeyPair
 from devopsellence.cli.cluster.folder import CertificateBundle, make_private
+from devopsellence.cli.cluster.signer import Signer
 from devopsellence.cli.output import CliError, NextAction
+from devopsellence.client_certificate import is_signed_under
 
 
 class IssueOutcome(StrEnum):
@@ -49,7 +49,7 @@ def now() -> datetime.datetime:
 
 
 def issue(
-    authority: CertificateAuthority,
+    signer: Signer,
     bundle: CertificateBundle,
     request: CertificateRequest,
     at: datetime.datetime,
@@ -64,28 +64,26 @@ def issue(
     make_private(bundle.root)
     former = _former_subject(bundle, request)
     if force or former or not bundle.key.exists():
-        authority.issue(request, at).write(bundle.certificate, bundle.key)
+        signer.issue(request, at).write(bundle.certificate, bundle.key)
         issued = IssuedBundle(bundle, IssueOutcome.MADE, f"the old one was for {former!r}" if former else "")
-    elif why := _why_renew(authority, bundle, request, at):
-        renewed = authority.sign(request, _key(bundle).public_key(), at)
-        write_atomic(bundle.certificate, renewed, mode=0o644)
+    elif why := _why_renew(signer, bundle, request, at):
+        renewed = signer.issue(request, at, key=_key(bundle))
+        write_atomic(bundle.certificate, renewed.certificate, mode=0o644)
         issued = IssuedBundle(bundle, IssueOutcome.RENEWED, why)
     else:
         issued = IssuedBundle(bundle, IssueOutcome.KEPT)
-    write_atomic(bundle.authority, authority.trusted, mode=0o644)
+    write_atomic(bundle.authority, signer.trusted, mode=0o644)
     return issued
 
 
-def sign_operator(
-    authority: CertificateAuthority, name: str, life: datetime.timedelta, at: datetime.datetime
-) -> KeyPair:
-    """Return a certificate of operator ``name`` with a new key, valid for ``life`` and no longer.
+def operator_request(name: str, *, fixed_term: bool = False) -> CertificateRequest:
+    """Return the request for the certificate of an operator; ``fixed_term``: of a token.
 
     Raises:
         CliError: ``invalid_name`` (exit code 2).
     """
     try:
-        return authority.issue(subjects.operator(name, fixed_term=True), at, life=life)
+        return subjects.operator(name, fixed_term=fixed_term)
     except CertificateError as error:
         raise CliError("invalid_name", str(error), exit_code=2) from error
 
@@ -99,9 +97,7 @@ def _former_subject(bundle: CertificateBundle, request: CertificateRequest) -> s
     return name if name != request.common_name else ""
 
 
-def _why_renew(
-    authority: CertificateAuthority, bundle: CertificateBundle, request: CertificateRequest, at: datetime.datetime
-) -> str:
+def _why_renew(signer: Signer, bundle: CertificateBundle, request: CertificateRequest, at: datetime.datetime) -> str:
     """Return the reason for a renewal of the existing certificate; "" for none."""
     key = _key(bundle)
     try:
@@ -110,7 +106,10 @@ def _why_renew(
         return str(error)
     if certificate.public_key() != key.public_key():
         return "certificate and key do not match"
-    return authority.why_renew(certificate, request, at)
+    why = signer.why_renew(certificate, request, at)
+    if not (why or is_signed_under(signer.trusted.decode("ascii"), bundle.certificate, bundle.key)):
+        return "not signed by this CA"
+    return why
 
 
 def _key(bundle: CertificateBundle) -> ec.EllipticCurvePrivateKey:

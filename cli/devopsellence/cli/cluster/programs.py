@@ -13,21 +13,18 @@ from devopsellence.agent_identity import API_PORT
 from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.certificates.subjects import MEMBER_COMMON_NAME
 from devopsellence.cli.util.addresses import is_ip, with_port
-from devopsellence.store.keys import DEFAULT_PREFIX
 from devopsellence.store.settings import CA_CERT, CERT, ENDPOINTS, ETCD_CLIENT_NAME, KEY, PREFIX
+from devopsellence.store.settings_file import client_variables, prefix_variable
 
 CLIENT_PORT: Final = 2379
 PEER_PORT: Final = 2380
 GATEWAY_PORT: Final = 2381
-#: Folders for the bundles of an agent, a controller and an etcd member; different, because a machine may run all three.
-AGENT_HOME: Final = "/etc/devopsellence"
+#: Folders for the bundles of a controller and an etcd member; not an agent's, because a machine may run all three.
 CONTROLLER_HOME: Final = "/etc/devopsellence-controller"
 ETCD_HOME: Final = "/etc/etcd/devopsellence"
 #: Maximum size of etcd's database: beyond, etcd refuses writes. A member maps the database into memory.
 QUOTA_BYTES: Final = 2 * 1024**3
 AGENT_STATE: Final = "/var/lib/devopsellence"
-#: Variable with the agent's arguments in agent.env, for the systemd unit.
-AGENT_ARGUMENTS: Final = "DEVOPSELLENCE_AGENT_ARGUMENTS"
 #: Variable with the address of a controller's gateway: every interface, because each call needs a certificate.
 GATEWAY_LISTEN: Final = "DEVOPSELLENCE_GATEWAY_LISTEN"
 _FLAGS: Final = {
@@ -90,12 +87,6 @@ def member_variables(name: str, members: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def client_variables(where: str, prefix: str, home: str) -> dict[str, str]:
-    """Return the variables of a client of gateways or of etcd at ``where``, with the bundle in ``home``."""
-    files = {CA_CERT: f"{home}/ca.crt", CERT: f"{home}/tls.crt", KEY: f"{home}/tls.key"}
-    return {ENDPOINTS: where, **files, **_prefix(prefix)}
-
-
 def controller_variables(members: Mapping[str, str], prefix: str) -> dict[str, str]:
     """Return the environment variables of the controllers' systemd unit."""
     any_address = "[::]" if any(":" in address for address in members.values()) else "0.0.0.0"  # noqa: S104 - see GATEWAY_LISTEN
@@ -122,25 +113,14 @@ def agent_arguments(node: Node) -> list[str]:
 
 
 def agent_command(node: Node, variables: Mapping[str, str]) -> str:
-    """Return the full shell command of the agent, with ``variables`` from :func:`client_variables`."""
+    """Return the full shell command of the agent, with ``variables`` from ``client_variables``."""
     return shlex.join(["devopsellence-agent", *agent_arguments(node), *_flags(variables)])
 
 
 def bare_agent_command(node: Node, where: str, prefix: str) -> str:
     """Return the shell command of an agent in a cluster without certificates, where agents have no API."""
-    variables = {ENDPOINTS: where, **_prefix(prefix)}
+    variables = {ENDPOINTS: where, **prefix_variable(prefix)}
     return shlex.join(["devopsellence-agent", *_identity_arguments(node), *_flags(variables)])
-
-
-def agent_variables(node: Node, variables: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment variables of the agent's systemd unit."""
-    return {AGENT_ARGUMENTS: shlex.join(agent_arguments(node)), **variables}
-
-
-def settings_file(variables: Mapping[str, str]) -> bytes:
-    """Return ``variables`` in the format of systemd's ``EnvironmentFile=`` (systemd.exec(5))."""
-    quoted = {name: value.replace("\\", "\\\\").replace('"', '\\"') for name, value in variables.items()}
-    return "".join(f'{name}="{value}"\n' for name, value in quoted.items()).encode()
 
 
 def exports(variables: Mapping[str, str]) -> Iterable[str]:
@@ -154,7 +134,3 @@ def _identity_arguments(node: Node) -> list[str]:
 
 def _flags(variables: Mapping[str, str]) -> list[str]:
     return [text for name, flag in _FLAGS.items() if name in variables for text in (flag, variables[name])]
-
-
-def _prefix(prefix: str) -> dict[str, str]:
-    return {PREFIX: prefix} if prefix != DEFAULT_PREFIX else {}

@@ -72,10 +72,16 @@ async def check_addable(etcd: Etcd, name: str, rights: Rights | None) -> None:
 
 
 async def add(etcd: Etcd, name: str, rights: Rights) -> None:
-    """Record the access of a new operator, who approves its own recipients from then on; existing rights stay."""
+    """Record the access of a new operator, who approves its own recipients from then on; existing rights stay.
+
+    Raises:
+        CliError: ``operator_exists``: the name is a token's. ``etcd_permission_denied``, ``busy``.
+    """
     admission = await asyncio.to_thread(approval.sign, etcd.settings, approval.of_operator(name))
 
     def edit(before: OperatorAccess | None) -> OperatorAccess:
+        if before is not None and before.tokens:
+            raise CliError("operator_exists", f"{name} is the name of a token; choose another for an operator")
         record = record_of(name, rights) if before is None else OperatorAccess()
         if before is not None:
             record.CopyFrom(before)

@@ -106,7 +106,10 @@ async def revoke_tokens(etcd: Etcd, planned: OperatorRemoval) -> None:
     """
     reason = f"revoked by {author(etcd)}"
     entries = [
-        DeniedCertificate(serial=token.serial, reason=reason, expires_at=token.expires_at) for token in planned.tokens
+        DeniedCertificate(serial=token.serial, reason=reason, expires_at=token.expires_at)
+        for token in planned.tokens
+        # Else its certificate was never signed.
+        if token.serial
     ]
     await _remove(etcd, planned, entries)
 

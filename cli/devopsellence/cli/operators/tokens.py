@@ -11,14 +11,16 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from devopsellence.access.certificate import serial_number
 from devopsellence.access.patterns import ANY
+from devopsellence.access.policy import roles_with
 from devopsellence.access.rights import Rights, record_of
 from devopsellence.access.roles import Action
 from devopsellence.age import AgeIdentity
 from devopsellence.api.v1.stored_pb2 import Operator, OperatorAccess, TokenCertificate
 from devopsellence.certificates.approval import approve_operator
-from devopsellence.certificates.authority import CertificateAuthority, certificate_end
+from devopsellence.certificates.authority import certificate_end
+from devopsellence.certificates.files import KeyPair
 from devopsellence.cli.access_token import Token
-from devopsellence.cli.cluster import issue
+from devopsellence.cli.errors import access_denied
 from devopsellence.cli.operators import access, removal
 from devopsellence.cli.operators.access import KnownOperators
 from devopsellence.cli.operators.removal import OperatorRemoval
@@ -26,6 +28,8 @@ from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.secrets.identity import operator_name
 from devopsellence.cli.store import transaction
 from devopsellence.cli.store.author import author
+from devopsellence.cli.store.author import operator_name as author_name
+from devopsellence.cli.store.rights import own_rights
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Delete, Etcd, Put
 
@@ -51,15 +55,39 @@ class CreatedToken:
     recipient: str
 
 
-async def create(etcd: Etcd, authority: CertificateAuthority, order: TokenOrder) -> CreatedToken:
-    """Create a token: its certificate, an age identity if its roles permit secrets, and their records.
+async def begin(etcd: Etcd, order: TokenOrder) -> None:
+    """Record the roles of a token, before its certificate is signed. May be repeated.
+
+    The record says that it is a token's, by an entry that has no certificate yet.
 
     Raises:
-        CliError: ``operator_exists``, ``operator_removed``, ``invalid_name``, ``busy``.
+        CliError: ``operator_exists``, ``operator_removed``, ``etcd_permission_denied``, ``busy``.
     """
     await check_creatable(etcd, order.name, order.rights)
-    issued = issue.sign_operator(authority, order.name, order.life, issue.now())
-    identity = AgeIdentity.generate() if order.rights.permit_somewhere(Action.WRITE_SECRETS) else None
+    await _check_recipient(etcd, order)
+    unfinished = TokenCertificate(created_at=transaction.now(), created_by=author(etcd))
+
+    def edit(before: OperatorAccess | None) -> OperatorAccess:
+        if before is not None:
+            _check_tokens_alone(before)
+            return before
+        record = record_of(order.name, order.rights)
+        record.created_at.CopyFrom(unfinished.created_at)
+        record.tokens.append(unfinished)
+        return record
+
+    await transaction.change(etcd, etcd.keys.operator_access(order.name), OperatorAccess, edit)
+
+
+async def complete(etcd: Etcd, order: TokenOrder, issued: KeyPair, trusted: bytes) -> CreatedToken:
+    """Create a token with a signed certificate: an age identity if its roles permit secrets, and their records.
+
+    ``trusted``: PEM of the cluster's authorities.
+
+    Raises:
+        CliError: ``operator_unknown``: it was revoked meanwhile; ``busy``.
+    """
+    identity = AgeIdentity.generate() if _has_identity(order) else None
     recipient = _recipient(order.name, identity, by=author(etcd)) if identity is not None else None
     if recipient is not None:
         await asyncio.to_thread(approve_operator, etcd.settings, recipient)
@@ -74,7 +102,7 @@ async def create(etcd: Etcd, authority: CertificateAuthority, order: TokenOrder)
     record = await _record(etcd, order, certificate, recipient)
     token = Token(
         endpoints=etcd.settings.endpoints,
-        authority=authority.trusted.decode(),
+        authority=trusted.decode(),
         certificate=issued.certificate.decode(),
         key=issued.key.decode(),
         identity=identity.text() if identity is not None else "",
@@ -83,6 +111,18 @@ async def create(etcd: Etcd, authority: CertificateAuthority, order: TokenOrder)
         prefix=etcd.settings.prefix,
     )
     return CreatedToken(token, record, certificate.serial, expires_at, certificate.recipient)
+
+
+def _has_identity(order: TokenOrder) -> bool:
+    return order.rights.permit_somewhere(Action.WRITE_SECRETS)
+
+
+async def _check_recipient(etcd: Etcd, order: TokenOrder) -> None:
+    """Check that the operator may add the age recipient of another, as gateways do when it is written."""
+    own = await own_rights(etcd)
+    if own is not None and _has_identity(order) and not own.permit(Action.WRITE_SECRETS, ANY):
+        needed = f"which needs the role {roles_with(Action.WRITE_SECRETS)} in all environments besides admin"
+        raise access_denied(f"operator {author_name(etcd)} may not create a token that decrypts secrets, {needed}")
 
 
 async def check_creatable(etcd: Etcd, name: str, rights: Rights) -> None:
@@ -111,11 +151,11 @@ async def _record(
 
     def edit(before: OperatorAccess | None) -> OperatorAccess:
         nonlocal former
-        after = record_of(order.name, order.rights)
-        after.created_at.CopyFrom(certificate.created_at)
-        if before is not None:
-            _check_tokens_alone(before)
-            after.CopyFrom(before)
+        if before is None:
+            raise CliError("operator_unknown", "it was revoked meanwhile")
+        _check_tokens_alone(before)
+        after = OperatorAccess()
+        after.CopyFrom(before)
         former = list(after.tokens)
         del after.tokens[:]
         after.tokens.extend([*unexpired(former, certificate.created_at), certificate])
@@ -148,8 +188,13 @@ def _only_environment(rights: Rights) -> str:
     return patterns.pop() if len(patterns) == 1 and not any(pattern.endswith(ANY) for pattern in patterns) else ""
 
 
+def finished(tokens: Iterable[TokenCertificate]) -> list[TokenCertificate]:
+    """Return the tokens that have a certificate: a command may have been interrupted before."""
+    return [token for token in tokens if token.serial]
+
+
 def unexpired(tokens: Iterable[TokenCertificate], now: Timestamp) -> list[TokenCertificate]:
-    """Return the tokens that can still be used."""
+    """Return the tokens that can still be used; an unfinished one has no end, and cannot."""
     return [token for token in tokens if token.expires_at.seconds > now.seconds]
 
 

@@ -21,6 +21,7 @@ from devopsellence.controller.gateway.identities import Identities
 from devopsellence.controller.gateway.rules.caller import Caller, Role
 from devopsellence.controller.gateway.rules.grants import KeyRange
 from devopsellence.controller.gateway.rules.limits import CallerLimits, LimitTable
+from devopsellence.controller.gateway.rules.policy import check_method
 from devopsellence.controller.gateway.rules.refusal import RefusalKind, Refused
 from devopsellence.controller.gateway.upstream import NOT_PROCESSED, UpstreamFailed
 
@@ -88,6 +89,7 @@ class Admission:
             caller = self.identities.caller(names, serial)
             if caller.role is Role.NODE:
                 source = replace(source, node=caller.name)
+            check_method(caller, method)
             limits = self._table.of(caller.identity, caller.role, asyncio.get_running_loop().time())
             with limits.call(stream=stream):
                 yield AdmittedCall(caller, serial, limits, method, _seconds_left(context), source)

@@ -294,6 +294,18 @@ class EtcdConnection:
         except FAILURES as error:
             raise self.failure(error, what, write=write) from error
 
+    async def opened(self, what: str, seconds: float) -> None:
+        """Wait for a connection.
+
+        Raises:
+            Unavailable: there is none in time.
+        """
+        try:
+            async with asyncio.timeout(seconds), self._use() as stubs:
+                await stubs.channel.channel_ready()
+        except TimeoutError as error:
+            raise await self._not_connected(what) from error
+
     async def _connected(self, what: str, seconds: float) -> None:
         await self._renew()
         try:
@@ -304,10 +316,13 @@ class EtcdConnection:
         except grpc.aio.AioRpcError as error:
             # Any other error is an answer.
             if error.code() in _NO_ANSWER:
-                where = ",".join(self._settings.endpoints)
-                raise Unavailable(f"{what}: etcd does not answer at {where}{await self._reason()}") from error
+                raise await self._not_connected(what) from error
         except grpc.aio.UsageError as error:
             raise Unavailable(f"{what}: the connection to etcd has been closed") from error
+
+    async def _not_connected(self, what: str) -> Unavailable:
+        where = ",".join(self._settings.endpoints)
+        return Unavailable(f"{what}: etcd does not answer at {where}{await self._reason()}")
 
     async def _reason(self) -> str:
         """Return the reason for the missing connection, from a request that does not wait for a connection."""

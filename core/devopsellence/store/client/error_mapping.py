@@ -13,6 +13,7 @@ from devopsellence.store.errors import (
     Compacted,
     LeaseLost,
     NoSpace,
+    NotServed,
     PermissionDenied,
     Rejected,
     StoreError,
@@ -68,6 +69,7 @@ _BY_CODE: Final[dict[str, type[StoreError]]] = {
     "OUT_OF_RANGE": Rejected,
     "NOT_FOUND": Rejected,
     "ALREADY_EXISTS": Rejected,
+    "UNIMPLEMENTED": NotServed,
 }
 _REMEDY: Final[dict[type[StoreError], str]] = {
     NoSpace: " (free space, then: etcdctl compact, etcdctl defrag, etcdctl alarm disarm)",

@@ -53,7 +53,7 @@ class SignRequest(_message.Message):
     csr: _builtins.bytes
     """As in RenewRequest."""
     identity: _builtins.str
-    """"operator:<name>" or "node:<uid>" """
+    """"operator:<name>" or "node:<uid>"; "join:<uid>" for a join token of that node, which lasts an hour."""
     @_builtins.property
     def life(self) -> _duration_pb2.Duration:
         """Absent: 90 days, which is also the most, renewed by its owner. Given, for operators alone: the certificate is for a
@@ -74,6 +74,30 @@ class SignRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SignRequest: _TypeAlias = SignRequest  # noqa: Y015
+
+@_typing.final
+class JoinRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CSR_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    csr: _builtins.bytes
+    """As in RenewRequest."""
+    node: _builtins.str
+    """Name of the node. The uid in the caller's certificate must be the one that it is registered with."""
+    def __init__(
+        self,
+        *,
+        csr: _builtins.bytes = ...,
+        node: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr", b"csr", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JoinRequest: _TypeAlias = JoinRequest  # noqa: Y015
 
 @_typing.final
 class SignedCertificate(_message.Message):

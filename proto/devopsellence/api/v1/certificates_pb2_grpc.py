@@ -44,6 +44,11 @@ class CertificatesStub:
                 request_serializer=devopsellence_dot_api_dot_v1_dot_certificates__pb2.SignRequest.SerializeToString,
                 response_deserializer=devopsellence_dot_api_dot_v1_dot_certificates__pb2.SignedCertificate.FromString,
                 _registered_method=True)
+        self.Join = channel.unary_unary(
+                '/devopsellence.api.v1.Certificates/Join',
+                request_serializer=devopsellence_dot_api_dot_v1_dot_certificates__pb2.JoinRequest.SerializeToString,
+                response_deserializer=devopsellence_dot_api_dot_v1_dot_certificates__pb2.SignedCertificate.FromString,
+                _registered_method=True)
 
 
 class CertificatesServicer:
@@ -64,6 +69,14 @@ class CertificatesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Join(self, request, context):
+        """Sign the certificate of the node that the caller's join token is for. A token is used up by the first key that it
+        signs for; the same key gets the same certificate again, because its owner may have missed the answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CertificatesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +88,11 @@ def add_CertificatesServicer_to_server(servicer, server):
             'Sign': grpc.unary_unary_rpc_method_handler(
                     servicer.Sign,
                     request_deserializer=devopsellence_dot_api_dot_v1_dot_certificates__pb2.SignRequest.FromString,
+                    response_serializer=devopsellence_dot_api_dot_v1_dot_certificates__pb2.SignedCertificate.SerializeToString,
+            ),
+            'Join': grpc.unary_unary_rpc_method_handler(
+                    servicer.Join,
+                    request_deserializer=devopsellence_dot_api_dot_v1_dot_certificates__pb2.JoinRequest.FromString,
                     response_serializer=devopsellence_dot_api_dot_v1_dot_certificates__pb2.SignedCertificate.SerializeToString,
             ),
     }
@@ -131,6 +149,33 @@ class Certificates:
             target,
             '/devopsellence.api.v1.Certificates/Sign',
             devopsellence_dot_api_dot_v1_dot_certificates__pb2.SignRequest.SerializeToString,
+            devopsellence_dot_api_dot_v1_dot_certificates__pb2.SignedCertificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Join(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devopsellence.api.v1.Certificates/Join',
+            devopsellence_dot_api_dot_v1_dot_certificates__pb2.JoinRequest.SerializeToString,
             devopsellence_dot_api_dot_v1_dot_certificates__pb2.SignedCertificate.FromString,
             options,
             channel_credentials,

@@ -43,6 +43,10 @@ class CertificatesStub:
     """Sign a certificate for a registered node or an operator. Needs the role admin in all environments, and for an
     operator every right that it has.
     """
+    Join: _grpc.UnaryUnaryMultiCallable[_certificates_pb2.JoinRequest, _certificates_pb2.SignedCertificate]
+    """Sign the certificate of the node that the caller's join token is for. A token is used up by the first key that it
+    signs for; the same key gets the same certificate again, because its owner may have missed the answer.
+    """
 
 @_typing.type_check_only
 class CertificatesAsyncStub(CertificatesStub):
@@ -52,6 +56,10 @@ class CertificatesAsyncStub(CertificatesStub):
     Sign: _aio.UnaryUnaryMultiCallable[_certificates_pb2.SignRequest, _certificates_pb2.SignedCertificate]  # type: ignore[assignment]
     """Sign a certificate for a registered node or an operator. Needs the role admin in all environments, and for an
     operator every right that it has.
+    """
+    Join: _aio.UnaryUnaryMultiCallable[_certificates_pb2.JoinRequest, _certificates_pb2.SignedCertificate]  # type: ignore[assignment]
+    """Sign the certificate of the node that the caller's join token is for. A token is used up by the first key that it
+    signs for; the same key gets the same certificate again, because its owner may have missed the answer.
     """
 
 class CertificatesServicer(metaclass=_abc_1.ABCMeta):
@@ -71,6 +79,16 @@ class CertificatesServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_certificates_pb2.SignedCertificate, _abc.Awaitable[_certificates_pb2.SignedCertificate]]:
         """Sign a certificate for a registered node or an operator. Needs the role admin in all environments, and for an
         operator every right that it has.
+        """
+
+    @_abc_1.abstractmethod
+    def Join(
+        self,
+        request: _certificates_pb2.JoinRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_certificates_pb2.SignedCertificate, _abc.Awaitable[_certificates_pb2.SignedCertificate]]:
+        """Sign the certificate of the node that the caller's join token is for. A token is used up by the first key that it
+        signs for; the same key gets the same certificate again, because its owner may have missed the answer.
         """
 
 def add_CertificatesServicer_to_server(servicer: CertificatesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

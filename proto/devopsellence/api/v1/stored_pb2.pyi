@@ -411,7 +411,7 @@ class TokenCertificate(_message.Message):
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     RECIPIENT_FIELD_NUMBER: _builtins.int
     serial: _builtins.str
-    """As in DeniedCertificate."""
+    """As in DeniedCertificate. Empty until the certificate is signed; the command that creates the token completes this."""
     created_by: _builtins.str
     recipient: _builtins.str
     """Name of the token's age recipient, under operators/; empty without."""
@@ -629,18 +629,21 @@ class IssuedCertificate(_message.Message):
     ISSUED_BY_FIELD_NUMBER: _builtins.int
     ISSUED_BY_SERIAL_FIELD_NUMBER: _builtins.int
     AUTHORITY_FIELD_NUMBER: _builtins.int
+    FIXED_TERM_FIELD_NUMBER: _builtins.int
     serial: _builtins.str
     """As in DeniedCertificate."""
     identity: _builtins.str
     """Common name, such as "node:<uid>"."""
     node: _builtins.str
-    """Name of the node; empty for operators."""
+    """Name of the node, also of a join token; empty for operators."""
     issued_by: _builtins.str
     """Identity of the caller: the same for a renewal."""
     issued_by_serial: _builtins.str
     """Serial number of the caller's certificate."""
     authority: _builtins.str
     """SHA-256 of the root authority that it is signed under, in hexadecimal."""
+    fixed_term: _builtins.bool
+    """Ends when it was meant to, as those of tokens: nothing renews it."""
     @_builtins.property
     def not_before(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -656,14 +659,50 @@ class IssuedCertificate(_message.Message):
         issued_by: _builtins.str = ...,
         issued_by_serial: _builtins.str = ...,
         authority: _builtins.str = ...,
+        fixed_term: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["not_after", b"not_after", "not_before", b"not_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "identity", b"identity", "issued_by", b"issued_by", "issued_by_serial", b"issued_by_serial", "node", b"node", "not_after", b"not_after", "not_before", b"not_before", "serial", b"serial"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "fixed_term", b"fixed_term", "identity", b"identity", "issued_by", b"issued_by", "issued_by_serial", b"issued_by_serial", "node", b"node", "not_after", b"not_after", "not_before", b"not_before", "serial", b"serial"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___IssuedCertificate: _TypeAlias = IssuedCertificate  # noqa: Y015
+
+@_typing.final
+class UsedJoinToken(_message.Message):
+    """access/joins/<serial number of the join token's certificate>. Created by a gateway together with the record of the
+    certificate that it has signed for the machine, so that a token is used once; expires with that record.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    USED_AT_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Name and uid of the node."""
+    uid: _builtins.str
+    chain: _builtins.str
+    """PEM: the certificate that was signed, then the issuing authority."""
+    @_builtins.property
+    def used_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        uid: _builtins.str = ...,
+        used_at: _timestamp_pb2.Timestamp | None = ...,
+        chain: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["used_at", b"used_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "node", b"node", "uid", b"uid", "used_at", b"used_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsedJoinToken: _TypeAlias = UsedJoinToken  # noqa: Y015
 
 @_typing.final
 class AccessCopy(_message.Message):

@@ -93,3 +93,11 @@ def test_controllers_and_files_are_shown() -> None:
         ("ok", "controller", "controller host/12", "itself"),
         ("ok", "issuing authority", "/pki/tls.crt", "cluster init"),
     ]
+
+
+def test_certificate_for_a_fixed_term_needs_no_attention_before_its_end() -> None:
+    records = [issued("1", "join:u1", 80), issued("2", "operator:ci", 100)]
+    for record in records:
+        record.fixed_term = True
+    found = [(known.state, known.renewed_by) for known in known_certificates(CertificateFacts(issued=records), NOW)]
+    assert found == [("expired", "nobody"), ("ok", "nobody")]

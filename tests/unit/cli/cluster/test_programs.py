@@ -9,6 +9,13 @@ from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.cli.cluster import programs
 from devopsellence.store.keys import DEFAULT_PREFIX
 from devopsellence.store.settings import Settings
+from devopsellence.store.settings_file import (
+    AGENT_ARGUMENTS,
+    AGENT_HOME,
+    agent_variables,
+    client_variables,
+    settings_file,
+)
 from tests.support.project import PROJECT
 
 MEMBERS = {"e1": "10.0.0.1", "e2": "10.0.0.2"}
@@ -33,7 +40,7 @@ def test_member_with_host_name_listens_on_all_addresses() -> None:
 
 
 def test_agent_command_line() -> None:
-    variables = programs.client_variables(programs.gateways(MEMBERS.values()), DEFAULT_PREFIX, programs.AGENT_HOME)
+    variables = client_variables(programs.gateways(MEMBERS.values()), DEFAULT_PREFIX, AGENT_HOME)
     words = shlex.split(programs.agent_command(NODE, variables))
     assert words[0] == "devopsellence-agent"
     assert dict(zip(words[1::2], words[2::2], strict=True)) == {
@@ -72,7 +79,7 @@ def test_agent_without_certificates_has_no_api() -> None:
 
 
 def test_environment_files_are_read_back_unchanged() -> None:
-    variables = programs.client_variables("[fd00::1]:2379", "/other/", programs.AGENT_HOME)
+    variables = client_variables("[fd00::1]:2379", "/other/", AGENT_HOME)
     settings = Settings.from_environ(variables)
     assert settings is not None
     assert (settings.endpoints, settings.prefix, str(settings.key)) == (
@@ -83,7 +90,7 @@ def test_environment_files_are_read_back_unchanged() -> None:
 
 
 def test_settings_file_quotes_values_for_systemd() -> None:
-    assert programs.settings_file({"A": 'b c"\\'}) == b'A="b c\\"\\\\"\n'
+    assert settings_file({"A": 'b c"\\'}) == b'A="b c\\"\\\\"\n'
 
 
 def unit(name: str, folder: str = "systemd") -> configparser.SectionProxy:
@@ -96,19 +103,19 @@ def unit(name: str, folder: str = "systemd") -> configparser.SectionProxy:
 
 def test_systemd_units_read_settings_files() -> None:
     agent, controller = unit("devopsellence-agent"), unit("devopsellence-controller")
-    assert agent["EnvironmentFile"] == f"{programs.AGENT_HOME}/agent.env"
-    assert agent["ExecStart"].endswith(f"/devopsellence-agent ${programs.AGENT_ARGUMENTS}")
+    assert agent["EnvironmentFile"] == f"{AGENT_HOME}/agent.env"
+    assert agent["ExecStart"].endswith(f"/devopsellence-agent ${AGENT_ARGUMENTS}")
     assert f"/var/lib/{agent['StateDirectory']}" == programs.AGENT_STATE
     assert controller["EnvironmentFile"] == f"{programs.CONTROLLER_HOME}/controller.env"
     text = (PROJECT / "deploy" / "systemd" / "devopsellence-controller.service").read_text()
     for file in ("ca.crt", "tls.crt", "tls.key", "issuing.crt", "issuing.key"):
         assert f"LoadCredential={file}:{programs.CONTROLLER_HOME}/{file}\n" in text
     # A certificate that the agent renews is beside its settings.
-    assert programs.AGENT_HOME in agent["ReadWritePaths"].split()
+    assert AGENT_HOME in agent["ReadWritePaths"].split()
 
 
 def test_agent_unit_splits_arguments_like_a_shell() -> None:
-    arguments = programs.agent_variables(NODE, {})[programs.AGENT_ARGUMENTS]
+    arguments = agent_variables(programs.agent_arguments(NODE), {})[AGENT_ARGUMENTS]
     assert arguments.split() == shlex.split(arguments) == programs.agent_arguments(NODE)
 
 

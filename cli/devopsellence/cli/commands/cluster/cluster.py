@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +12,7 @@ import click
 from devopsellence.cli import context
 from devopsellence.cli.commands.cluster.ca import ca
 from devopsellence.cli.commands.cluster.cluster_certificates import certificates
+from devopsellence.cli.commands.cluster.signing import Signing, after_grant, choose
 from devopsellence.cli.commands.complete import complete_subjects
 from devopsellence.cli.confirm import confirm, destroys
 from devopsellence.cli.groups import CommandGroup
@@ -121,7 +123,8 @@ def issue(
 
     The certificate is for a node, an operator or the controllers. Writes ca.crt, tls.crt and tls.key to a folder. An
     operator without access is also granted the roles deployer, exec and admin in all environments; operator add grants
-    less. A node has access while it is registered.
+    less. A node has access while it is registered. Without the cluster's CA on this machine, an admin of all
+    environments has certificates of operators signed by a gateway.
 
     \b
     Example:
@@ -132,17 +135,19 @@ def issue(
     from devopsellence.cli.cluster import issue as issuing
     from devopsellence.cli.cluster.folder import CertificateBundle, ClusterFolder
 
-    folder = ClusterFolder.chosen(pki)
-    authority = authorities.load(folder, issuing.now())
+    signing = choose(ctx, pki) if kind == "operator" else None
+    folder = signing.folder if signing is not None else ClusterFolder.chosen(pki)
+    signer = signing.signer if signing is not None else authorities.load(folder, issuing.now())
     default_bundle, request = _subject(ctx, folder, kind, name, uid)
     bundle = CertificateBundle(Path(out).absolute()) if out else default_bundle
     if force:
         confirm(ctx, f"This replaces the key in {bundle.root}, if there is one.")
-    with folder.locked():
-        issued = issuing.issue(authority, bundle, request, issuing.now(), force=force)
-    granted = kind == "operator" and not no_grant
-    if granted:
-        _grant_operator(ctx, folder, str(name), issued)
+    granted = signing is not None and not no_grant
+    if signing is not None and granted:
+        _grant_operator(ctx, signing, str(name))
+    locked = signing.locked(bundle) if signing is not None else folder.locked()
+    with after_grant(str(name)) if granted else nullcontext(), locked:
+        issued = issuing.issue(signer, bundle, request, issuing.now(), force=force)
     output.result(
         "cluster issue",
         issued_text(issued, request, granted=granted),
@@ -159,7 +164,7 @@ def _subject(
 ) -> tuple[CertificateBundle, CertificateRequest]:
     """Return the default folder and the content of the certificate of a node, operator or controller."""
     from devopsellence.certificates import subjects
-    from devopsellence.certificates.authority import CertificateError
+    from devopsellence.cli.cluster.issue import operator_request
 
     if kind == "controller":
         return folder.controller, subjects.controller(*folder.control_plane().controllers)
@@ -169,10 +174,7 @@ def _subject(
     if kind == "node":
         request = subjects.node(name, uid or _uid(ctx, folder, name))
         return folder.node(name), request
-    try:
-        request = subjects.operator(name)
-    except CertificateError as error:
-        raise CliError("invalid_name", str(error), exit_code=2) from error
+    request = operator_request(name)
     return folder.operator(name), request
 
 
@@ -194,9 +196,8 @@ def _uid(ctx: click.Context, folder: ClusterFolder, name: str) -> str:
         ) from error
 
 
-def _grant_operator(ctx: click.Context, folder: ClusterFolder, name: str, issued: IssuedBundle) -> None:
-    """Record the access of the operator; after a failure, the same command completes the job later."""
-    from devopsellence.cli.cluster.access import root_settings
+def _grant_operator(ctx: click.Context, signing: Signing, name: str) -> None:
+    """Record the access of the operator, which a gateway requires before it signs."""
     from devopsellence.cli.operators import access
 
     async def grant(etcd: Etcd) -> None:
@@ -204,17 +205,14 @@ def _grant_operator(ctx: click.Context, folder: ClusterFolder, name: str, issued
         await access.add(etcd, name, access.FULL_RIGHTS)
 
     try:
-        settings = root_settings(folder, context.connection_flags(ctx), os.environ)
-        context.run(ctx, grant, settings=settings)
+        context.run(ctx, grant, settings=signing.settings)
     except CliError as error:
         actions = [
             *error.next_actions,
             NextAction("then grant access", f"devopsellence cluster issue operator {name}"),
             NextAction("or grant access later", f"devopsellence cluster issue operator {name} --no-grant"),
         ]
-        message = (
-            f"the certificate is in {issued.bundle.root}, but {name} has no access to the cluster: {error.message}"
-        )
+        message = f"{name} has no access to the cluster, and no certificate yet: {error.message}"
         raise CliError(error.code, message, exit_code=error.exit_code, next_actions=actions) from error
 
 

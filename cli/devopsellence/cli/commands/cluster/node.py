@@ -28,6 +28,7 @@ from devopsellence.cli.util.text import few
 
 if TYPE_CHECKING:
     from devopsellence.api.v1.stored_pb2 import Environment
+    from devopsellence.certificates.join_token import JoinToken
     from devopsellence.cli.nodes.register import Registration
     from devopsellence.cli.secrets.access import Exposure, ReencryptResult
     from devopsellence.cli.secrets.records import SecretId
@@ -68,10 +69,12 @@ def register(
     replace: bool,
     pki: str | None,
 ) -> None:
-    """Register a node and print how to start its agent.
+    """Register a node and print how its machine joins the cluster.
 
-    If the cluster's CA is on this machine, also creates the certificate of the node. Running the command again prints
-    the same. With --replace, a new machine takes over the name, labels, address and environments of the node.
+    Prints a command for the machine, with a token that is good for one use within an hour: the machine makes its key
+    itself. If the cluster's CA is on this machine, also creates a folder with a certificate, to be copied instead.
+    Running the command again prints another token. With --replace, a new machine takes over the name, labels, address
+    and environments of the node.
 
     \b
     Example:
@@ -91,13 +94,18 @@ def register(
         registry.parse_labels(labels) if labels is not None else None,
         check_host(address) if address else address,
     )
-    settings = context.connection(ctx)
+    source = join.JoinSource.of(ClusterFolder.chosen(pki), context.connection(ctx), required=pki is not None)
     if replace:
         confirm(ctx, f"The machine that is now node {name} loses access to the cluster, and its key becomes useless.")
     change = replace_node if replace else register_node
-    registration = context.run(ctx, lambda etcd: change(etcd, options))
+
+    async def work(etcd: Etcd) -> tuple[Registration, tuple[JoinToken | None, str]]:
+        registered = await change(etcd, options)
+        return registered, await join.create_token(etcd, registered.node, source)
+
+    registration, token = context.run(ctx, work)
     node = registration.node
-    instructions = join.join(ClusterFolder.chosen(pki), settings, node, required=pki is not None)
+    instructions = join.instructions(source, node, *token)
     output.result(
         "node register",
         f"{_registration_text(registration)}\n{instructions.text(registration.next_steps)}",
@@ -105,9 +113,8 @@ def register(
         replaced=registration.replaced or None,
         environments=[str(ref) for ref in registration.attached],
         **exposure_document(registration.exposed),
-        next_actions=[NextAction("start the agent on the node", instructions.command), *registration.next_steps],
-        agent_command=instructions.command,
-        bundle=str(instructions.bundle) if instructions.bundle else None,
+        next_actions=[*instructions.next_steps, *registration.next_steps],
+        **instructions.document(),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from devopsellence.cli.commands.cluster.node_drain import dry_run_option, exposu
 from devopsellence.cli.commands.cluster.operator_options import ROLES, environments_option, roles_option
 from devopsellence.cli.commands.cluster.operator_recipients import recipients
 from devopsellence.cli.commands.cluster.operator_token import token
+from devopsellence.cli.commands.cluster.signing import after_grant, choose
 from devopsellence.cli.commands.complete import complete_operators, complete_recipients
 from devopsellence.cli.confirm import confirm, destroys
 from devopsellence.cli.groups import CommandGroup
@@ -25,6 +25,7 @@ from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 if TYPE_CHECKING:
     from devopsellence.api.v1.stored_pb2 import OperatorAccess
     from devopsellence.cli.operators.removal import OperatorRemoval
+    from devopsellence.store.etcd import Etcd
 
 
 @click.group(cls=CommandGroup)
@@ -66,9 +67,10 @@ def add(
 ) -> None:
     """Create the certificate of an operator and grant roles.
 
-    Needs the cluster's CA on this machine, and uses the certificate of root. Writes ca.crt, tls.crt and tls.key to a
-    folder. Running the command again completes it, or renews the certificate. The name of a removed operator cannot be
-    used again, because its certificate stays denied.
+    Uses the cluster's CA with the certificate of root if they are on this machine. Otherwise a gateway signs, for an
+    admin of all environments, who gives no more roles than its own. Makes the key here, and writes ca.crt, tls.crt and
+    tls.key to a folder. Running the command again completes it, or renews the certificate. The name of a removed
+    operator cannot be used again, because its certificate stays denied.
 
     \b
     Example:
@@ -76,25 +78,23 @@ def add(
       devopsellence operator add ops --role deployer --role exec --role admin
     """
     from devopsellence.access.rights import record_of
-    from devopsellence.certificates import subjects
-    from devopsellence.cli.cluster import authority as authorities
     from devopsellence.cli.cluster import issue
-    from devopsellence.cli.cluster.access import root_settings
-    from devopsellence.cli.cluster.folder import CertificateBundle, ClusterFolder
+    from devopsellence.cli.cluster.folder import CertificateBundle
     from devopsellence.cli.operators import access
-    from devopsellence.store.keys import check_name
 
-    check_name("operator", name)
+    request = issue.operator_request(name)
     rights = access.parse_grants(roles, patterns or ["*"])
-    folder = ClusterFolder.chosen(pki)
-    authority = authorities.load(folder, issue.now())
-    settings = root_settings(folder, context.connection_flags(ctx), os.environ)
-    context.run(ctx, lambda etcd: access.check_addable(etcd, name, rights), settings=settings)
-    bundle = CertificateBundle(Path(out).absolute()) if out else folder.operator(name)
-    request = subjects.operator(name)
-    with folder.locked():
-        issued = issue.issue(authority, bundle, request, issue.now())
-    context.run(ctx, lambda etcd: access.add(etcd, name, rights), settings=settings)
+    signing = choose(ctx, pki)
+    bundle = CertificateBundle(Path(out).absolute()) if out else signing.folder.operator(name)
+
+    async def grant(etcd: Etcd) -> None:
+        await access.check_addable(etcd, name, rights)
+        await access.add(etcd, name, rights)
+
+    # First the access, which a gateway requires before it signs.
+    context.run(ctx, grant, settings=signing.settings)
+    with after_grant(name), signing.locked(bundle):
+        issued = issue.issue(signing.signer, bundle, request, issue.now())
     record = record_of(name, rights)
     output.result(
         "operator add",

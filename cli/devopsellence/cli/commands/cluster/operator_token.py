@@ -16,6 +16,7 @@ from devopsellence.access.patterns import ANY
 from devopsellence.cli import context
 from devopsellence.cli.commands.cluster.node_drain import dry_run_option, exposure, exposure_document
 from devopsellence.cli.commands.cluster.operator_options import environments_option, roles_option
+from devopsellence.cli.commands.cluster.signing import after_grant, choose
 from devopsellence.cli.commands.complete import complete_operators
 from devopsellence.cli.confirm import confirm, destroys
 from devopsellence.cli.groups import CommandGroup
@@ -71,9 +72,9 @@ def create(
     """Create a token.
 
     Records an operator with the roles, and prints the token, which is stored nowhere else. An environment may be a
-    name, with the organization and project of devopsellence.yml. Needs the cluster's CA on this machine, and uses the
-    certificate of root. Running the command again creates a further token with the same name and roles; the first one
-    stays valid until its end.
+    name, with the organization and project of devopsellence.yml. Uses the cluster's CA with the certificate of root if
+    they are on this machine; otherwise a gateway signs, for 90 days at most, for an admin of all environments. Running
+    the command again creates a further token with the same name and roles; the first one stays valid until its end.
 
     \b
     Example:
@@ -81,21 +82,24 @@ def create(
       devopsellence operator token create ci --env acme/shop/production --role deployer --expires 12h | gh secret set \\
         DEVOPSELLENCE_TOKEN
     """
-    from devopsellence.cli.cluster import authority as authorities
     from devopsellence.cli.cluster import issue
-    from devopsellence.cli.cluster.access import root_settings
-    from devopsellence.cli.cluster.folder import ClusterFolder
+    from devopsellence.cli.cluster.signer import check_life
     from devopsellence.cli.operators import access, tokens
-    from devopsellence.store.keys import check_name
 
-    check_name("operator", name)
+    request = issue.operator_request(name, fixed_term=True)
     environments = [_path(ctx, pattern) for pattern in patterns]
     order = tokens.TokenOrder(name, access.parse_grants(roles, environments), life)
-    folder = ClusterFolder.chosen(pki)
-    authority = authorities.load(folder, issue.now())
-    settings = root_settings(folder, context.connection_flags(ctx), os.environ)
+    signing = choose(ctx, pki)
+    check_life(signing.signer, life)
     with _new_file(out) as write:
-        created = context.run(ctx, lambda etcd: tokens.create(etcd, authority, order), settings=settings)
+        # First the access, which a gateway requires before it signs.
+        context.run(ctx, lambda etcd: tokens.begin(etcd, order), settings=signing.settings)
+        with after_grant(name):
+            issued = signing.signer.issue(request, issue.now(), life=life)
+            trusted = signing.signer.trusted
+            created = context.run(
+                ctx, lambda etcd: tokens.complete(etcd, order, issued, trusted), settings=signing.settings
+            )
         write(created.token.text())
     if out is None and output.is_tty:
         output.warning("store the token now, for example as a secret of the CI: it is shown once, and gives access")
@@ -141,7 +145,7 @@ def list_(ctx: click.Context, output: Output) -> None:
     now = datetime.now(UTC).timestamp()
     rows, documents = [], []
     for name, record in known.operators.items():
-        for certificate in record.tokens:
+        for certificate in tokens.finished(record.tokens):
             denied = bool(denial_of(known.denied, user_of_operator(name), certificate.serial))
             state = "denied" if denied else "expired" if certificate.expires_at.seconds <= now else "valid"
             ends = f"{certificate.expires_at.ToDatetime():%Y-%m-%d %H:%M}"
@@ -195,7 +199,7 @@ def revoke(ctx: click.Context, output: Output, name: str, dry_run: bool) -> None
         operator=name,
         dry_run=dry_run,
         revoked=not dry_run,
-        serials=[certificate.serial for certificate in planned.tokens],
+        serials=[certificate.serial for certificate in planned.tokens if certificate.serial],
         **exposure_document(planned.exposed),
     )
 

@@ -10,8 +10,9 @@ from google.protobuf.message import Message
 
 from devopsellence.access.patterns import ANY
 from devopsellence.access.rights import InvalidAccess, rights_of
+from devopsellence.agent_identity import JOIN_PREFIX
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.api.v1.certificates_pb2 import RenewRequest, SignRequest
+from devopsellence.api.v1.certificates_pb2 import JoinRequest, RenewRequest, SignRequest
 from devopsellence.controller.gateway.rules.grants import KeyRange, text_of
 from devopsellence.controller.gateway.rules.policy import puts_in, read_in, written_in
 from devopsellence.controller.gateway.rules.records import KINDS, RecordKind, kind_name
@@ -45,11 +46,12 @@ class Description:
 
 @dataclass(frozen=True)
 class _Phrase:
-    """Part of a description, about one key or range. ``patterns``: environments besides that of the key."""
+    """Part of a description, about one key or range. ``patterns``, ``nodes``: besides those of the key."""
 
     kind: str
     text: str
     patterns: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
 
 
 def describe_request(keys: Keys, request: Message | None) -> Description:
@@ -70,6 +72,8 @@ def describe_request(keys: Keys, request: Message | None) -> Description:
             return Description("renew the own certificate")
         case SignRequest():
             return Description(f"sign a certificate for {request.identity}")
+        case JoinRequest():
+            return Description(f"join as node {request.node}", nodes=(request.node,))
         case _:
             return Description("")
 
@@ -103,6 +107,7 @@ def _described(keys: Keys, ranges: Sequence[KeyRange], phrases: Sequence[_Phrase
     environments = [pattern for key in ranges if (pattern := environments_of(keys, key))]
     environments += [pattern for phrase in phrases for pattern in phrase.patterns]
     nodes = [node for key in ranges if (node := _node_of(keys, key))]
+    nodes += [node for phrase in phrases for node in phrase.nodes]
     texts = list(dict.fromkeys(phrase.text for phrase in _important(phrases)))
     more = [f"and {len(texts) - _MOST_PHRASES} more"] if len(texts) > _MOST_PHRASES else []
     return Description(
@@ -192,6 +197,7 @@ _NAMES: Final[Mapping[str, Callable[[Keys, str], str]]] = {
     "access/gateways": lambda keys, key: "the addresses of the gateways",
     "access/authorities": lambda keys, key: "the authorities that everybody trusts",
     "access/certificates": lambda keys, key: f"certificate {keys.parse_issued_certificate(key)}",
+    "access/joins": lambda keys, key: f"the join token with the serial number {keys.parse_used_join_token(key)}",
     "environments": lambda keys, key: f"environment {keys.parse_environment(key)}",
     "releases": _release_name,
     "secrets": _secret_name,
@@ -200,7 +206,11 @@ _NAMES: Final[Mapping[str, Callable[[Keys, str], str]]] = {
 
 
 #: Kinds of records that callers write, and that a gateway writes for them.
-_KINDS: Final = {**KINDS, "access/certificates": RecordKind(pb.IssuedCertificate, lambda keys, key: {})}
+_KINDS: Final = {
+    **KINDS,
+    "access/certificates": RecordKind(pb.IssuedCertificate, lambda keys, key: {}),
+    "access/joins": RecordKind(pb.UsedJoinToken, lambda keys, key: {}),
+}
 
 
 def _put(keys: Keys, key: str, value: bytes, stored: _Stored | None) -> _Phrase:
@@ -221,7 +231,8 @@ def _put(keys: Keys, key: str, value: bytes, stored: _Stored | None) -> _Phrase:
     is_known = stored is not None and key in stored
     if isinstance(message, pb.OperatorAccess):
         return _granting(message, before if isinstance(before, pb.OperatorAccess) else None, is_known=is_known)
-    return _Phrase(short, _change(what, message, before, is_known=is_known))
+    nodes = (message.node,) if isinstance(message, pb.IssuedCertificate) and message.node else ()
+    return _Phrase(short, _change(what, message, before, is_known=is_known), nodes=nodes)
 
 
 def _parsed(kind: RecordKind, key: str, value: bytes | None) -> Message | None:
@@ -248,6 +259,10 @@ def _change(what: str, message: Message, before: Message | None, *, is_known: bo
             return f"set {what}"
         case pb.Node():
             return _node_change(what, message, before if isinstance(before, pb.Node) else None, is_known=is_known)
+        case pb.IssuedCertificate() if message.identity.startswith(JOIN_PREFIX):
+            return f"create a join token for {message.node} with the serial number {message.serial}"
+        case pb.UsedJoinToken():
+            return f"use {what}"
         case pb.IssuedCertificate():
             return f"sign {what} for {message.node or message.identity}"
         case pb.DenyList():
@@ -294,7 +309,7 @@ def _granting(access: pb.OperatorAccess, before: pb.OperatorAccess | None, *, is
         parts = [f"set the access of {access.name}: {_listed(added) or 'none'}"]
     parts += [f"revoke from {access.name}: {_listed(removed)}"] if removed else []
     known = {token.serial for token in before.tokens} if before is not None else set()
-    if new := sorted({token.serial for token in access.tokens} - known):
+    if new := sorted({token.serial for token in access.tokens} - known - {""}):
         parts.append(f"create a token for {access.name} with the serial number {', '.join(new)}")
     patterns = tuple(dict.fromkeys(pattern for _, pattern in (*added, *removed)))
     return _Phrase("access", "; ".join(parts) or f"write the access of {access.name}", patterns)

@@ -12,7 +12,7 @@ from devopsellence.access.patterns import fixed_parts
 from devopsellence.access.policy import AccessDenied, AccessPolicy
 from devopsellence.access.rights import FULL_ROLES, NO_RIGHTS, Rights
 from devopsellence.access.roles import Action
-from devopsellence.agent_identity import NODE_PREFIX, OPERATOR_PREFIX
+from devopsellence.agent_identity import JOIN_PREFIX, NODE_PREFIX, OPERATOR_PREFIX
 from devopsellence.controller.gateway.rules.grants import ANY, Grants, KeyPattern
 from devopsellence.controller.gateway.rules.refusal import denied
 from devopsellence.names import NAME, check_name
@@ -45,17 +45,22 @@ class Role(StrEnum):
     ROOT = "root"
     #: A controller, which has access to etcd itself: bounded by the prefix alone.
     CONTROLLER = "controller"
+    #: A machine with a join token, which is good for one call.
+    JOIN = "join"
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Caller of the gateway. ``identity`` is the certificate's common name, ``name`` that of the node or operator."""
+    """Caller of the gateway.
+
+    ``identity`` is the certificate's common name, ``name`` that of the node or operator; empty for a join token.
+    """
 
     role: Role
     identity: str
     name: str
     grants: Grants
-    #: Machine of a node; empty otherwise.
+    #: Machine of a node or a join token; empty otherwise.
     uid: str = ""
     #: Rights of an operator; none otherwise.
     rights: Rights = NO_RIGHTS
@@ -90,6 +95,10 @@ def identify(
             return Caller(Role.ROOT, name, name, _root_grants(keys))
         if (uid := name.removeprefix(NODE_PREFIX)) != name:
             return _node(name, uid, keys, node_with_uid)
+        if NAME.match(uid := name.removeprefix(JOIN_PREFIX)) and uid != name:
+            # Whether a node is registered with the uid is looked up when the token is used.
+            policy.check_denied(Certificate(f"{NODE_PREFIX}{uid}"))
+            return Caller(Role.JOIN, name, "", Grants(keys.prefix.encode()), uid)
         if (operator := name.removeprefix(OPERATOR_PREFIX)) != name:
             rights = policy.rights(Certificate(name))
             return Caller(Role.OPERATOR, name, operator, operator_grants(keys, operator, rights), rights=rights)

@@ -43,6 +43,7 @@ class LimitProfile:
 
 _DAY: Final = 24 * 3600
 _UNLIMITED: Final = Rate(float("inf"), 0.0)
+_NONE: Final = Rate(0, 0.0)
 #: A node writes its statuses ten times a second at most, a few KiB each, and a hundred events in a rollout. An agent
 #: takes a lease for its heartbeat at each start, and one for events each hour.
 PROFILES: Final[Mapping[Role, LimitProfile]] = {
@@ -73,6 +74,21 @@ PROFILES: Final[Mapping[Role, LimitProfile]] = {
         live_leases=10_000,
         signatures=Rate(500, 0.01),
         ttl=(2, _DAY),
+    ),
+    # One call, a few times if its answer is lost.
+    Role.JOIN: LimitProfile(
+        calls=4,
+        streams=0,
+        watches=0,
+        writes=_NONE,
+        written_bytes=_NONE,
+        events=_NONE,
+        event_bytes=_NONE,
+        grants=_NONE,
+        renewals=_NONE,
+        live_leases=0,
+        signatures=Rate(20, 20 / _DAY),
+        ttl=(1, 1),
     ),
     Role.CONTROLLER: LimitProfile(
         calls=1_024,

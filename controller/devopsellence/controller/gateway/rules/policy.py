@@ -23,6 +23,8 @@ from devopsellence.controller.gateway.rules.reports import Facts, check_reports
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store.keys import Keys
 
+#: The only call of a join token.
+JOIN_METHOD: Final = "Join"
 #: Limit of compares, and of operations of one branch: etcd's own.
 MOST_TXN_OPERATIONS: Final = 128
 #: Longest key in bytes; the longest of a record has about 600.
@@ -37,6 +39,16 @@ class ReadMode(Enum):
     WHOLE = auto()
     #: Keys that may not be read are removed from the answer.
     FILTERED = auto()
+
+
+def check_method(caller: Caller, method: str) -> None:
+    """Check that a join token is used for the one call that it is for, and that nobody else makes that call.
+
+    Raises:
+        Refused: it is not so.
+    """
+    if (caller.role is Role.JOIN) is not (method == JOIN_METHOD):
+        raise denied("a join token joins, and nothing else" if caller.role is Role.JOIN else "only a join token joins")
 
 
 def check_understood(message: Message) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from google.protobuf.message import Message
 
 from devopsellence.access.denied import check_denial
+from devopsellence.access.patterns import ANY
 from devopsellence.access.rights import InvalidAccess, rights_of
 from devopsellence.access.roles import Action
 from devopsellence.api.v1 import stored_pb2 as pb
@@ -206,7 +207,10 @@ def _check_rights(caller: Caller, key: str, message: Message, before: Message | 
         case pb.Operator():
             owners = {message.operator, before.operator if isinstance(before, pb.Operator) else ""} - {""}
             may_approve = caller.rights.permit_somewhere(Action.DENY)
-            if owners != {caller.name} and not (may_approve and _differs_in("approval", message, before)):
+            # A token's, by whoever can decrypt as much itself: otherwise a key of one's own could get somebody's name.
+            may_add = may_approve and caller.rights.permit(Action.WRITE_SECRETS, ANY) and bool(message.operator)
+            is_allowed = may_add if before is None else may_approve and _differs_in("approval", message, before)
+            if owners != {caller.name} and not is_allowed:
                 raise denied(f"{key}: a recipient of {', '.join(sorted(owners)) or 'nobody'}, not of {caller.name!r}")
         case pb.Environment():
             path = f"{message.organization}/{message.project}/{message.environment}"

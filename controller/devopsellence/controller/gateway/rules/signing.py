@@ -1,4 +1,4 @@
-"""Decisions on certificates: whose may be signed for a caller, and the record of one. Pure.
+"""Decisions on certificates: whose may be signed for a caller, and when a join token is good. Pure.
 
 Subject and names come from what the gateway knows of an identity, never from the request.
 """
@@ -9,10 +9,14 @@ import datetime
 from collections.abc import Callable
 from typing import Final
 
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from devopsellence.access.certificate import Certificate
 from devopsellence.access.policy import AccessDenied, AccessPolicy
 from devopsellence.access.roles import Action
-from devopsellence.agent_identity import NODE_PREFIX, OPERATOR_PREFIX
+from devopsellence.agent_identity import JOIN_PREFIX, NODE_PREFIX, OPERATOR_PREFIX
+from devopsellence.api.v1.stored_pb2 import Node, UsedJoinToken
 from devopsellence.certificates import subjects
 from devopsellence.certificates.authority import CertificateError, CertificateRequest
 from devopsellence.certificates.life import LEAF_LIFE
@@ -20,6 +24,8 @@ from devopsellence.controller.gateway.rules.caller import Caller, Role
 from devopsellence.controller.gateway.rules.refusal import denied, invalid
 from devopsellence.names import NAME, InvalidName
 
+#: Prefixes of identities with a machine's uid.
+_OF_MACHINES: Final = (NODE_PREFIX, JOIN_PREFIX)
 #: Shortest life that is signed.
 _LEAST_LIFE: Final = datetime.timedelta(minutes=5)
 
@@ -49,6 +55,18 @@ def own_subject(caller: Caller) -> CertificateRequest:
             return subjects.root()
         case Role.CONTROLLER:
             raise denied("controllers sign their certificates themselves")
+        case Role.JOIN:
+            raise denied("a join token is not renewed")
+
+
+def check_signs_for_others(caller: Caller) -> None:
+    """Check that a caller may have certificates of others signed.
+
+    Raises:
+        Refused: it may not.
+    """
+    if caller.role is not Role.ROOT and not caller.rights.permit_somewhere(Action.CHANGE_NODES):
+        raise denied("certificates of others are signed for operators with the role admin in all environments")
 
 
 def subject_for(
@@ -59,7 +77,7 @@ def subject_for(
     *,
     fixed_term: bool = False,
 ) -> CertificateRequest:
-    """Return the content of a certificate for ``identity``, a node or an operator other than root.
+    """Return the content of a certificate for ``identity``: a node, a join token, or an operator other than root.
 
     ``fixed_term``: its life was chosen, so it is not renewed; for operators alone.
 
@@ -69,17 +87,18 @@ def subject_for(
     Raises:
         Refused: the caller may not have it signed, or there is no such node or operator.
     """
-    if caller.role is not Role.ROOT and not caller.rights.permit_somewhere(Action.CHANGE_NODES):
-        raise denied("certificates of others are signed for operators with the role admin in all environments")
+    check_signs_for_others(caller)
     try:
         # A denied name gets no certificate that would be refused anyway.
         policy.check_denied(Certificate(identity))
-        if (uid := identity.removeprefix(NODE_PREFIX)) != identity:
-            if not (NAME.match(uid) and (node := node_with_uid(uid))):
+        if identity.startswith(_OF_MACHINES):
+            uid = uid_in(identity)
+            policy.check_denied(Certificate(f"{NODE_PREFIX}{uid}"))
+            if not (uid and (node := node_with_uid(uid))):
                 raise denied("no node is registered with the uid of the identity")
             if fixed_term:
-                raise invalid("a node's certificate has no life of the caller's choice, because the node renews it")
-            return subjects.node(node, uid)
+                raise invalid("certificates of nodes, and join tokens, have no life of the caller's choice")
+            return subjects.join_token(node, uid) if identity.startswith(JOIN_PREFIX) else subjects.node(node, uid)
         if (operator := identity.removeprefix(OPERATOR_PREFIX)) != identity:
             rights = policy.rights(Certificate(identity))
             if caller.role is not Role.ROOT:
@@ -91,17 +110,48 @@ def subject_for(
         raise denied(str(error)) from error
     except (InvalidName, CertificateError) as error:
         raise invalid(str(error)) from error
-    raise denied("only certificates of operators and nodes are signed")
+    raise denied("only certificates of operators and nodes, and join tokens, are signed")
 
 
-def granted_life(asked: datetime.timedelta | None) -> datetime.timedelta:
+def uid_in(identity: str) -> str:
+    """Return the uid in the identity of a node or a join token; "" for others, and if it is malformed."""
+    uid = identity.partition(":")[2] if identity.startswith(_OF_MACHINES) else ""
+    return uid if NAME.match(uid) else ""
+
+
+def check_joinable(caller: Caller, node: Node | None) -> None:
+    """Check that a join token is good for a node, by the record of the node.
+
+    Raises:
+        Refused: the node was removed, or another machine took its place.
+    """
+    if node is None or node.uid != caller.uid:
+        raise denied("the join token is void: the node was removed, or registered anew for another machine")
+
+
+def check_unused(used: UsedJoinToken | None, key: ec.EllipticCurvePublicKey) -> bytes | None:
+    """Return what a join token was used for, if that was for this key; None if it was not used.
+
+    Raises:
+        Refused: it was used for another key.
+    """
+    if used is None:
+        return None
+    chain = used.chain.encode()
+    # A record that is damaged has no certificate.
+    if not chain or x509.load_pem_x509_certificate(chain).public_key() != key:
+        raise denied("the join token was used before")
+    return chain
+
+
+def granted_life(subject: CertificateRequest, asked: datetime.timedelta | None) -> datetime.timedelta:
     """Return the life of a certificate; ``asked``: that of the request, None for the longest.
 
     Raises:
         Refused: it is too short or too long.
     """
     if asked is None:
-        return LEAF_LIFE
+        return subject.life
     if not _LEAST_LIFE <= asked <= LEAF_LIFE:
         raise invalid(f"a certificate lasts 5 minutes to {LEAF_LIFE.days} days")
     return asked

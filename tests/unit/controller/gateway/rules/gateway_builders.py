@@ -29,6 +29,8 @@ def caller(common_name: str) -> Caller:
 
 
 NODE, ANN, ROOT, CONTROLLER = (caller(name) for name in ("node:u1", "operator:ann", "root", "controller"))
+#: A machine with a join token.
+JOINING = caller("join:u1")
 #: Admin of all environments, and admin of some who is also deployer of REF.
 AMY, ABE = caller("operator:amy"), caller("operator:abe")
 

@@ -52,6 +52,9 @@ def reads(who: Caller, key: str) -> bool:
         ("operator:ann", Role.OPERATOR, "ann"),
         ("root", Role.ROOT, "root"),
         ("controller", Role.CONTROLLER, "controller"),
+        # Not looked up before the token is used.
+        ("join:u1", Role.JOIN, ""),
+        ("join:u2", Role.JOIN, ""),
     ],
 )
 def test_common_name_names_role_and_caller(name: str, role: Role, shown: str) -> None:
@@ -80,6 +83,10 @@ def test_common_name_names_role_and_caller(name: str, role: Role, shown: str) ->
         ("operator:worst",),
         ("operator:lee",),
         ("node:u3",),
+        ("join:u3",),
+        ("join:",),
+        ("join:u1/../u1",),
+        ("join:u1", "node:u1"),
     ],
 )
 def test_other_certificates_give_no_access(names: Sequence[str]) -> None:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import datetime
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from devopsellence.access.policy import AccessPolicy
 from devopsellence.access.rights import Rights, record_of
 from devopsellence.access.roles import Role
-from devopsellence.api.v1.stored_pb2 import DeniedCertificate, DenyList
+from devopsellence.api.v1.stored_pb2 import DeniedCertificate, DenyList, Node, UsedJoinToken
 from devopsellence.certificates import subjects
-from devopsellence.certificates.authority import CertificateRequest
-from devopsellence.certificates.life import LEAF_LIFE
+from devopsellence.certificates.authority import CertificateAuthority, CertificateRequest
+from devopsellence.certificates.life import JOIN_LIFE, LEAF_LIFE
 from devopsellence.controller.gateway.rules.caller import Caller
 from devopsellence.controller.gateway.rules.refusal import RefusalKind, Refused
-from devopsellence.controller.gateway.rules.signing import check_renewable, granted_life, own_subject, subject_for
-from tests.unit.controller.gateway.rules.gateway_builders import ABE, AMY, ANN, CONTROLLER, NODE, ROOT
+from devopsellence.controller.gateway.rules.signing import (
+    check_joinable,
+    check_renewable,
+    check_unused,
+    granted_life,
+    own_subject,
+    subject_for,
+)
+from tests.unit.controller.gateway.rules.gateway_builders import ABE, AMY, ANN, CONTROLLER, JOINING, NODE, ROOT
 
 ROLES = {
     "vic": {(Role.VIEWER, "acme/shop/production")},
@@ -43,6 +51,30 @@ def test_caller_renews_its_own_identity(caller: Caller, subject: CertificateRequ
     assert own_subject(caller) == subject
 
 
+def test_join_token_is_not_renewed() -> None:
+    with pytest.raises(Refused, match="not renewed"):
+        own_subject(JOINING)
+
+
+@pytest.mark.parametrize("node", [None, Node(name="n1"), Node(name="n1", uid="u2")], ids=["removed", "empty", "other"])
+def test_join_token_is_void_without_its_machine(node: Node | None) -> None:
+    check_joinable(JOINING, Node(name="n1", uid="u1"))
+    with pytest.raises(Refused, match="the join token is void"):
+        check_joinable(JOINING, node)
+
+
+def test_used_join_token_gives_its_key_the_same_certificate() -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    authority = CertificateAuthority.create("root", now)
+    key, other = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    chain = authority.issue(subjects.node("n1", "u1"), now, key=key).certificate
+    assert check_unused(None, key.public_key()) is None
+    assert check_unused(UsedJoinToken(chain=chain.decode()), key.public_key()) == chain
+    for used in (UsedJoinToken(chain=chain.decode()), UsedJoinToken()):
+        with pytest.raises(Refused, match="the join token was used before"):
+            check_unused(used, other.public_key())
+
+
 def test_controller_renews_nothing_here() -> None:
     with pytest.raises(Refused, match="controllers sign their certificates themselves"):
         own_subject(CONTROLLER)
@@ -53,6 +85,7 @@ def test_controller_renews_nothing_here() -> None:
     ("identity", "subject"),
     [
         ("node:u1", subjects.node("n1", "u1")),
+        ("join:u1", subjects.join_token("n1", "u1")),
         ("operator:vic", subjects.operator("vic")),
         ("operator:max", subjects.operator("max")),
     ],
@@ -63,8 +96,8 @@ def test_admin_of_all_has_certificates_of_nodes_and_operators_signed(
     assert allowed(caller, identity) == subject
 
 
-@pytest.mark.parametrize("caller", [NODE, ANN, ABE, CONTROLLER], ids=lambda caller: caller.identity)
-@pytest.mark.parametrize("identity", ["node:u1", "operator:vic", "operator:ann", "root"])
+@pytest.mark.parametrize("caller", [NODE, ANN, ABE, CONTROLLER, JOINING], ids=lambda caller: caller.identity)
+@pytest.mark.parametrize("identity", ["node:u1", "join:u1", "operator:vic", "operator:ann", "root"])
 def test_other_callers_have_nothing_signed_for_anybody(caller: Caller, identity: str) -> None:
     with pytest.raises(Refused, match="role admin in all environments") as caught:
         allowed(caller, identity)
@@ -86,6 +119,10 @@ def test_other_callers_have_nothing_signed_for_anybody(caller: Caller, identity:
         ("operator:../vic", "gives no access"),
         ("operator:eve", "is denied"),
         ("node:u9", "is denied"),
+        ("join:u2", "no node is registered"),
+        ("join:", "no node is registered"),
+        ("join:../u1", "no node is registered"),
+        ("join:u9", "is denied"),
     ],
 )
 def test_no_other_identity_is_signed_for_anybody(identity: str, reason: str) -> None:
@@ -108,14 +145,16 @@ def test_certificate_for_a_fixed_term_is_an_operators_and_renews_nothing() -> No
         check_renewable(fixed.unit)
     for unit in ("", subjects.node("n1", "u1").unit):
         check_renewable(unit)
-    with pytest.raises(Refused, match="because the node renews it"):
-        subject_for(AMY, "node:u1", POLICY, lambda _: "n1", fixed_term=True)
+    for identity in ("node:u1", "join:u1"):
+        with pytest.raises(Refused, match="no life of the caller's choice"):
+            subject_for(AMY, identity, POLICY, lambda _: "n1", fixed_term=True)
 
 
 def test_life_is_bounded() -> None:
-    day = datetime.timedelta(days=1)
-    assert granted_life(None) == granted_life(LEAF_LIFE) == LEAF_LIFE
-    assert granted_life(day) == day
+    day, subject = datetime.timedelta(days=1), subjects.operator("vic")
+    assert granted_life(subject, None) == granted_life(subject, LEAF_LIFE) == LEAF_LIFE
+    assert granted_life(subject, day) == day
+    assert granted_life(subjects.join_token("n1", "u1"), None) == JOIN_LIFE
     for asked in (LEAF_LIFE + day, datetime.timedelta(0), -day, datetime.timedelta(seconds=1)):
         with pytest.raises(Refused, match="5 minutes to 90 days"):
-            granted_life(asked)
+            granted_life(subject, asked)
