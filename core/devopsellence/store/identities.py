@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from devopsellence.agent_identity import NODE_PREFIX, OPERATOR_PREFIX, OPERATOR_ROOT
+from devopsellence.agent_identity import NODE_PREFIX, OPERATOR_PREFIX, OPERATOR_ROOT, ROUTER_PREFIX
 from devopsellence.store.keys import check_name
 
 #: The operator with all rights, whose certificate names no person.
@@ -18,6 +18,11 @@ USER_CONTROLLER: Final = "controller"
 def user_of_node(uid: str) -> str:
     """Return the identity of the agent on the machine ``uid``."""
     return f"{NODE_PREFIX}{check_name('node uid', uid)}"
+
+
+def user_of_router(uid: str) -> str:
+    """Return the identity of the router on the machine ``uid``."""
+    return f"{ROUTER_PREFIX}{check_name('node uid', uid)}"
 
 
 def user_of_operator(name: str) -> str:

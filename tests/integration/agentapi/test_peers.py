@@ -74,7 +74,7 @@ async def test_node_gets_assigned_image(here: ApiNode) -> None:
     assert list(filter_archive(small_image(), [archive])), "it is what the asking end takes"
 
 
-@pytest.mark.parametrize("name", ["operator:ann", "root", "controller", "node:", "Node:n1"])
+@pytest.mark.parametrize("name", ["operator:ann", "root", "controller", "node:", "Node:n1", "router:n1"])
 async def test_images_are_refused_to_other_callers(here: ApiNode, name: str) -> None:
     here.assign(service(small_image()))
     error = await refused(here, name, small_image())

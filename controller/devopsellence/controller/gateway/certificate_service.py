@@ -1,4 +1,4 @@
-"""The Certificates service: signs certificates of nodes and operators with the issuing authority, and records them."""
+"""The Certificates service: signs and records certificates of nodes, their routers and operators."""
 
 from __future__ import annotations
 
@@ -26,7 +26,13 @@ from devopsellence.certificates.request import InvalidRequest, key_in
 from devopsellence.controller.gateway.admission import Admission, AdmittedCall
 from devopsellence.controller.gateway.rules.grants import KeyRange
 from devopsellence.controller.gateway.rules.refusal import RefusalKind, Refused, invalid
-from devopsellence.controller.gateway.rules.signing import check_renewable, granted_life, own_subject, subject_for
+from devopsellence.controller.gateway.rules.signing import (
+    check_renewable,
+    granted_life,
+    own_subject,
+    router_subject,
+    subject_for,
+)
 from devopsellence.controller.gateway.upstream import Upstream
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store.codec import encode
@@ -51,6 +57,10 @@ class CertificateService(CertificatesServicer):
         async with self._admission.admitted(context, "Renew", request) as call:
             _check_renewable(context)
             return await self._signed(call, own_subject(call.caller), request.csr, None)
+
+    async def RenewRouter(self, request: RenewRequest, context: _Context) -> SignedCertificate:  # noqa: N802
+        async with self._admission.admitted(context, "RenewRouter", request) as call:
+            return await self._signed(call, router_subject(call.caller), request.csr, None)
 
     async def Sign(self, request: SignRequest, context: _Context) -> SignedCertificate:  # noqa: N802
         async with self._admission.admitted(context, "Sign", request) as call:

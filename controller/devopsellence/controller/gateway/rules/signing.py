@@ -51,6 +51,17 @@ def own_subject(caller: Caller) -> CertificateRequest:
             raise denied("controllers sign their certificates themselves")
 
 
+def router_subject(caller: Caller) -> CertificateRequest:
+    """Return the content of a new certificate of the caller's router.
+
+    Raises:
+        Refused: the caller is no node.
+    """
+    if caller.role is not Role.NODE:
+        raise denied("certificates of routers are signed for nodes")
+    return subjects.router(caller.name, caller.uid)
+
+
 def subject_for(
     caller: Caller,
     identity: str,

@@ -15,7 +15,13 @@ from devopsellence.certificates.authority import CertificateRequest
 from devopsellence.certificates.life import LEAF_LIFE
 from devopsellence.controller.gateway.rules.caller import Caller
 from devopsellence.controller.gateway.rules.refusal import RefusalKind, Refused
-from devopsellence.controller.gateway.rules.signing import check_renewable, granted_life, own_subject, subject_for
+from devopsellence.controller.gateway.rules.signing import (
+    check_renewable,
+    granted_life,
+    own_subject,
+    router_subject,
+    subject_for,
+)
 from tests.unit.controller.gateway.rules.gateway_builders import ABE, AMY, ANN, CONTROLLER, NODE, ROOT
 
 ROLES = {
@@ -41,6 +47,16 @@ def allowed(caller: Caller, identity: str) -> CertificateRequest:
 )
 def test_caller_renews_its_own_identity(caller: Caller, subject: CertificateRequest) -> None:
     assert own_subject(caller) == subject
+
+
+def test_node_has_a_certificate_of_its_router_signed() -> None:
+    assert router_subject(NODE) == subjects.router("n1", "u1")
+
+
+@pytest.mark.parametrize("caller", [ANN, AMY, ROOT, CONTROLLER], ids=["operator", "admin", "root", "controller"])
+def test_others_have_no_router(caller: Caller) -> None:
+    with pytest.raises(Refused, match="are signed for nodes"):
+        router_subject(caller)
 
 
 def test_controller_renews_nothing_here() -> None:
