@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.agent_identity import router_name, server_name
+from devopsellence.agent_identity import NODE_DOMAIN, router_name, server_name
 from devopsellence.certificates.authority import CertificateAuthority
-from devopsellence.nodeagent.envoy.model import Endpoint, RouterPeer
+from devopsellence.nodeagent.envoy import listeners
+from devopsellence.nodeagent.envoy.model import Endpoint, RouterPeer, RoutingConfig
 from devopsellence.store.keys import EnvironmentRef
 from tests.integration.ingress.apps import App
 from tests.integration.ingress.clients import Client, request
@@ -131,6 +132,27 @@ def test_certificates_of_nodes_and_routers_are_accepted(pair: tuple[EnvoyProcess
         near.apply(routing(peers=(peer(far, TWO),)))
         answer = request(near.listen.http_port, "/", X_Request_Id="11111111-1111-4111-8111-111111111111")
     assert answer.app_json["headers"]["x-forwarded-port"] == str(near.listen.http_port)
+
+
+def test_envoy_of_an_earlier_version_and_this_one_forward_to_each_other(
+    pair: tuple[EnvoyProcess, EnvoyProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier, present = pair
+    present.own_certificate(router_name("uid-two"), TWO)
+    nodes_alone = [{"san_type": "DNS", "matcher": {"suffix": f".{NODE_DOMAIN}"}}]
+
+    def apply_earlier(config: RoutingConfig) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(listeners, "router_names", lambda: nodes_alone)
+            earlier.apply(config)
+
+    with App("there") as there, App("here") as here:
+        present.apply(routing(there.endpoint()))
+        apply_earlier(routing(peers=(peer(present, TWO),)))
+        assert request(earlier.listen.http_port, "/").app_json["app"] == "there"
+        apply_earlier(routing(here.endpoint()))
+        present.apply(routing(peers=(peer(earlier, ONE),)))
+        assert request(present.listen.http_port, "/").app_json["app"] == "here"
 
 
 def test_requests_go_on_while_the_root_authority_is_replaced(pair: tuple[EnvoyProcess, EnvoyProcess]) -> None:

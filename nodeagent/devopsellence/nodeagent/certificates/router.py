@@ -18,7 +18,7 @@ import structlog
 from devopsellence import input_file
 from devopsellence.access.certificate import serial_number
 from devopsellence.api.v1.stored_pb2 import Authorities, RouterTls
-from devopsellence.certificates.renewal import InstalledCertificate, Renewer
+from devopsellence.certificates.renewal import Renewer
 from devopsellence.certificates.trust import by_fingerprint, should_renew
 from devopsellence.client_certificate import certificate_end, common_name, is_signed_under
 from devopsellence.nodeagent.certificates.signing import new_certificate
@@ -58,7 +58,7 @@ class RouterCertificate:
         self._tls: PeerTls | None = None
         self._facts = RouterTls()
         sign = partial(new_certificate, etcd.renew_router_certificate)
-        self._renewer = Renewer(self._own, sign, self._on_installed, self._is_outdated, first=True)
+        self._renewer = Renewer(self._own, sign, outdated=self._is_outdated, first=True)
 
     @property
     def own(self) -> Sequence[CertificateFiles]:
@@ -66,7 +66,7 @@ class RouterCertificate:
         return [self._own] if self._is_usable(self._own) else []
 
     def on_renewed(self, renewed: Callable[[], None]) -> None:
-        """Call ``renewed`` on the event loop with each new certificate of the router."""
+        """Call ``renewed`` on the event loop after each change of the files."""
         self._renewed = renewed
 
     def follow(self, record: Authorities) -> None:
@@ -123,6 +123,7 @@ class RouterCertificate:
             self._tls, self._facts = found
             _log.info("the router's certificate changed", serial=self._facts.certificate_serial)
             self._changed(self._tls)
+            self._renewed()
 
     def _read(self) -> tuple[PeerTls, RouterTls] | None:
         for files in (self._own, self._machine):
@@ -138,9 +139,6 @@ class RouterCertificate:
 
     def _is_outdated(self, files: CertificateFiles) -> bool:
         return not self._is_usable(files) or (self._record is not None and should_renew(files, self._record))
-
-    def _on_installed(self, _certificate: InstalledCertificate) -> None:
-        self._renewed()
 
 
 def _paths(files: CertificateFiles) -> tuple[Path, ...]:
