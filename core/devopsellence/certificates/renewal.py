@@ -110,8 +110,8 @@ class Renewer:
     """Keeps the certificate in a program's files from expiring.
 
     ``renew`` has a new one signed. ``installed`` is called with the certificate at the start and after each change.
-    ``outdated`` says whether the certificate is to be renewed whatever its age; it may block. ``first``: also the first
-    certificate is had signed, or another in place of files that cannot be read.
+    ``outdated`` says whether the certificate is to be renewed whatever its age; it may block. ``first``: the files are
+    the program's own, so the first certificate is had signed as well, and another in place of a damaged one.
     """
 
     def __init__(
@@ -165,10 +165,10 @@ class Renewer:
         return min(left, _LOOK_AGAIN_SECONDS)
 
     async def _replace(self, before: InstalledCertificate | None) -> None:
-        if before is not None:
-            await asyncio.to_thread(check_replaceable, self._files)
-        else:
+        if self._first:
             await asyncio.to_thread(check_writable, self._files.certificate.parent)
+        else:
+            await asyncio.to_thread(check_replaceable, self._files)
         await asyncio.to_thread(install, self._files, await self._renew(), before)
         found = await self._look()
         _log.info("certificate renewed", serial=found.serial, expires=f"{found.life.ends:%Y-%m-%d}")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
 from devopsellence.agent_identity import router_name, server_name
 from devopsellence.api.v1.stored_pb2 import Authorities, RouterTls
-from devopsellence.certificates.authority import common_name
+from devopsellence.certificates.authority import common_name, fingerprint, load_certificate
 from devopsellence.certificates.files import KeyPair
 from devopsellence.certificates.trust import by_fingerprint
 from devopsellence.nodeagent.certificates.machine import MachineCertificate
@@ -59,11 +60,12 @@ class Node:
                 running.cancel()
                 await asyncio.wait([running])
 
-    async def identity(self, expected: str) -> PeerTls:
-        """Return what Envoy got last, once it is of this identity."""
+    async def identity(self, expected: str, *, but: PeerTls | None = None) -> PeerTls:
+        """Return what Envoy got last, once it is a certificate of this identity, and another than ``but``."""
 
         async def look() -> PeerTls | None:
-            return self.given[-1] if self.given and name_in(self.given[-1]) == expected else None
+            last = self.given[-1]
+            return last if name_in(last) == expected and last != but else None
 
         found = await eventually(f"the router has a certificate of {expected}", look)
         assert found is not None
@@ -106,11 +108,13 @@ async def test_router_gets_a_certificate_of_its_own(settings: Settings, authorit
             )
             assert names.value.get_values_for_type(x509.DNSName) == [router_name(UID), server_name(UID)]
             assert first.key not in node.files.key.read_text()
-            # Lost or damaged, it is had signed again; until then Envoy keeps what it has.
+            assert (node.folder / "tls.key").stat().st_mode & 0o777 == 0o600
             (node.folder / "tls.crt").write_text("damaged")
-        assert (node.folder / "tls.key").stat().st_mode & 0o777 == 0o600
-        async with node.running():
-            assert (await node.identity(f"router:{UID}")).certificate != first.certificate
+            second = await node.identity(f"router:{UID}", but=first)
+            (node.folder / "tls.key").unlink()
+            await node.identity(f"router:{UID}", but=second)
+    # The machine's only before there was another.
+    assert [name_in(tls) for tls in node.given] == [f"node:{UID}", *[f"router:{UID}"] * 3]
 
 
 async def test_router_without_a_signing_gateway_follows_the_certificate_of_its_machine(
@@ -134,34 +138,42 @@ async def test_router_without_a_signing_gateway_follows_the_certificate_of_its_m
         assert [tls.certificate for tls in node.given] == [first.certificate, other.certificate.read_text()]
 
 
-async def test_former_authority_is_trusted_until_the_router_does_without(
+async def test_rotation_of_the_authority_keeps_certificate_and_trust_together(
     settings: Settings, authority: Authority, tmp_path: Path
 ) -> None:
     former, coming = authority, Authority(tmp_path / "coming")
     roots = [authority.ca_cert.read_text() for authority in (former, coming)]
-    issuing = former.issue_by_intermediate()
+    issuing, next_issuing = former.issue_by_intermediate(), coming.issue_by_intermediate()
     async with running_gateway(settings, former, issuing) as gateway:
         node = await registered(gateway, former, tmp_path)
+        key = gateway.direct.keys.authorities
         async with node.running():
             first = await node.identity(f"router:{UID}")
             # The gateway trusts both as well.
             former.ca_cert.write_text("".join(roots))
-            key = gateway.direct.keys.authorities
             await gateway.direct.put(key, encode(Authorities(certificates=roots)))
             await eventually("both are trusted", lambda: trusts(node, *roots))
-            install(node.files, coming.issue(f"node:{UID}", server_name(UID)))
+            assert node.given[-1].certificate == first.certificate
+            KeyPair(next_issuing.certificate.read_bytes(), next_issuing.key.read_bytes()).write(
+                issuing.certificate, issuing.key
+            )
+            # Too early: the former one is still needed, until machine and router have other certificates.
             await gateway.direct.put(key, encode(Authorities(certificates=roots[1:])))
-
-            async def signed_again() -> bool:
-                return name_in(node.given[-1]) == f"router:{UID}" and node.given[-1].certificate != first.certificate
-
-            # Under the former one still, because the gateway has no other.
-            await eventually("the router has another certificate", signed_again)
-            assert await trusts(node, *roots)
-            own = coming.issue(f"router:{UID}", router_name(UID), server_name(UID))
-            install(CertificateFiles(node.files.authority, node.folder / "tls.crt", node.folder / "tls.key"), own)
             await eventually("the coming one alone is trusted", lambda: trusts(node, roots[1]))
-            assert node.given[-1].certificate == own.certificate.read_text()
+            last = await node.identity(f"router:{UID}", but=first)
+    assert root_of(last) == fingerprint(load_certificate(coming.ca_cert))
+    for tls in node.given:
+        assert root_of(tls) in by_fingerprint(tls.authorities.encode())
+
+
+def root_of(tls: PeerTls) -> str:
+    """Return the fingerprint of the authority that the certificate is signed under."""
+    last = x509.load_pem_x509_certificates(tls.certificate.encode())[-1]
+    for name, pem in by_fingerprint(tls.authorities.encode()).items():
+        with suppress(InvalidSignature, ValueError):
+            last.verify_directly_issued_by(x509.load_pem_x509_certificate(pem.encode()))
+            return name
+    return ""
 
 
 def install(files: CertificateFiles, issued: CertificateFiles) -> None:

@@ -89,10 +89,12 @@ class MachineCertificate:
         except (OSError, ValueError, Busy) as error:
             _log.error("the authorities could not be changed", error=str(error))
             return False
-        self._record = record
-        self._renewer.look_again()
-        if self._router is not None:
-            self._router.follow(record)
+        if record != self._record:
+            # Only then: each renewal comes back here.
+            self._record = record
+            self._renewer.look_again()
+            if self._router is not None:
+                self._router.follow(record)
         return True
 
     def _use(self, record: Authorities) -> bool:

@@ -18,6 +18,7 @@ import structlog
 from devopsellence import input_file
 from devopsellence.access.certificate import serial_number
 from devopsellence.api.v1.stored_pb2 import Authorities, RouterTls
+from devopsellence.certificates.files import finish_replacement
 from devopsellence.certificates.renewal import Renewer
 from devopsellence.certificates.trust import by_fingerprint, should_renew
 from devopsellence.client_certificate import certificate_end, common_name, is_signed_under
@@ -57,13 +58,15 @@ class RouterCertificate:
         self._record: Authorities | None = None
         self._tls: PeerTls | None = None
         self._facts = RouterTls()
+        #: Envoy has the router's own certificate, not that of the machine.
+        self._has_own = False
         sign = partial(new_certificate, etcd.renew_router_certificate)
         self._renewer = Renewer(self._own, sign, outdated=self._is_outdated, first=True)
 
     @property
     def own(self) -> Sequence[CertificateFiles]:
         """Files of the router's own certificate; none while it has that of the machine. Blocks."""
-        return [self._own] if self._is_usable(self._own) else []
+        return [self._own] if self._is_usable else []
 
     def on_renewed(self, renewed: Callable[[], None]) -> None:
         """Call ``renewed`` on the event loop after each change of the files."""
@@ -82,7 +85,7 @@ class RouterCertificate:
     async def load(self) -> None:
         """Read the files; to be called before Envoy's files are written."""
         try:
-            await asyncio.to_thread(self._own.certificate.parent.mkdir, mode=_PRIVATE, exist_ok=True)
+            await asyncio.to_thread(self._prepare)
         except OSError as error:
             _log.error("the router's certificate cannot be kept", error=str(error))
         await self._reload()
@@ -119,26 +122,38 @@ class RouterCertificate:
     async def _reload(self) -> None:
         """Read the files, and announce what is new in them. Files that cannot be used change nothing."""
         found = await asyncio.to_thread(self._read)
-        if found is not None and found[0] != self._tls:
+        if found is None:
+            # Lost, damaged or expired; or just being replaced, and then there is nothing to do.
+            self._renewer.look_again()
+        elif found[0] != self._tls:
             self._tls, self._facts = found
             _log.info("the router's certificate changed", serial=self._facts.certificate_serial)
             self._changed(self._tls)
             self._renewed()
 
+    def _prepare(self) -> None:
+        self._own.certificate.parent.mkdir(mode=_PRIVATE, exist_ok=True)
+        finish_replacement(self._own.certificate, self._own.key)
+
     def _read(self) -> tuple[PeerTls, RouterTls] | None:
-        for files in (self._own, self._machine):
-            with suppress(OSError, ValueError):
-                if files is self._machine or self._is_usable(files):
-                    return _read_files(files)
+        """Return what Envoy is to use; None for what it has."""
+        if self._has_own and not common_name(self._own.certificate, self._own.key):
+            # The key of the machine is not for Envoy only because two files do not fit each other yet.
+            return None
+        self._has_own = self._is_usable
+        with suppress(OSError, ValueError):
+            return _read_files(self._own if self._has_own else self._machine)
         return None
 
-    def _is_usable(self, files: CertificateFiles) -> bool:
-        """Return True if other routers accept the certificate, and it is of this machine."""
-        is_accepted = certificate_end(files.authority, files.certificate, files.key) > 0
-        return is_accepted and common_name(files.certificate, files.key) == self._identity
+    @property
+    def _is_usable(self) -> bool:
+        """True if other routers accept the router's own certificate, and it is of this machine."""
+        own = self._own
+        is_accepted = certificate_end(own.authority, own.certificate, own.key) > 0
+        return is_accepted and common_name(own.certificate, own.key) == self._identity
 
     def _is_outdated(self, files: CertificateFiles) -> bool:
-        return not self._is_usable(files) or (self._record is not None and should_renew(files, self._record))
+        return not self._is_usable or (self._record is not None and should_renew(files, self._record))
 
 
 def _paths(files: CertificateFiles) -> tuple[Path, ...]:
