@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import gc
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -152,6 +153,14 @@ async def test_concurrent_transfers_are_limited_and_leaving_callers_free_slots(h
     docker("rmi", "-f", large)
 
 
+@pytest.fixture
+def closing_all() -> Iterator[None]:
+    """Fail the test, and no later one, if it leaves connections to the engine open: the interpreter warns of them."""
+    yield
+    gc.collect()
+
+
+@pytest.mark.usefixtures("closing_all")
 async def test_transfer_to_a_denied_node_breaks_off(here: ApiNode) -> None:
     image = await asyncio.to_thread(lambda: build_image(bytes(32 << 20)))
     here.assign(service(image))
