@@ -13,7 +13,7 @@ from bench.hollow.envoy import HollowEnvoy, HollowRouter
 from bench.hollow.machine import HollowMachine
 from devopsellence.nodeagent.agent import Agent, AgentOptions, ProcessResources
 from devopsellence.nodeagent.docker.ledger import ContainerLedger
-from devopsellence.nodeagent.envoy.model import IngressOptions
+from devopsellence.nodeagent.envoy.model import IngressOptions, PeerTls
 from devopsellence.nodeagent.event_bus import EventBus
 from devopsellence.nodeagent.state import StateFolder
 from devopsellence.nodeagent.util.memory import MemoryTrimmer
@@ -27,11 +27,11 @@ from devopsellence.store.settings import Settings
 
 @dataclass(frozen=True)
 class HollowIngress:
-    """Envoy of a hollow node, which outlives the agents. ``certificate`` is the node's own, and never looked into."""
+    """Envoy of a hollow node, which outlives the agents. ``peer_tls`` is never looked into."""
 
     envoy: HollowEnvoy
     options: IngressOptions
-    certificate: CertificateFiles
+    peer_tls: PeerTls
 
 
 class HollowAgent:
@@ -109,7 +109,7 @@ class HollowAgent:
             owned = ContainerLedger(path, process.disk, folder.files) if self._process is None else None
             machine = hollow(self.machine, events.engine_callbacks(), owned)
             if (ingress := self._ingress) is not None:
-                parts = self.machine, ingress.envoy, folder, ingress.options, ingress.certificate
+                parts = self.machine, ingress.envoy, folder, ingress.options, ingress.peer_tls
                 machine = replace(machine, router=HollowRouter(self.name, *parts, process.disk, events))
             self.agent = Agent(self._options, folder, process, machine, events)
             await self.agent.run(self._stop)

@@ -26,7 +26,7 @@ from devopsellence.nodeagent.envoy.admin import (
 from devopsellence.nodeagent.envoy.clusters import METADATA
 from devopsellence.nodeagent.envoy.container import CONFIG, FOLDER
 from devopsellence.nodeagent.envoy.files import EnvoyFolder
-from devopsellence.nodeagent.envoy.model import IngressOptions
+from devopsellence.nodeagent.envoy.model import IngressOptions, PeerTls
 from devopsellence.nodeagent.envoy.render import ConfigRenderer
 from devopsellence.nodeagent.envoy.resources import CLUSTERS, LISTENERS
 from devopsellence.nodeagent.envoy.routes import HTTP, routes_path
@@ -36,7 +36,6 @@ from devopsellence.nodeagent.ingress.ports import ListenerPorts
 from devopsellence.nodeagent.ingress.router import Router
 from devopsellence.nodeagent.state import StateFolder
 from devopsellence.nodeagent.util.threads import ThreadPool
-from devopsellence.server_certificate import CertificateFiles
 
 #: Hash of the one container that a hollow node's Envoy runs in.
 _HASH: Final = "hollow"
@@ -242,7 +241,7 @@ class HollowRouter(Router):
         envoy: HollowEnvoy,
         folder: StateFolder,
         options: IngressOptions,
-        certificate: CertificateFiles,
+        peer_tls: PeerTls,
         disk: ThreadPool,
         events: EventBus,
     ) -> None:
@@ -254,11 +253,11 @@ class HollowRouter(Router):
             options,
             disk,
             lambda ref: events.environment_changed.emit(str(ref)),
-            certificate=certificate,
             reachable=events.router_address_changed.emit,
             files=folder.files,
         )
         self._supervisor = HollowSupervisor(machine, envoy, self._folder, disk, self._wake_soon)
-        self._ports = ListenerPorts(options, self._folder, disk, certificate, check=lambda _port, _option: "")
+        self._ports = ListenerPorts(options, disk, check=lambda _port, _option: "")
+        self.set_peer_tls(peer_tls)
         self._renderer = ConfigRenderer(FOLDER, available=lambda more: more)
         connect_router(self, events)

@@ -18,6 +18,11 @@ NODE_PREFIX: Final = "node:"
 #: Prefix of a join token's common name, followed by the uid of the machine that is to join. It gives no access but one
 #: call to a gateway.
 JOIN_PREFIX: Final = "join:"
+#: Prefix of the common name of a node's router, followed by the machine's uid. Gateways and agents admit no router.
+ROUTER_PREFIX: Final = "router:"
+#: Domains of the DNS names in certificates of nodes and of routers; the first label tells the machine.
+NODE_DOMAIN: Final = "node.devopsellence.internal"
+ROUTER_DOMAIN: Final = "router.devopsellence.internal"
 #: Trailing metadata of every error from an agent; distinguishes agent errors from network errors.
 REFUSED_BY: Final = "devopsellence-refused-by"
 #: Initial metadata of every accepted call, sent at once: the node's name.
@@ -40,9 +45,22 @@ def server_name(uid: str) -> str:
     Raises:
         ValueError: ``uid`` is empty, and no certificate may match an unknown machine.
     """
+    return f"{_label(uid)}.{NODE_DOMAIN}"
+
+
+def router_name(uid: str) -> str:
+    """Return the DNS name in the certificate of the router on machine ``uid``.
+
+    Raises:
+        ValueError: as :func:`server_name`.
+    """
+    return f"{_label(uid)}.{ROUTER_DOMAIN}"
+
+
+def _label(uid: str) -> str:
     if not uid:
         raise ValueError("a machine without a uid has no server name")
-    return f"{hashlib.sha256(uid.encode()).hexdigest()[:32]}.node.devopsellence.internal"
+    return hashlib.sha256(uid.encode()).hexdigest()[:32]
 
 
 def is_operator(common_name: str) -> bool:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from devopsellence.api.v1.stored_pb2 import Heartbeat, RouterTls, ServiceStatus
 from devopsellence.certificates.trust import certificates_in
-from tests.support.cluster.app import App
-from tests.support.cluster.audit import nothing_amiss
+from devopsellence.store.codec import decode
+from devopsellence.store.etcd import Etcd
+from tests.support.cluster.app import PORT, App
+from tests.support.cluster.audit import nothing_amiss, stored
 from tests.support.cluster.bed import Bed
 from tests.support.cluster.load import Load
+from tests.support.cluster.roles import Host
 from tests.support.run import run
+from tests.support.until import until
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -73,6 +80,61 @@ def test_rotation_drops_no_request_and_ends_the_former_authority(app: App, bed: 
         trusted = certificates_in((host.root / "etc/devopsellence/ca.crt").read_bytes())
         assert len(trusted) == 1
         assert trusted != certificates_in(former)
+
+
+@contextmanager
+def out_of_reach(app: App, host: Host) -> Iterator[None]:
+    """Keep the host's router and agent from the app's container there: requests are forwarded to other hosts."""
+    rule = ("OUTPUT", "-p", "tcp", "--dport", str(PORT), "-j", "REJECT", "--reject-with", "tcp-reset")
+    host.run("iptables", "-I", *rule)
+    try:
+        until("its container is not ready", lambda: not is_ready(app, host), every=0.2)
+        yield
+    finally:
+        host.run("iptables", "-D", *rule)
+
+
+def is_ready(app: App, host: Host) -> bool:
+    status = stored(app.bed).statuses[host.name, app.ref]
+    return all(service.health == ServiceStatus.HEALTHY for service in status.services)
+
+
+def test_requests_between_hosts_go_on_while_the_authority_is_replaced(app: App, bed: Bed) -> None:
+    before = {name: router(bed, name) for name in bed.hosts}
+    with out_of_reach(app, bed.hosts["n2"]):
+        with Load(app, *bed.hosts) as load:
+            rotate(bed)
+            restart_control_plane(bed, members=True)
+            rotate(bed, "-y")
+            restart_control_plane(bed, members=False)
+            rotate(bed, "-y")
+            answered = load.answered("n2")
+            until("n2 answers with the new authority alone", lambda: load.answered("n2") > answered + 100)
+            restart_control_plane(bed, members=True)
+        assert not is_ready(app, bed.hosts["n2"])
+    assert load.failed == []
+    # A new container, without the pause after failures.
+    app.deploy("reached again")
+    for name, tls in before.items():
+        after = router(bed, name)
+        assert after.certificate_serial not in ("", tls.certificate_serial)
+        assert after.trusted == [after.authority]
+        assert after.authority != tls.authority
+
+
+def router(bed: Bed, name: str) -> RouterTls:
+    """Return what the router of a host uses, once it trusts a single authority."""
+
+    async def read(etcd: Etcd) -> RouterTls:
+        record = await etcd.get(etcd.keys.heartbeat(name))
+        return decode(Heartbeat, record.key, record.value).router_tls if record is not None else RouterTls()
+
+    def settled() -> list[RouterTls]:
+        tls = bed.store(read)
+        return [tls] if len(tls.trusted) == 1 else []
+
+    (tls,) = until(f"the router of {name} trusts one authority", settled, every=0.2)
+    return tls
 
 
 def test_abandoned_rotation_leaves_the_authority_as_it_was(app: App, bed: Bed) -> None:

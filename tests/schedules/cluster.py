@@ -15,8 +15,7 @@ from bench.hollow.envoy import HollowEnvoy
 from bench.hollow.machine import HollowMachine
 from devopsellence.controller.controller import Controller, serve
 from devopsellence.nodeagent.docker.model import Container
-from devopsellence.nodeagent.envoy.model import IngressOptions
-from devopsellence.server_certificate import CertificateFiles
+from devopsellence.nodeagent.envoy.model import IngressOptions, PeerTls
 from devopsellence.store.election import Election
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
@@ -114,9 +113,7 @@ class HollowNode:
         options = IngressOptions(
             http_port=_HTTP_PORT, https_port=0, peer_port=_PEER_PORT, peer_address=f"{name}:{_PEER_PORT}"
         )
-        certificate = folder / f"{name}.pem"
-        certificate.write_text("not looked into\n")
-        ingress = HollowIngress(self.envoy, options, CertificateFiles(certificate, certificate, certificate))
+        ingress = HollowIngress(self.envoy, options, PeerTls("", "", ""))
         self.agent = HollowAgent(name, self.uid, self.disk.state, settings, machine=self.machine, ingress=ingress)
 
 

@@ -73,12 +73,23 @@ def check_replaceable(files: CertificateFiles) -> None:
         raise RenewalFailed(f"cannot read the key {files.key}: {error.strerror}") from error
     if owner != os.geteuid():
         raise RenewalFailed(f"{files.key} belongs to another user")
-    if not os.access(files.certificate.parent, os.W_OK):
-        raise RenewalFailed(f"the folder {files.certificate.parent} cannot be written")
+    check_writable(files.certificate.parent)
 
 
-def install(files: CertificateFiles, renewed: KeyPair, before: InstalledCertificate) -> None:
+def check_writable(folder: Path) -> None:
+    """Check that this process can write files into a folder. Blocks.
+
+    Raises:
+        RenewalFailed: it cannot, or there is no such folder.
+    """
+    if not os.access(folder, os.W_OK):
+        raise RenewalFailed(f"the folder {folder} cannot be written")
+
+
+def install(files: CertificateFiles, renewed: KeyPair, before: InstalledCertificate | None) -> None:
     """Replace certificate and key, unless another process has done so since ``before`` was read. Blocks.
+
+    Without ``before`` there was none to read.
 
     Raises:
         RenewalFailed: servers of the cluster would not accept the certificate; nothing was replaced.
@@ -86,7 +97,7 @@ def install(files: CertificateFiles, renewed: KeyPair, before: InstalledCertific
     """
     folder = files.certificate.parent
     with locked(folder), TemporaryDirectory(dir=folder, prefix=".renewed-") as scratch:
-        if input_file.read(files.certificate) != before.pem:
+        if before is not None and input_file.read(files.certificate) != before.pem:
             return
         certificate, key = Path(scratch, "tls.crt"), Path(scratch, "tls.key")
         renewed.write(certificate, key)
@@ -99,7 +110,8 @@ class Renewer:
     """Keeps the certificate in a program's files from expiring.
 
     ``renew`` has a new one signed. ``installed`` is called with the certificate at the start and after each change.
-    ``outdated`` says whether the certificate is to be renewed whatever its age; it may block.
+    ``outdated`` says whether the certificate is to be renewed whatever its age; it may block. ``first``: the files are
+    the program's own, so the first certificate is had signed as well, and another in place of a damaged one.
     """
 
     def __init__(
@@ -108,11 +120,14 @@ class Renewer:
         renew: Callable[[], Awaitable[KeyPair]],
         installed: Callable[[InstalledCertificate], None] = lambda _: None,
         outdated: Callable[[CertificateFiles], bool] = lambda _: False,
+        *,
+        first: bool = False,
     ) -> None:
         self._files = files
         self._renew = renew
         self._installed = installed
         self._outdated = outdated
+        self._first = first
         self._known: InstalledCertificate | None = None
         self._wake = asyncio.Event()
 
@@ -136,20 +151,24 @@ class Renewer:
     async def _attempt(self) -> float:
         """Renew the certificate if that is due; return the seconds until it should be looked at again."""
         try:
-            now = datetime.datetime.now(datetime.UTC)
-            found = await self._look()
-            left = (found.life.renewal_at(str(self._files.certificate) + found.serial) - now).total_seconds()
+            found = await self._look_first() if self._first else await self._look()
+            left = self._seconds_left(found)
             if left <= 0 or await asyncio.to_thread(self._outdated, self._files):
                 await self._replace(found)
                 left = _LOOK_AGAIN_SECONDS
         except Exception as error:
             expires = f"{self._known.life.ends:%Y-%m-%d}" if self._known is not None else ""
-            _log.warning("certificate not renewed", reason=str(error), expires=expires)
+            _log.warning(
+                "certificate not renewed", file=str(self._files.certificate), reason=str(error), expires=expires
+            )
             raise
         return min(left, _LOOK_AGAIN_SECONDS)
 
-    async def _replace(self, before: InstalledCertificate) -> None:
-        await asyncio.to_thread(check_replaceable, self._files)
+    async def _replace(self, before: InstalledCertificate | None) -> None:
+        if self._first:
+            await asyncio.to_thread(check_writable, self._files.certificate.parent)
+        else:
+            await asyncio.to_thread(check_replaceable, self._files)
         await asyncio.to_thread(install, self._files, await self._renew(), before)
         found = await self._look()
         _log.info("certificate renewed", serial=found.serial, expires=f"{found.life.ends:%Y-%m-%d}")
@@ -162,3 +181,15 @@ class Renewer:
             self._known = found
             self._installed(found)
         return found
+
+    async def _look_first(self) -> InstalledCertificate | None:
+        with suppress(RenewalFailed):
+            return await self._look()
+        return None
+
+    def _seconds_left(self, found: InstalledCertificate | None) -> float:
+        """Return the seconds until a certificate is to be renewed; 0 without one."""
+        if found is None:
+            return 0
+        renewal = found.life.renewal_at(str(self._files.certificate) + found.serial)
+        return (renewal - datetime.datetime.now(datetime.UTC)).total_seconds()

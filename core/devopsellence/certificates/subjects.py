@@ -1,4 +1,4 @@
-"""Subjects of certificates: etcd members, controllers, operators, nodes; the same in local and real clusters.
+"""Subjects of certificates: etcd members, controllers, operators, nodes, routers; the same in local and real clusters.
 
 The common name is the identity at gateways, and between agents and operators (``agent_identity``). For
 a node, the common name is the uid of the machine, so two machines with the same node name have different identities.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from devopsellence.agent_identity import server_name
+from devopsellence.agent_identity import router_name, server_name
 from devopsellence.certificates.authority import LONG_LIFE, MAX_COMMON_NAME, CertificateError, CertificateRequest
 from devopsellence.certificates.life import JOIN_LIFE
 from devopsellence.store.identities import (
@@ -18,6 +18,7 @@ from devopsellence.store.identities import (
     user_of_join_token,
     user_of_node,
     user_of_operator,
+    user_of_router,
 )
 from devopsellence.store.keys import check_name
 from devopsellence.store.settings import ETCD_CLIENT_NAME, ETCD_SERVER_NAME
@@ -83,6 +84,17 @@ def join_token(name: str, uid: str) -> CertificateRequest:
         InvalidName: ``name`` or ``uid`` is not valid.
     """
     return CertificateRequest(user_of_join_token(uid), unit=check_name("node", name), life=JOIN_LIFE)
+
+
+def router(name: str, uid: str) -> CertificateRequest:
+    """Return the request for the router of machine ``uid``: client and server of other nodes' routers, nothing else.
+
+    It has the node's DNS name as well, because routers of versions without such certificates expect that.
+
+    Raises:
+        InvalidName: ``name`` or ``uid`` is not valid.
+    """
+    return CertificateRequest(user_of_router(uid), (router_name(uid), server_name(uid)), unit=check_name("node", name))
 
 
 def _server_names(addresses: Sequence[str]) -> tuple[str, ...]:

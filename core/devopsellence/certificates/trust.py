@@ -6,7 +6,9 @@ and drops one only if its own certificate does without. Parsed by the TLS librar
 
 from __future__ import annotations
 
+import hashlib
 import ssl
+from collections.abc import Sequence
 from typing import Final
 
 from devopsellence import input_file
@@ -63,12 +65,14 @@ def check_authorities(record: Authorities) -> None:
             raise InvalidAuthorities("an authority is not a single certificate")
 
 
-def trust(files: CertificateFiles, record: Authorities) -> bool:
+def trust(files: CertificateFiles, record: Authorities, also: Sequence[CertificateFiles] = ()) -> bool:
     """Make the file of authorities that of the record; return True if it was another. Blocks.
 
+    ``also``: further certificates of the program that no authority may be dropped for.
+
     Raises:
-        InvalidAuthorities: the record cannot be used. AuthorityNeeded: it lacks the one that the program's own
-            certificate is signed under. OSError, ValueError: a file cannot be read or written.
+        InvalidAuthorities: the record cannot be used. AuthorityNeeded: it lacks the one that a certificate of the
+            program is signed under. OSError, ValueError: a file cannot be read or written.
         Busy: another process is replacing certificates in the folder.
     """
     check_authorities(record)
@@ -76,8 +80,9 @@ def trust(files: CertificateFiles, record: Authorities) -> bool:
     wanted, held = set(certificates_in(pem.encode())), set(certificates_in(input_file.read(files.authority)))
     if wanted == held:
         return False
-    if not held <= wanted and not is_signed_under(pem, files.certificate, files.key):
-        raise AuthorityNeeded(f"{files.certificate} is signed under an authority that is being dropped")
+    for own in () if held <= wanted else (files, *also):
+        if not is_signed_under(pem, own.certificate, own.key):
+            raise AuthorityNeeded(f"{own.certificate} is signed under an authority that is being dropped")
     with locked(files.authority.parent):
         write_atomic(files.authority, pem.encode(), mode=0o644)
     return True
@@ -86,6 +91,15 @@ def trust(files: CertificateFiles, record: Authorities) -> bool:
 def should_renew(files: CertificateFiles, record: Authorities) -> bool:
     """Return True if the program's certificate is not signed under the first authority of the record. Blocks."""
     return not is_signed_under(record.certificates[0], files.certificate, files.key)
+
+
+def by_fingerprint(pem: bytes) -> dict[str, str]:
+    """Return the authorities in a PEM text, each as PEM, by the SHA-256 of its certificate in hexadecimal.
+
+    Raises:
+        ValueError: as :func:`certificates_in`.
+    """
+    return {hashlib.sha256(der).hexdigest(): ssl.DER_cert_to_PEM_cert(der) for der in certificates_in(pem)}
 
 
 def _one_line_end(pem: str) -> str:

@@ -277,6 +277,15 @@ class Etcd:
         request = RenewRequest(csr=csr)
         return (await self._write("renew the certificate", lambda stubs: stubs.certificates.Renew, request)).chain
 
+    async def renew_router_certificate(self, csr: bytes) -> bytes:
+        """Have a gateway sign a certificate for the router of this node, as :meth:`renew_certificate` does.
+
+        Raises:
+            Unavailable, Rejected: as there. PermissionDenied: this client is no node.
+        """
+        what = "renew the router's certificate"
+        return (await self._write(what, lambda stubs: stubs.certificates.RenewRouter, RenewRequest(csr=csr))).chain
+
     async def sign_certificate(self, csr: bytes, identity: str, life: timedelta | None = None) -> bytes:
         """Have a gateway sign a certificate for a node, an operator or a join token, as :meth:`renew_certificate` does.
 

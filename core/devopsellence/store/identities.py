@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from devopsellence.agent_identity import JOIN_PREFIX, NODE_PREFIX, OPERATOR_PREFIX, OPERATOR_ROOT
+from devopsellence.agent_identity import JOIN_PREFIX, NODE_PREFIX, OPERATOR_PREFIX, OPERATOR_ROOT, ROUTER_PREFIX
 from devopsellence.store.keys import check_name
 
 #: The operator with all rights, whose certificate names no person.
@@ -23,6 +23,11 @@ def user_of_node(uid: str) -> str:
 def user_of_join_token(uid: str) -> str:
     """Return the identity of a join token for the machine ``uid``."""
     return f"{JOIN_PREFIX}{check_name('node uid', uid)}"
+
+
+def user_of_router(uid: str) -> str:
+    """Return the identity of the router on the machine ``uid``."""
+    return f"{ROUTER_PREFIX}{check_name('node uid', uid)}"
 
 
 def user_of_operator(name: str) -> str:

@@ -21,6 +21,7 @@ from devopsellence.nodeagent.api.server import ApiServer, ListenOptions
 from devopsellence.nodeagent.assignments import Assignments
 from devopsellence.nodeagent.audit.reporter import AuditReporter
 from devopsellence.nodeagent.certificates.machine import MachineCertificate
+from devopsellence.nodeagent.certificates.router import RouterCertificate
 from devopsellence.nodeagent.docker import streams
 from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.docker.interface import ContainerEngine
@@ -132,8 +133,8 @@ def _docker_machine(
         options.ingress,
         disk,
         lambda ref: events.environment_changed.emit(str(ref)),
-        certificate=options.files,
         reachable=events.router_address_changed.emit,
+        peer_tls_used=events.peer_tls_used.emit,
         files=files,
     )
     connect_router(router, events)
@@ -148,6 +149,7 @@ def connect_router(router: Router, events: EventBus) -> None:
     events.files_restored.subscribe(lambda _paths: router.folder_changed())
     events.connection_changed.subscribe(router.engine_connected)
     events.router_container_changed.subscribe(router.container_changed)
+    events.peer_tls_changed.subscribe(router.set_peer_tls)
 
 
 class Agent(Generic[R]):
@@ -190,11 +192,22 @@ class Agent(Generic[R]):
             context, machine, self.assignments, self._statuses, self.decrypter, self.images, ingress
         )
         self._trimmer = resources.trimmer
-        self._certificate = (
-            MachineCertificate(etcd, options.files, self.heartbeat.set_certificate)
-            if options.files is not None
-            else None
-        )
+        self._router_certificate: RouterCertificate | None = None
+        self._certificate: MachineCertificate | None = None
+        if options.files is not None:
+            if options.ingress.peer_port:
+                self._router_certificate = RouterCertificate(
+                    etcd,
+                    options.node_uid,
+                    options.files,
+                    options.state_dir / "router",
+                    events.peer_tls_changed.emit,
+                    self.heartbeat.set_router_tls,
+                )
+                events.peer_tls_used.subscribe(self._router_certificate.tls_used)
+            self._certificate = MachineCertificate(
+                etcd, options.files, self.heartbeat.set_certificate, self._router_certificate
+            )
         self._foreign_uid = ""
         self._api: ApiServer | None = None
         self._disk: DiskMonitor | None = None
@@ -252,6 +265,8 @@ class Agent(Generic[R]):
         await self.engine.owned.load()
         # Before the first plan: a plan needs the containers that get requests now, and the certificates in use.
         await self._node_ingress.load()
+        if self._router_certificate is not None:
+            await self._router_certificate.load()
         await self._router.load()
         if self._api is not None:
             # Before the heartbeat has its address, and also without etcd, from the assignments on disk.

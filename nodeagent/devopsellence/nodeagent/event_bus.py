@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Generic, ParamSpec
 
 from devopsellence.nodeagent.docker.engine import EngineCallbacks
+from devopsellence.nodeagent.envoy.model import PeerTls
 from devopsellence.store.keys import EnvironmentRef
 
 P = ParamSpec("P")
@@ -47,6 +48,10 @@ class EventBus:
         self.networks_changed: Signal[[]] = Signal()
         #: The address for requests from the routers of other nodes; empty while there is none.
         self.router_address_changed: Signal[[str]] = Signal()
+        #: TLS towards the routers of other nodes is to be another.
+        self.peer_tls_changed: Signal[[PeerTls]] = Signal()
+        #: The router uses what was announced with ``peer_tls_changed``.
+        self.peer_tls_used: Signal[[PeerTls]] = Signal()
         #: The assignment of an environment changed.
         self.assignment_changed: Signal[[EnvironmentRef]] = Signal()
         #: etcd was read for the first time; argument: all environments with an assignment.

@@ -37,7 +37,7 @@ async def test_operator_is_answered(here: ApiNode, name: str) -> None:
         assert (await stub.Diagnose(DiagnoseRequest())).node == NODE
 
 
-@pytest.mark.parametrize("name", ["node:n1", "node:n2", "controller", "operator:", "Root"])
+@pytest.mark.parametrize("name", ["node:n1", "node:n2", "router:n1", "controller", "operator:", "Root"])
 async def test_other_certificate_of_cluster_is_refused_by_every_call(here: ApiNode, name: str) -> None:
     await here.start("web", "sleep", "1000")
     async with here.client(here.authority.issue(name)) as stub:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import gc
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -74,7 +75,7 @@ async def test_node_gets_assigned_image(here: ApiNode) -> None:
     assert list(filter_archive(small_image(), [archive])), "it is what the asking end takes"
 
 
-@pytest.mark.parametrize("name", ["operator:ann", "root", "controller", "node:", "Node:n1"])
+@pytest.mark.parametrize("name", ["operator:ann", "root", "controller", "node:", "Node:n1", "router:n1"])
 async def test_images_are_refused_to_other_callers(here: ApiNode, name: str) -> None:
     here.assign(service(small_image()))
     error = await refused(here, name, small_image())
@@ -152,6 +153,14 @@ async def test_concurrent_transfers_are_limited_and_leaving_callers_free_slots(h
     docker("rmi", "-f", large)
 
 
+@pytest.fixture
+def closing_all() -> Iterator[None]:
+    """Fail the test, and no later one, if it leaves connections to the engine open: the interpreter warns of them."""
+    yield
+    gc.collect()
+
+
+@pytest.mark.usefixtures("closing_all")
 async def test_transfer_to_a_denied_node_breaks_off(here: ApiNode) -> None:
     image = await asyncio.to_thread(lambda: build_image(bytes(32 << 20)))
     here.assign(service(image))

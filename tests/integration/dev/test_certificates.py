@@ -86,7 +86,7 @@ def test_up_renews_due_certificates_and_restarts_affected_processes(up: Dev) -> 
     assert layout.certificate("node").read_bytes() != old.certificate
     after = up.pids()
     assert [name for name in before if before[name] != after[name]] == ["agent"]
-    assert up.healthy()
+    until("all do their work", up.healthy)
 
 
 def test_up_adds_agent_server_name_to_old_certificate(up: Dev) -> None:
@@ -100,7 +100,7 @@ def test_up_adds_agent_server_name_to_old_certificate(up: Dev) -> None:
     names = load_certificate(layout.certificate("node")).extensions.get_extension_for_class(x509.SubjectAlternativeName)
     assert names.value.get_values_for_type(x509.DNSName) == [server_name(up.saved_state()["node_uid"])]
     assert [name for name, pid in up.pids().items() if before[name] != pid] == ["agent"]
-    assert up.healthy()
+    until("all do their work", up.healthy)
 
 
 def test_up_recreates_lost_authority(up: Dev) -> None:

@@ -165,13 +165,15 @@ SIGNED = {
     "node:uid-n1": ({"node:uid-n1"}, set()),
     "node:uid-gone": (set(), set()),
     "join:uid-n1": (set(), set()),
+    "router:uid-n1": (set(), set()),
     "controller": (set(), set()),
     "etcd": (set(), set()),
     "somebody": (set(), set()),
 }
 IDENTITIES = (
     *("root", "controller", "etcd", "operator:ann", "operator:vic", "operator:amy", "operator:nobody"),
-    *("node:uid-n1", "node:uid-n2", "node:uid-gone", "operator:", "node:", "join:uid-n1", "join:uid-gone"),
+    *("node:uid-n1", "node:uid-n2", "node:uid-gone", "router:uid-n1", "operator:", "node:"),
+    *("join:uid-n1", "join:uid-gone"),
 )
 
 
@@ -187,6 +189,13 @@ async def test_matrix_of_callers_and_identities(gateway: RunningGateway, caller:
     assert (renewed, signed) == SIGNED[caller]
     records = await gateway.direct.list(gateway.direct.keys.issued_certificates_prefix)
     assert len(records.items) == len(renewed) + len(signed)
+
+
+@pytest.mark.parametrize("caller", SIGNED)
+async def test_router_certificates_are_signed_for_their_nodes_alone(gateway: RunningGateway, caller: str) -> None:
+    async with stub_of(gateway.settings(caller)) as stub:
+        answer = await answer_to(stub.RenewRouter(RenewRequest(csr=new_request().csr)))
+    assert answer == ("router:uid-n1" if caller == "node:uid-n1" else REFUSED)
 
 
 async def test_denied_and_replaced_callers_renew_nothing(gateway: RunningGateway) -> None:

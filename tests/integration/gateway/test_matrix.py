@@ -66,6 +66,8 @@ EXPECTED = {
     ),
     "node:uid-revoked": (NOTHING, NOTHING, NOTHING),
     "node:n1": (NOTHING, NOTHING, NOTHING),
+    # Of a registered node: its certificate is for routers alone.
+    "router:uid-n1": (NOTHING, NOTHING, NOTHING),
     "operator:ann": (
         VIEW_OWN | SECRETS_OWN | ACCESS,
         DEPLOY_OWN - RELEASES - EVENTS | {"recipient"},

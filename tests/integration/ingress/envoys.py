@@ -46,10 +46,10 @@ def envoy_program() -> Path:
 
 
 @cache
-def authority() -> CertificateAuthority:
+def authority(name: str = "tests of ingress") -> CertificateAuthority:
     """An issuing authority, as in a cluster: its certificates come with a chain."""
     now = datetime.now(UTC)
-    return CertificateAuthority.create("tests of ingress", now).create_issuing("tests of ingress, issuing", now)
+    return CertificateAuthority.create(name, now).create_issuing(f"{name}, issuing", now)
 
 
 def certificate(*hosts: str) -> TlsCertificate:
@@ -77,8 +77,6 @@ class EnvoyProcess:
         self.listen = ListenerConfig(http_port, https_port, peer_port)
         (folder / "run").mkdir(parents=True)
         if peer_name:
-            peer_tls = PeerTls(*(str(folder / f"{part}.pem") for part in ("ca", "cert", "key")))
-            self.listen = replace(self.listen, peer_tls=peer_tls)
             self.own_certificate(peer_name)
         else:
             self.listen = replace(self.listen, peer_port=0)
@@ -95,12 +93,14 @@ class EnvoyProcess:
             self._process.kill()
             self._process.wait()
 
-    def own_certificate(self, name: str, by: CertificateAuthority | None = None) -> None:
-        """Replace the node's own certificate by a certificate for ``name``."""
-        issued = (by or authority()).issue(CertificateRequest("node:tests", (name,)), datetime.now(UTC))
-        write_atomic(self.folder / "ca.pem", authority().trusted)
-        write_atomic(self.folder / "key.pem", issued.key)
-        write_atomic(self.folder / "cert.pem", issued.certificate)
+    def own_certificate(self, *names: str, by: CertificateAuthority | None = None, trusted: bytes = b"") -> None:
+        """Replace the router's own certificate by one for ``names``, for the next files. Also as PEM for a client."""
+        issued = (by or authority()).issue(CertificateRequest("router:tests", names), datetime.now(UTC))
+        trusted = trusted or authority().trusted
+        tls = PeerTls(trusted.decode(), issued.certificate.decode(), issued.key.decode())
+        self.listen = replace(self.listen, peer_tls=tls)
+        for name, pem in (("ca", trusted), ("key", issued.key), ("cert", issued.certificate)):
+            write_atomic(self.folder / f"{name}.pem", pem)
 
     def apply(self, *configs: RoutingConfig) -> dict[str, bytes]:
         """Write changed files, start Envoy if needed, wait until Envoy uses all files; return all files."""

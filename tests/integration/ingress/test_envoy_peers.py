@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.agent_identity import server_name
+from devopsellence.agent_identity import NODE_DOMAIN, router_name, server_name
 from devopsellence.certificates.authority import CertificateAuthority
-from devopsellence.nodeagent.envoy.model import Endpoint, RouterPeer
+from devopsellence.nodeagent.envoy import listeners
+from devopsellence.nodeagent.envoy.model import Endpoint, RouterPeer, RoutingConfig
 from devopsellence.store.keys import EnvironmentRef
 from tests.integration.ingress.apps import App
 from tests.integration.ingress.clients import Client, request
-from tests.integration.ingress.envoys import EnvoyProcess, routing
+from tests.integration.ingress.envoys import EnvoyProcess, authority, routing
 from tests.support.ports import free_ports
 from tests.support.until import until
 
@@ -98,6 +99,7 @@ def test_peer_with_another_uid_gets_no_request(pair: tuple[EnvoyProcess, EnvoyPr
         assert there.requests == []
 
         far.own_certificate(server_name("uid-three"))
+        far.apply(routing(there.endpoint()))
         until("a renewed certificate is used", lambda: request(near.listen.http_port, "/").status == 200)
 
 
@@ -109,7 +111,7 @@ def test_foreign_certificate_is_refused_by_the_peer_listener(
     by = CertificateAuthority.create("others", datetime.now(UTC)) if name == TWO else None
     with App("here") as here:
         near.apply(routing(here.endpoint()))
-        far.own_certificate(name, by)
+        far.own_certificate(name, by=by)
         far.apply(routing(peers=(peer(near, ONE),)))
         assert request(far.listen.http_port, "/").status == 503
         with (
@@ -118,6 +120,62 @@ def test_foreign_certificate_is_refused_by_the_peer_listener(
         ):
             foreign_client.request("/")
         assert here.requests == []
+
+
+@pytest.mark.parametrize("kept", [ONE, router_name("uid-one")], ids=["of-the-node", "of-a-later-version"])
+def test_certificates_of_nodes_and_routers_are_accepted(pair: tuple[EnvoyProcess, EnvoyProcess], kept: str) -> None:
+    near, far = pair
+    near.own_certificate(kept)
+    far.own_certificate(router_name("uid-two"), TWO)
+    with App("there") as there:
+        far.apply(routing(there.endpoint(), forwarders=(ONE,)))
+        near.apply(routing(peers=(peer(far, TWO),)))
+        answer = request(near.listen.http_port, "/", X_Request_Id="11111111-1111-4111-8111-111111111111")
+    assert answer.app_json["headers"]["x-forwarded-port"] == str(near.listen.http_port)
+
+
+def test_envoy_of_an_earlier_version_and_this_one_forward_to_each_other(
+    pair: tuple[EnvoyProcess, EnvoyProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier, present = pair
+    present.own_certificate(router_name("uid-two"), TWO)
+    nodes_alone = [{"san_type": "DNS", "matcher": {"suffix": f".{NODE_DOMAIN}"}}]
+
+    def apply_earlier(config: RoutingConfig) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(listeners, "router_names", lambda: nodes_alone)
+            earlier.apply(config)
+
+    with App("there") as there, App("here") as here:
+        present.apply(routing(there.endpoint()))
+        apply_earlier(routing(peers=(peer(present, TWO),)))
+        assert request(earlier.listen.http_port, "/").app_json["app"] == "there"
+        apply_earlier(routing(here.endpoint()))
+        present.apply(routing(peers=(peer(earlier, ONE),)))
+        assert request(present.listen.http_port, "/").app_json["app"] == "here"
+
+
+def test_requests_go_on_while_the_root_authority_is_replaced(pair: tuple[EnvoyProcess, EnvoyProcess]) -> None:
+    near, far = pair
+    new = authority("the next root")
+    both = authority().trusted + new.trusted
+    with App("there") as there:
+        configs = {near: routing(peers=(peer(far, TWO),)), far: routing(there.endpoint())}
+        steps = [
+            *((envoy, authority(), both) for envoy in configs),
+            *((envoy, new, both) for envoy in configs),
+            *((envoy, new, new.trusted) for envoy in configs),
+        ]
+        for envoy, config in configs.items():
+            envoy.apply(config)
+        for envoy, by, trusted in steps:
+            name = ONE if envoy is near else TWO
+            envoy.own_certificate(name, by=by, trusted=trusted)
+            envoy.write(configs[envoy])
+            statuses = [request(near.listen.http_port, "/").status for _ in range(50)]
+            envoy.apply(configs[envoy])
+            statuses += [request(near.listen.http_port, "/").status for _ in range(50)]
+            assert set(statuses) == {200}
 
 
 SAID = {

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from devopsellence.agent_identity import server_name
+from devopsellence.certificates import subjects
 from devopsellence.certificates.authority import CertificateAuthority, CertificateRequest
 from devopsellence.nodeagent.docker.client import DEFAULT_HOST
 from devopsellence.nodeagent.docker.engine import DockerEngine, EngineCallbacks
@@ -21,6 +22,7 @@ from devopsellence.nodeagent.envoy.model import (
     Backend,
     Endpoint,
     IngressOptions,
+    PeerTls,
     Route,
     RouterPeer,
     RoutingConfig,
@@ -29,7 +31,6 @@ from devopsellence.nodeagent.envoy.model import (
 from devopsellence.nodeagent.ingress.router import Router
 from devopsellence.nodeagent.state_files import StateFiles
 from devopsellence.nodeagent.util.threads import ThreadPool
-from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.keys import EnvironmentRef
 from tests.support.docker import docker, remove_node_objects
 from tests.support.ports import free_port
@@ -48,21 +49,24 @@ class RouterNode:
         default_factory=lambda: IngressOptions(image=BUILT_IN, http_port=free_port(), https_port=free_port())
     )
     uid: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex}")
-    #: The node's own certificate, if any.
-    certificate: CertificateFiles | None = None
+    #: TLS towards other nodes' routers, if any.
+    peer_tls: PeerTls | None = None
     #: Address for other nodes' routers, as reported by the router.
     reachable: str = ""
+    #: TLS towards other routers that Envoy uses, as reported.
+    used: PeerTls | None = None
 
     def identify(self) -> RouterPeer:
         """Give the node a certificate and a peer port; return the node as a peer."""
-        issued = authority().issue(CertificateRequest(f"node:{self.uid}", (server_name(self.uid),)), datetime.now(UTC))
-        self.certificate = CertificateFiles(*(self.folder / name for name in ("ca.pem", "cert.pem", "key.pem")))
-        self.certificate.authority.write_bytes(authority().trusted)
-        self.certificate.certificate.write_bytes(issued.certificate)
-        self.certificate.key.write_bytes(issued.key)
+        self.peer_tls = self.new_peer_tls()
         port = free_port()
         self.options = replace(self.options, peer_port=port, peer_address=f"127.0.0.1:{port}")
         return RouterPeer(self.uid, server_name(self.uid), "127.0.0.1", port)
+
+    def new_peer_tls(self) -> PeerTls:
+        """Return a new certificate for the router."""
+        issued = authority().issue(subjects.router("n1", self.uid), datetime.now(UTC))
+        return PeerTls(authority().trusted.decode(), issued.certificate.decode(), issued.key.decode())
 
     @contextlib.asynccontextmanager
     async def router(self) -> AsyncIterator[RunningRouter]:
@@ -83,6 +87,10 @@ class RouterNode:
             self.reachable = address
             changed.set()
 
+        def peer_tls_used(tls: PeerTls) -> None:
+            self.used = tls
+            changed.set()
+
         router = Router(
             "n1",
             self.uid,
@@ -91,10 +99,12 @@ class RouterNode:
             self.options,
             disk,
             lambda _env: changed.set(),
-            certificate=self.certificate,
             reachable=reachable,
+            peer_tls_used=peer_tls_used,
             files=files,
         )
+        if self.peer_tls is not None:
+            router.set_peer_tls(self.peer_tls)
         routers.append(router)
         await router.load()
         async with asyncio.TaskGroup() as group:

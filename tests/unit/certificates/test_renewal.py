@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from devopsellence.certificates.files import Busy, KeyPair, locked
-from devopsellence.certificates.renewal import RenewalFailed, check_replaceable, install, read_certificate
+from devopsellence.certificates.renewal import (
+    RenewalFailed,
+    check_replaceable,
+    check_writable,
+    install,
+    read_certificate,
+)
 from devopsellence.server_certificate import CertificateFiles
 from tests.support.authority import Authority
 
@@ -91,3 +97,15 @@ def test_missing_certificate_is_named(files: CertificateFiles) -> None:
     files.certificate.unlink()
     with pytest.raises(RenewalFailed, match=r"own\.crt"):
         read_certificate(files)
+
+
+def test_first_certificate_is_installed_where_there_is_none(files: CertificateFiles, authority: Authority) -> None:
+    folder = files.certificate.parent / "router"
+    folder.mkdir()
+    first = CertificateFiles(files.authority, folder / "tls.crt", folder / "tls.key")
+    check_writable(folder)
+    install(first, renewed := renewed_by(authority), None)
+    assert pair(first) == (renewed.certificate, renewed.key)
+    assert first.key.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(RenewalFailed, match="cannot be written"):
+        check_writable(folder / "missing")

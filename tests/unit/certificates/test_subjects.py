@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.agent_identity import is_operator, server_name
+from devopsellence.agent_identity import is_operator, router_name, server_name
 from devopsellence.certificates import subjects
 from devopsellence.certificates.authority import CertificateError
 from devopsellence.store.keys import InvalidName
@@ -17,6 +17,13 @@ def test_node_certificate_names_the_machine() -> None:
     assert request.server_names == (server_name("6c8f"),)
     assert request.unit == "prod-1"
     assert not is_operator(request.common_name)
+
+
+def test_router_certificate_has_both_names_of_the_machine() -> None:
+    request = subjects.router("n1", "u1")
+    assert request.common_name == "router:u1"
+    # That of the node for routers of earlier versions.
+    assert request.server_names == (router_name("u1"), server_name("u1"))
 
 
 def test_operators_have_client_certificates() -> None:

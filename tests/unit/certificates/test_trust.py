@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Authorities
+from devopsellence.certificates.authority import fingerprint, load_certificate
 from devopsellence.certificates.trust import (
     AuthorityNeeded,
     InvalidAuthorities,
+    by_fingerprint,
     certificates_in,
     check_authorities,
     should_renew,
@@ -58,6 +60,22 @@ def test_rotation_of_a_program(former: Authority, coming: Authority) -> None:
     assert not should_renew(own, record(coming, former))
     assert trust(own, record(coming))
     assert trusted(own) == trusted(renewed)
+
+
+def test_authority_of_a_further_certificate_is_kept(former: Authority, coming: Authority) -> None:
+    files, router = coming.issue("node:one"), former.issue("router:one")
+    own = CertificateFiles(former.ca_cert, files.certificate, files.key)
+    assert trust(own, record(coming, former))
+    with pytest.raises(AuthorityNeeded, match="router"):
+        trust(own, record(coming), [router])
+    assert trust(own, record(coming), [coming.issue("router:one")])
+
+
+def test_authorities_are_named_by_their_fingerprints(former: Authority, coming: Authority) -> None:
+    found = by_fingerprint(former.ca_cert.read_bytes() + coming.ca_cert.read_bytes())
+    roots = [load_certificate(authority.ca_cert) for authority in (former, coming)]
+    assert sorted(found) == sorted(map(fingerprint, roots))
+    assert certificates_in(found[fingerprint(roots[0])].encode()) == certificates_in(former.ca_cert.read_bytes())
 
 
 def test_text_without_a_line_end_is_joined(former: Authority, coming: Authority) -> None:

@@ -26,7 +26,6 @@ from devopsellence.nodeagent.plan.history import NO_HISTORY
 from devopsellence.nodeagent.plan.task_run import TaskRun
 from devopsellence.nodeagent.state import StateError, StateFolder
 from devopsellence.nodeagent.util.threads import ThreadPool
-from devopsellence.server_certificate import CertificateFiles
 from tests.unit.nodeagent.planning import ENV
 from tests.unit.nodeagent.test_state_files import DAMAGES, read_only, removed
 
@@ -81,9 +80,6 @@ class Folder:
             envoy.write({ENV: snapshot_to_bytes(ENV, CONFIG, {}, NOW)}, ENVOY, [80, 443])
             envoy.create_run_folder(HASH, b"{}")
             envoy.note_mounted("", HASH)
-            certificate = self.path.parent / "certificate"
-            certificate.write_bytes(b"PEM")
-            envoy.copy_certificate(CertificateFiles(certificate, certificate, certificate))
 
     def load(self) -> None:
         """Read everything, as an agent does when it starts."""
@@ -156,7 +152,7 @@ def _names() -> list[str]:
         part,
         "envoy/ports.json",
         "envoy/mounted.json",
-        *(f"envoy/config/{name}" for name in (*ENVOY, "node/ca.crt", "node/tls.crt", "node/tls.key")),
+        *(f"envoy/config/{name}" for name in ENVOY),
         f"envoy/run/{HASH}/bootstrap.json",
     ]
 

@@ -22,7 +22,13 @@ from devopsellence.cli.store.author import operator_name
 from devopsellence.cli.store.reader import Reader
 from devopsellence.cli.store.snapshot import UnreadableKey
 from devopsellence.store.etcd import Etcd
-from devopsellence.store.identities import USER_CONTROLLER, USER_OPERATOR, user_of_node, user_of_operator
+from devopsellence.store.identities import (
+    USER_CONTROLLER,
+    USER_OPERATOR,
+    user_of_node,
+    user_of_operator,
+    user_of_router,
+)
 
 _ITSELF: Final = "itself"
 #: For certificates that end when they were meant to.
@@ -104,12 +110,17 @@ def _of_nodes(
         beat = facts.heartbeats.get(name)
         if beat is None or beat.uid != node.uid or not beat.HasField("certificate_expires_at"):
             continue
-        identity, serial, ends = user_of_node(node.uid), beat.certificate_serial, _time(beat.certificate_expires_at)
-        record = issued.get(serial)
-        life = Life(_time(record.not_before), ends) if record is not None else Life.ending(ends)
-        state = _state(facts.denied, identity, serial, life, now)
-        by = record.issued_by if record is not None else ""
-        yield KnownCertificate(identity, serial, ends, state, f"{_NODE}{name}", signed_for=by)
+        used = [(user_of_node(node.uid), beat.certificate_serial, beat.certificate_expires_at, f"{_NODE}{name}")]
+        tls = beat.router_tls
+        if tls.HasField("certificate_expires_at") and tls.certificate_serial != beat.certificate_serial:
+            identity = user_of_router(node.uid)
+            used.append((identity, tls.certificate_serial, tls.certificate_expires_at, f"{_NODE}{name}'s router"))
+        for identity, serial, end, place in used:
+            ends, record = _time(end), issued.get(serial)
+            life = Life(_time(record.not_before), ends) if record is not None else Life.ending(ends)
+            state = _state(facts.denied, identity, serial, life, now)
+            by = record.issued_by if record is not None else ""
+            yield KnownCertificate(identity, serial, ends, state, place, signed_for=by)
 
 
 def _of_controllers(facts: CertificateFacts, now: datetime.datetime) -> Iterable[KnownCertificate]:

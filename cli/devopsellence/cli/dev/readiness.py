@@ -1,6 +1,7 @@
 """Readiness of etcd, the controller with its gateway, and the agent: wait for each, and fail early for a crash loop.
 
-A watch on etcd waits for the controller and the agent. etcd itself is polled with backoff, for a bounded time.
+A watch on etcd waits for the controller and the agent. etcd itself and the supervisor's snapshot are polled with
+backoff, for a bounded time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from devopsellence.api.v1.stored_pb2 import Candidate, Heartbeat
 from devopsellence.cli.dev.paths import DevLayout
 from devopsellence.cli.dev.problems import not_ready
-from devopsellence.cli.dev.spec import ProcessReport, read_snapshot
+from devopsellence.cli.dev.spec import ProcessReport, read_snapshot, specs_stamp
 from devopsellence.store.codec import decode
 from devopsellence.store.errors import Compacted, MalformedRecord, StoreError, Unavailable, WatchLost
 from devopsellence.store.etcd import Etcd, KeyListing, Member
@@ -27,6 +28,10 @@ _LOOK_SECONDS: Final = 0.25
 _PROBLEM_SECONDS: Final = 5.0
 # Number of exits during a wait that counts as a crash loop.
 _ENDS: Final = 3
+
+
+class _NotYet(Exception):
+    """Something is still waited for."""
 
 
 async def etcd_answers(etcd: Etcd) -> Member:
@@ -47,6 +52,17 @@ async def etcd_answers(etcd: Etcd) -> Member:
                 raise Unavailable("etcd has no leader yet")
             return member
     raise AssertionError("unreachable")
+
+
+async def supervisor_follows(layout: DevLayout) -> None:
+    """Wait until the supervisor runs the processes that it was told to run: those before may be about to end."""
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception_type(_NotYet), wait=wait_random_exponential(multiplier=0.01, max=_LOOK_SECONDS)
+    ):
+        with attempt:
+            snapshot = read_snapshot(layout.snapshot)
+            if snapshot is None or snapshot.specs not in (specs_stamp(layout.processes), ""):
+                raise _NotYet
 
 
 async def controller_leads(etcd: Etcd, pid: Callable[[], int]) -> Candidate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -61,11 +62,15 @@ class ProcessReport:
 
 @dataclass(frozen=True)
 class SupervisorSnapshot:
-    """Running processes of a supervisor in start order; ``since`` is its start time in seconds since the epoch."""
+    """Running processes of a supervisor in start order; ``since`` is its start time in seconds since the epoch.
+
+    ``specs``: :func:`specs_stamp` of the file that it runs; "" from a supervisor of an earlier version.
+    """
 
     supervisor: ProcessIdentity
     since: float
     processes: tuple[ProcessReport, ...] = field(default=())
+    specs: str = ""
 
     def process(self, name: str) -> ProcessReport:
         """Return the report of process ``name``; a report with phase STOPPED for an unknown process."""
@@ -90,6 +95,15 @@ def read_specs(path: Path) -> tuple[ProcessSpec, ...]:
         raise ValueError(f"{path} is not a list of processes: {error}") from error
 
 
+def specs_stamp(path: Path) -> str:
+    """Return a hash of the file with the processes to run.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def write_snapshot(path: Path, snapshot: SupervisorSnapshot) -> None:
     write_atomic(path, _encode(asdict(snapshot)), sync=False)
 
@@ -104,6 +118,7 @@ def read_snapshot(path: Path) -> SupervisorSnapshot | None:
             tuple(
                 ProcessReport(**{**report, "last_lines": tuple(report["last_lines"])}) for report in fields["processes"]
             ),
+            fields.get("specs", ""),
         )
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -43,11 +43,13 @@ class StartSequence:
         settings = settings_of(self._layout, self._state, CONTROLLER)
         through = settings_of(self._layout, self._state, OPERATOR)
         async with Etcd(settings, timeout=_CALL_SECONDS) as etcd, Etcd(through, timeout=_CALL_SECONDS) as gateway:
+            await self._supervisor_follows()
             member = await self._within(cluster.ETCD, "etcd does not answer", readiness.etcd_answers(etcd))
             address = settings.endpoints[0]
             self._progress(f"etcd {member.version} is ready at {address}", part=cluster.ETCD, address=address)
             node = await self._within(cluster.ETCD, "etcd could not be set up", self._prepare(etcd, labels))
             self._start_rest()
+            await self._supervisor_follows()
             leader = readiness.controller_leads(etcd, lambda: self._report(CONTROLLER).pid)
             await self._within(CONTROLLER, "the controller did not become the leader", leader)
             await self._within(CONTROLLER, "the gateway does not answer", readiness.etcd_answers(gateway))
@@ -58,6 +60,10 @@ class StartSequence:
                 f"the agent of node {node.name} is ready", part=cluster.AGENT, node=node.name, address=beat.api_address
             )
         return tuple(node.labels), readiness.problem_of(beat)
+
+    async def _supervisor_follows(self) -> None:
+        following = readiness.supervisor_follows(self._layout)
+        await self._within(cluster.ETCD, "the supervisor does not start what it was told to", following)
 
     async def _prepare(self, etcd: Etcd, labels: tuple[str, ...] | None) -> Node:
         """Create the record of the node, which gives its agent access."""

@@ -23,7 +23,7 @@ from devopsellence.cli.dev.child import ChildProcess
 from devopsellence.cli.dev.logs import BoundedLog
 from devopsellence.cli.dev.paths import DevLayout
 from devopsellence.cli.dev.process import ProcessIdentity, identify
-from devopsellence.cli.dev.spec import ProcessSpec, SupervisorSnapshot, read_specs, write_snapshot
+from devopsellence.cli.dev.spec import ProcessSpec, SupervisorSnapshot, read_specs, specs_stamp, write_snapshot
 
 ALREADY_RUNS: Final = 3  # exit code
 READY: Final = b"ready\n"  # written to stdout once signals are handled
@@ -44,6 +44,7 @@ class Supervisor:
         self._reload = True
         self._changed = True
         self._told = False
+        self._specs = ""
 
     def run(self) -> None:
         """Run until SIGTERM, SIGINT or the removal of the folder."""
@@ -88,6 +89,8 @@ class Supervisor:
     def _reconcile(self) -> None:
         """Stop removed and changed processes, add new ones, end all backoffs."""
         try:
+            # The stamp first: if the file is replaced in between, a signal follows.
+            stamp = specs_stamp(self._layout.processes)
             specs = {spec.name: spec for spec in read_specs(self._layout.processes)}
         except (OSError, ValueError) as error:
             # An unreadable file does not mean an empty list.
@@ -97,6 +100,7 @@ class Supervisor:
         self._children = {name: self._children.get(name) or self._new_child(spec) for name, spec in specs.items()}
         for child in self._children.values():
             child.retry_now()
+        self._specs = stamp
         self._changed = True
 
     def _new_child(self, spec: ProcessSpec) -> ChildProcess:
@@ -181,7 +185,7 @@ class Supervisor:
         self._changed = False
         reports = tuple(child.report() for child in self._children.values())
         try:
-            write_snapshot(self._layout.snapshot, SupervisorSnapshot(self._identity, self._since, reports))
+            write_snapshot(self._layout.snapshot, SupervisorSnapshot(self._identity, self._since, reports, self._specs))
         except OSError as error:
             self.note("cannot write the snapshot", error=str(error))
 

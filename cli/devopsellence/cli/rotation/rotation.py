@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from devopsellence.certificates import subjects
-from devopsellence.certificates.authority import CertificateAuthority
+from devopsellence.certificates.authority import CertificateAuthority, fingerprint
 from devopsellence.certificates.files import KeyPair
 from devopsellence.cli.cluster import authority as authorities
 from devopsellence.cli.cluster import issue
@@ -22,6 +22,7 @@ from devopsellence.cli.operators.recipients import approve_again
 from devopsellence.cli.output import CliError, NextAction, Output
 from devopsellence.cli.rotation import stages, steps
 from devopsellence.cli.rotation.probe import Finding, Server, described
+from devopsellence.cli.rotation.routers import wait_routers
 from devopsellence.cli.rotation.stages import Stage
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
@@ -95,19 +96,20 @@ class Rotation:
         await steps.announce(etcd, [_pem(self._signing().root)])
 
     async def wait_trusting(self, etcd: Etcd) -> list[str]:
-        """Return once all servers trust the new CA; return the operators that may not.
+        """Return once all servers and routers trust the new CA; return the operators that may not.
 
         Raises:
             CliError: ``rotation_waits``: some do not.
         """
         await self.announce(etcd)
         servers = await self._servers(etcd)
-        trusted, own = self._signing().trusted, _root_of(authorities.load(self.folder.next, issue.now()))
-        await self._wait(servers, servers.gateways + servers.agents, trusted, own)
+        following = authorities.load(self.folder.next, issue.now())
+        await self._wait(servers, servers.gateways + servers.agents, self._signing().trusted, _root_of(following))
+        await self._wait_routers(etcd, servers, following.root, renewed=False)
         return await steps.operators_unheard(etcd)
 
     async def wait_renewed(self, etcd: Etcd) -> list[str]:
-        """Return once all servers have certificates under the new CA; return the operators that may have none.
+        """Return once servers and routers have certificates under the new CA; return the operators that may have none.
 
         Raises:
             CliError: ``rotation_waits``: some servers have not.
@@ -118,6 +120,8 @@ class Rotation:
         await self._wait(servers, servers.gateways, trusted, own)
         await self.announce(etcd)
         await self._wait(servers, servers.agents, trusted, own)
+        # The last of them may otherwise be asked by others that no longer trust its certificate.
+        await self._wait_routers(etcd, servers, signing.root, renewed=True)
         return await steps.operators_without(etcd, signing.root)
 
     async def _servers(self, etcd: Etcd) -> steps.Servers:
@@ -128,13 +132,11 @@ class Rotation:
         # From here, etcd need not be reachable: it answers the machines of the control plane.
         members = await steps.wait_ready(servers.members, trusted, own, self._progress, seconds=0)
         findings |= {member: found for member, found in members.items() if found is not Finding.UNREACHABLE}
-        problems = [*servers.unknown, *described(findings)]
-        if problems:
-            actions = [
-                NextAction("do what the command said before, bring nodes back, then", "the same command"),
-                NextAction("or do without a node", f"devopsellence {OPERATION} --leave-out <node>"),
-            ]
-            raise CliError("rotation_waits", "; ".join(problems), next_actions=actions)
+        _check([*servers.unknown, *described(findings)])
+
+    async def _wait_routers(self, etcd: Etcd, servers: steps.Servers, root: x509.Certificate, *, renewed: bool) -> None:
+        wanted = fingerprint(root)
+        _check(await wait_routers(etcd, servers.uids, wanted, self._progress, renewed=renewed, seconds=self.seconds))
 
     def _progress(self, text: str) -> None:
         self.output.progress(OPERATION, text)
@@ -153,3 +155,17 @@ def _pem(certificate: x509.Certificate) -> bytes:
 def _root_of(authority: CertificateAuthority) -> KeyPair:
     """Return a certificate of the root operator by an authority, to try it out."""
     return authority.issue(subjects.root(), issue.now())
+
+
+def _check(problems: Sequence[str]) -> None:
+    """Check that nothing is waited for.
+
+    Raises:
+        CliError: ``rotation_waits``: something is.
+    """
+    if problems:
+        actions = [
+            NextAction("do what the command said before, bring nodes back, then", "the same command"),
+            NextAction("or do without a node", f"devopsellence {OPERATION} --leave-out <node>"),
+        ]
+        raise CliError("rotation_waits", "; ".join(problems), next_actions=actions)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -33,12 +33,16 @@ _LOOK_AGAIN_SECONDS: Final = 2.0
 
 @dataclass(frozen=True)
 class Servers:
-    """Servers of the cluster. ``unknown``: sentences about nodes whose agent has no known address."""
+    """Servers of the cluster. ``unknown``: sentences about nodes whose agent has no known address.
+
+    ``uids``: machines of the nodes, by name.
+    """
 
     gateways: tuple[Server, ...]
     agents: tuple[Server, ...]
     members: tuple[Server, ...]
     unknown: tuple[str, ...]
+    uids: Mapping[str, str]
 
 
 async def find_servers(etcd: Etcd, machines: ControlPlane, left_out: Collection[str]) -> Servers:
@@ -64,6 +68,7 @@ async def find_servers(etcd: Etcd, machines: ControlPlane, left_out: Collection[
         ),
         tuple(Server(f"etcd's member {name}", address, ETCD_SERVER_NAME) for name, address in members.items()),
         tuple(endpoint.problem for endpoint in endpoints if not endpoint.address),
+        {endpoint.node: endpoint.uid for endpoint in endpoints},
     )
 
 

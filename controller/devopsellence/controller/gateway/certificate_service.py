@@ -1,4 +1,4 @@
-"""The Certificates service: signs certificates of nodes and operators with the issuing authority, and records them."""
+"""The Certificates service: signs and records certificates of nodes, their routers and operators."""
 
 from __future__ import annotations
 
@@ -50,6 +50,10 @@ class CertificateService(CertificatesServicer):
             _check_renewable(context)
             subject = signing.own_subject(call.caller)
             return await self._signed_and_recorded(call, subject, request.csr, None)
+
+    async def RenewRouter(self, request: RenewRequest, context: _Context) -> SignedCertificate:  # noqa: N802
+        async with self._admission.admitted(context, "RenewRouter", request) as call:
+            return await self._signed_and_recorded(call, signing.router_subject(call.caller), request.csr, None)
 
     async def Sign(self, request: SignRequest, context: _Context) -> SignedCertificate:  # noqa: N802
         async with self._admission.admitted(context, "Sign", request) as call:

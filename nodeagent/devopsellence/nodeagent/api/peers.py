@@ -145,7 +145,7 @@ class PeerService:
 
     async def _send(self, name: str, context: _Context, slot: _Slot) -> int:
         """Send an image and return the number of bytes."""
-        stream = await self._engine.save(lambda docker: streams.open_archive(docker, name))
+        stream = await self._open(name)
         count = 0
         try:
             # Read a piece only after sending the previous: a slow peer slows the engine instead of filling memory.
@@ -153,5 +153,21 @@ class PeerService:
                 await slot.lend_during(context.write(ImagePart(data=data)))
                 count += len(data)
         finally:
+            # A read under way ends with the first, the connection to the engine with the second.
             stream.close()
+            await asyncio.shield(self._reading.run(stream.release))
         return count
+
+    async def _open(self, name: str) -> streams.ArchiveStream:
+        """Return the archive of an image. If the caller leaves before the engine answers, it is closed then."""
+        opening = asyncio.ensure_future(self._engine.save(lambda docker: streams.open_archive(docker, name)))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_discard)
+            raise
+
+
+def _discard(opening: asyncio.Future[streams.ArchiveStream]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().release()

@@ -1,7 +1,7 @@
 """Certificate of this machine and the authorities that it trusts: renewed in time, and when the cluster's root changes.
 
-The order is what keeps the agent connected: it first trusts a new authority, then has its certificate signed under it,
-and only then stops trusting the former one.
+The order is what keeps the agent connected: it first trusts a new authority, then has its certificates signed under it,
+that of its router too, and only then stops trusting the former one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from devopsellence.api.v1.stored_pb2 import Authorities
 from devopsellence.certificates.files import Busy
 from devopsellence.certificates.renewal import InstalledCertificate, Renewer
 from devopsellence.certificates.trust import AuthorityNeeded, InvalidAuthorities, should_renew, trust
+from devopsellence.nodeagent.certificates.router import RouterCertificate
 from devopsellence.nodeagent.certificates.signing import new_certificate
 from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.etcd import Etcd
@@ -30,21 +31,38 @@ _log = structlog.get_logger()
 
 
 class MachineCertificate:
-    """Keeps certificate and authorities in the agent's files. ``installed`` is called as by :class:`Renewer`."""
+    """Keeps certificate and authorities in the agent's files. ``installed`` is called as by :class:`Renewer`.
 
-    def __init__(self, etcd: Etcd, files: CertificateFiles, installed: Callable[[InstalledCertificate], None]) -> None:
+    ``router``: renewed along with it, if the node has a port for other routers.
+    """
+
+    def __init__(
+        self,
+        etcd: Etcd,
+        files: CertificateFiles,
+        installed: Callable[[InstalledCertificate], None],
+        router: RouterCertificate | None = None,
+    ) -> None:
         self._files = files
+        self._router = router
         self._installed = installed
         self._key = etcd.keys.authorities
         self._informer = Informer(etcd, self._key, Authorities, lambda _key: self._wake.set())
         self._wake = asyncio.Event()
         #: The last record that can be used; None before the first rotation.
         self._record: Authorities | None = None
-        self._renewer = Renewer(files, partial(new_certificate, etcd), self._on_installed, self._is_outdated)
+        self._renewer = Renewer(
+            files, partial(new_certificate, etcd.renew_certificate), self._on_installed, self._is_outdated
+        )
+
+        if router is not None:
+            router.on_renewed(self._wake.set)
 
     async def run(self) -> None:
         """Renew and follow until cancelled."""
         async with asyncio.TaskGroup() as group:
+            if self._router is not None:
+                group.create_task(self._router.run())
             group.create_task(self._renewer.run())
             group.create_task(self._informer.run())
             while True:
@@ -60,7 +78,7 @@ class MachineCertificate:
     async def _trust(self, record: Authorities) -> bool:
         """Use a record; return False to try again."""
         try:
-            if await asyncio.to_thread(trust, self._files, record):
+            if await asyncio.to_thread(self._use, record):
                 _log.info("authorities changed", trusted=len(record.certificates))
         except InvalidAuthorities as error:
             _log.warning("the authorities stay as they were", reason=str(error))
@@ -71,9 +89,16 @@ class MachineCertificate:
         except (OSError, ValueError, Busy) as error:
             _log.error("the authorities could not be changed", error=str(error))
             return False
-        self._record = record
-        self._renewer.look_again()
+        if record != self._record:
+            # Only then: each renewal comes back here.
+            self._record = record
+            self._renewer.look_again()
+            if self._router is not None:
+                self._router.follow(record)
         return True
+
+    def _use(self, record: Authorities) -> bool:
+        return trust(self._files, record, self._router.own if self._router is not None else ())
 
     def _on_installed(self, certificate: InstalledCertificate) -> None:
         self._installed(certificate)

@@ -222,22 +222,23 @@ def expected_versions(files: Mapping[str, bytes]) -> dict[str, ExpectedVersion]:
     """Return the versions that confirm the files of :func:`config.config_files`, by statistic as in
     :attr:`EnvoyState.versions`.
 
-    Envoy reads routes only of existing listeners. Hosts' certificates are part of the listeners.
+    Envoy reads routes only of existing listeners, and secrets while there are clusters, each of which uses them. Hosts'
+    certificates are part of the listeners.
     """
     listeners = {str(listener["name"]) for listener in json.loads(files[LISTENERS])["resources"]}
-    return _expected_versions(files, listeners)
+    return _expected_versions(files, listeners, secrets=bool(json.loads(files[CLUSTERS])["resources"]))
 
 
 def expected_endpoint_versions(files: Mapping[str, bytes]) -> dict[str, ExpectedVersion]:
     """Return the versions that confirm endpoints files, by statistic."""
-    return _expected_versions(files, set())
+    return _expected_versions(files, set(), secrets=False)
 
 
-def _expected_versions(files: Mapping[str, bytes], listeners: set[str]) -> dict[str, ExpectedVersion]:
+def _expected_versions(files: Mapping[str, bytes], listeners: set[str], *, secrets: bool) -> dict[str, ExpectedVersion]:
     versions: dict[str, ExpectedVersion] = {}
     for path, content in files.items():
         document = json.loads(content)
-        statistic = _statistic(path, document, listeners)
+        statistic = _statistic(path, document, listeners, secrets=secrets)
         if statistic:
             versions[statistic] = ExpectedVersion(path, str(document["version_info"]))
     return versions
@@ -253,7 +254,7 @@ def routes_statistic(name: str) -> str:
     return f"http.{name}.rds.{name}"
 
 
-def _statistic(path: str, document: Mapping[str, Any], listeners: set[str]) -> str:
+def _statistic(path: str, document: Mapping[str, Any], listeners: set[str], *, secrets: bool) -> str:
     if path == LISTENERS:
         return _LISTENERS
     if path == CLUSTERS:
@@ -263,5 +264,4 @@ def _statistic(path: str, document: Mapping[str, Any], listeners: set[str]) -> s
         return routes_statistic(resource["name"]) if resource["name"] in listeners else ""
     if path.startswith("eds/"):
         return f"cluster.{resource['cluster_name']}"
-    # Secrets of the node's own certificate: read only while a cluster or listener uses TLS between routers.
-    return ""
+    return f"sds.{resource['name']}" if secrets else ""

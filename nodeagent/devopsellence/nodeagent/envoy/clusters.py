@@ -4,8 +4,9 @@ A cutover replaces the endpoints file and nothing else. A cluster names neither 
 is unchanged while endpoints come and go: Envoy recreates a changed cluster and counts active requests from zero.
 
 Endpoints of this node have priority 0, peers (routers of other nodes) priority 1 (Envoy, "Priority levels"): peers get
-requests while no endpoint of this node is healthy. Traffic to peers uses TLS with the nodes' own certificates. Requests
-from a peer go to endpoints of this node only (Envoy, "Load Balancer Subsets"), so that no request travels in a circle.
+requests while no endpoint of this node is healthy. Traffic to peers uses TLS with the routers' own certificates.
+Requests from a peer go to endpoints of this node only (Envoy, "Load Balancer Subsets"), so that no request travels in a
+circle.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Only this module knows all renderers (``listeners``, ``routes``, ``clusters``, ``tls``). Dynamic files: ``lds.json``
 (listeners, with the hosts' certificates), ``cds.json`` (clusters), ``rds/`` (routes, a file per listener), ``eds/``
-(endpoints, a file per backend), ``sds/`` (two secrets with the node's own certificate). A file refers only to files
+(endpoints, a file per backend), ``sds/`` (two secrets for TLS between routers). A file refers only to files
 earlier in :data:`WRITE_ORDER`.
 
 Envoy's command line is in ``container``. ``--disable-hot-restart``: several Envoys share a machine (in tests, and while

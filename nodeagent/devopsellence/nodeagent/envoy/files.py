@@ -27,12 +27,10 @@ from devopsellence.nodeagent.envoy.container import BOOTSTRAP, CONFIG, RUN, run_
 from devopsellence.nodeagent.envoy.endpoints import EndpointKey, TrackedEndpoint, TrackedEndpoints
 from devopsellence.nodeagent.envoy.model import Backend, Endpoint, Route, RouterPeer, RoutingConfig, TlsCertificate
 from devopsellence.nodeagent.state_files import StateFiles
-from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.keys import EnvironmentRef
 
-#: Folder and files of the node's own certificate, for traffic between routers.
-NODE_FOLDER: Final = "node"
-AUTHORITY, CERTIFICATE, KEY = "ca.crt", "tls.crt", "tls.key"
+#: Folder in which earlier versions gave Envoy the node's own certificate and key.
+_NODE_CERTIFICATE: Final = "node"
 _SNAPSHOTS: Final = "kept"
 _PORTS: Final = "ports.json"
 _MOUNTED: Final = "mounted.json"
@@ -52,7 +50,7 @@ class EnvoyFolder:
     def create(self) -> None:
         """Create the folder, readable by the agent's user only. Raises OSError."""
         config = self.path / CONFIG
-        for folder in (self.path, self.path / RUN, self.path / _SNAPSHOTS, config, config / RUN, config / NODE_FOLDER):
+        for folder in (self.path, self.path / RUN, self.path / _SNAPSHOTS, config, config / RUN):
             self._files.make_folder(folder)
 
     def load(self, now: Now) -> tuple[list[RoutingSnapshot], set[EnvironmentRef]]:
@@ -107,6 +105,8 @@ class EnvoyFolder:
             if snapshot is None:
                 self._files.remove(self.path / _snapshot_name(ref))
         self._put(_PORTS, json.dumps(sorted(ports)).encode())
+        # No file refers to it any more.
+        shutil.rmtree(self.path / CONFIG / _NODE_CERTIFICATE, ignore_errors=True)
         return bool(changed or stale)
 
     def holds(self, name: str, content: bytes) -> bool:
@@ -118,11 +118,6 @@ class EnvoyFolder:
         for name in names:
             path = self.path / CONFIG / name
             self._files.write(path, self._files.read(path), sync=False)
-
-    def copy_certificate(self, files: CertificateFiles) -> None:
-        """Copy the node's own certificate into the folder if changed. Raises OSError."""
-        for name, source in ((AUTHORITY, files.authority), (CERTIFICATE, files.certificate), (KEY, files.key)):
-            self._put(f"{CONFIG}/{NODE_FOLDER}/{name}", source.read_bytes())
 
     def create_run_folder(self, spec_hash: str, bootstrap: bytes) -> None:
         """Create a container's own folder with its bootstrap configuration. Raises OSError."""

@@ -16,8 +16,8 @@ from devopsellence.nodeagent.envoy.tls import (
     PEER,
     certificate_and_key,
     https_hosts,
-    node_names,
     peer_validation,
+    router_names,
     secret_source,
 )
 
@@ -121,14 +121,14 @@ def _secure_chains(routing: NodeRouting, listen: ListenerConfig, folder: str) ->
 
 
 def _peer_socket(folder: str) -> Message:
-    """Return the TLS settings of the peer listener: client certificates of nodes only."""
+    """Return the TLS settings of the peer listener: client certificates of routers only."""
     tls = {
         "require_client_certificate": True,
         "common_tls_context": {
             "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
             "tls_certificate_sds_secret_configs": [secret_source(PEER, folder)],
             "combined_validation_context": {
-                "default_validation_context": {"match_typed_subject_alt_names": node_names()},
+                "default_validation_context": {"match_typed_subject_alt_names": router_names()},
                 "validation_context_sds_secret_config": peer_validation(folder),
             },
         },

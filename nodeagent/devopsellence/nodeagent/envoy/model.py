@@ -117,11 +117,11 @@ class NodeRouting:
 
 @dataclass(frozen=True, slots=True)
 class PeerTls:
-    """Paths of the node's own certificate inside Envoy's container: PEM files, replaced by rename."""
+    """TLS between routers: the trusted authorities, and the certificate and key of this node; PEM."""
 
-    ca: str
-    cert: str
-    key: str
+    authorities: str
+    certificate: str
+    key: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,6 @@ from devopsellence.store.keys import EnvironmentRef
 LIMIT: Final = Path("/proc/sys/fs/inotify/max_user_instances")
 #: Instances for the user's remaining processes: the kernel's default limit.
 _RESERVED: Final = 128
-#: Watched files without a version statistic: the node's own certificate.
-_UNCONFIRMED_FILES: Final = 4
 _log = structlog.get_logger()
 
 
@@ -122,7 +120,7 @@ class ConfigRenderer:
 
     def assume_watched(self, files: int) -> None:
         """Take ``files`` as the number of files that a running Envoy of the last agent watches."""
-        self._watched = files + _UNCONFIRMED_FILES
+        self._watched = files
 
     def reset(self) -> None:
         """Forget everything: no Envoy runs, and no file is watched."""
@@ -146,11 +144,11 @@ class ConfigRenderer:
 
     def _render_fitting(self, routing: NodeRouting, listen: ListenerConfig) -> RenderedConfig:
         rendered = self._render_all(routing, listen, {})
-        more = len(rendered.expected) + _UNCONFIRMED_FILES - self._watched
+        more = len(rendered.expected) - self._watched
         if more > 0 and (excess := more - self._available(more)) > 0:
             fitting, problems = fit_to_watches(routing, excess, self._routed)
             rendered = self._render_all(fitting, listen, problems)
-        self._watched = max(self._watched, len(rendered.expected) + _UNCONFIRMED_FILES)
+        self._watched = max(self._watched, len(rendered.expected))
         self._routed = frozenset(config.ref for config in rendered.routing.configs)
         return rendered
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
+from devopsellence.agent_identity import NODE_DOMAIN, ROUTER_DOMAIN
 from devopsellence.nodeagent.envoy.clusters import LOCAL_ONLY, cluster_name
 from devopsellence.nodeagent.envoy.model import ListenerConfig, NodeRouting, Route, RoutingConfig
 from devopsellence.nodeagent.envoy.resources import Message, extension, response
@@ -99,12 +100,12 @@ def _has_certificate_of(forwarders: Collection[str] | None) -> Message | None:
     """
     if not forwarders:
         return None
-    # The names differ in their first label alone. Spelled out, the domain would be most of the expression.
-    domains: dict[str, list[str]] = {}
-    for label, _, domain in sorted(name.partition(".") for name in forwarders):
-        domains.setdefault(domain.replace(".", "[.]"), []).append(label)
-    names = "|".join(f"({'|'.join(labels)})[.]{domain}" for domain, labels in domains.items())
-    return {"name": _CERTIFICATE_HEADER, "string_match": {"safe_regex": {"regex": f"(.*;)?DNS=({names})(;.*)?"}}}
+    # The first label tells the machine, in the name of a node and in that of a router. Spelled out for each, the domain
+    # would be most of the expression.
+    labels = "|".join(sorted(name.partition(".")[0] for name in forwarders))
+    domains = "|".join(domain.replace(".", "[.]") for domain in (NODE_DOMAIN, ROUTER_DOMAIN))
+    regex = f"(.*;)?DNS=({labels})[.]({domains})(;.*)?"
+    return {"name": _CERTIFICATE_HEADER, "string_match": {"safe_regex": {"regex": regex}}}
 
 
 def _only_if(condition: Message, route: Message) -> Message:

@@ -1,4 +1,4 @@
-"""TLS for Envoy: host certificates inside the listener, and the node's own certificate for traffic between routers.
+"""TLS for Envoy: host certificates inside the listener, and the certificate of this node's router for other routers.
 
 Host certificates are not files of their own (SDS), although a renewal would then touch nothing else: Envoy uses an
 inotify instance for every such file and aborts when the kernel has none left. A user has 128 by default
@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from typing import Final
 
+from devopsellence.agent_identity import NODE_DOMAIN, ROUTER_DOMAIN
 from devopsellence.nodeagent.envoy.model import ListenerConfig, PeerTls, RoutingConfig, TlsCertificate
 from devopsellence.nodeagent.envoy.resources import Message, response, source
 
 KIND: Final = "envoy.extensions.transport_sockets.tls.v3.Secret"
-#: Secrets with the node's own certificate, and with the certificate authority of peers' certificates.
+#: Folder of the secrets.
+SECRETS: Final = "sds/"
+#: Secrets with the router's own certificate, and with the authorities of peers' certificates.
 PEER: Final = "peer"
 _PEER_CA: Final = "peer-ca"
-#: Common suffix of the DNS names in nodes' certificates (``devopsellence.agent_identity.server_name``).
-_NODES: Final = ".node.devopsellence.internal"
 
 
 def https_hosts(config: RoutingConfig, listen: ListenerConfig) -> list[str]:
@@ -34,7 +35,7 @@ def served_certificates(config: RoutingConfig) -> dict[str, TlsCertificate]:
 
 def secret_path(name: str) -> str:
     """Return the path of a secret's file."""
-    return f"sds/{name}.json"
+    return f"{SECRETS}{name}.json"
 
 
 def secret_source(name: str, folder: str) -> Message:
@@ -43,32 +44,35 @@ def secret_source(name: str, folder: str) -> Message:
 
 
 def peer_validation(folder: str) -> Message:
-    """Return the reference of a TLS context to the certificate authority of peers."""
+    """Return the reference of a TLS context to the authorities of peers."""
     return secret_source(_PEER_CA, folder)
 
 
-def node_names() -> list[Message]:
-    """Return the matcher for certificates of nodes: the DNS name must be a node's."""
-    return [{"san_type": "DNS", "matcher": {"suffix": _NODES}}]
+def router_names() -> list[Message]:
+    """Return the matchers for certificates of routers.
+
+    Without a gateway that signs these, and in earlier versions, a router has the certificate of its node.
+    """
+    return [{"san_type": "DNS", "matcher": {"suffix": f".{domain}"}} for domain in (ROUTER_DOMAIN, NODE_DOMAIN)]
 
 
 def certificate_and_key(certificate: TlsCertificate) -> Message:
     """Return a host's certificate and key for a TLS context."""
-    return {
-        "certificate_chain": {"inline_string": certificate.chain_pem},
-        "private_key": {"inline_string": certificate.key_pem},
-    }
+    return _chain_and_key(certificate.chain_pem, certificate.key_pem)
 
 
 def peer_files(tls: PeerTls) -> dict[str, bytes]:
-    """Return the secrets of the node's own certificate, by path in the folder.
+    """Return the secrets for traffic between routers, by path in the folder.
 
-    Secrets refer to the PEM files; Envoy reads the PEM files again when replaced by rename.
+    Certificate and key are in one file, so Envoy never sees one of them without the other.
     """
-    own = {"certificate_chain": {"filename": tls.cert}, "private_key": {"filename": tls.key}}
+    own = _chain_and_key(tls.certificate, tls.key)
+    trusted = {"trusted_ca": {"inline_string": tls.authorities}}
     return {
         secret_path(PEER): response(KIND, [{"name": PEER, "tls_certificate": own}]),
-        secret_path(_PEER_CA): response(
-            KIND, [{"name": _PEER_CA, "validation_context": {"trusted_ca": {"filename": tls.ca}}}]
-        ),
+        secret_path(_PEER_CA): response(KIND, [{"name": _PEER_CA, "validation_context": trusted}]),
     }
+
+
+def _chain_and_key(chain: str, key: str) -> Message:
+    return {"certificate_chain": {"inline_string": chain}, "private_key": {"inline_string": key}}

@@ -16,21 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import structlog
-
-from devopsellence.nodeagent.envoy.container import FOLDER
-from devopsellence.nodeagent.envoy.files import AUTHORITY, CERTIFICATE, KEY, NODE_FOLDER, EnvoyFolder
 from devopsellence.nodeagent.envoy.model import IngressOptions, ListenerConfig, NodeRouting, PeerTls
 from devopsellence.nodeagent.util.threads import ThreadPool
-from devopsellence.server_certificate import CertificateFiles
 
 RETRY_FIRST: Final = 1.0
 RETRY_CAP: Final = 30.0
-#: Interval at which the node's own certificate is copied again if changed.
-CERTIFICATE_SECONDS: Final = 60.0
 #: State "listen" in /proc/net/tcp.
 _LISTEN: Final = "0A"
-_log = structlog.get_logger()
 
 
 def port_problem(port: int, change: str) -> str:
@@ -108,33 +100,29 @@ def has_ipv6() -> bool:
 
 
 class ListenerPorts:
-    """Ports that Envoy may listen on, and the node's own certificate for peers.
+    """Ports that Envoy may listen on.
 
-    ``usable``: ports found free, or Envoy's already. ``problems``: sentences by port, for all other ports.
-    ``any_configured``: the options have a port for requests from outside.
+    ``peer_tls``: TLS towards other nodes' routers; without it the node has no peers. ``usable``: ports found free, or
+    Envoy's already. ``problems``: sentences by port, for all other ports. ``any_configured``: the options have a port
+    for requests from outside.
     """
 
     def __init__(
         self,
         options: IngressOptions,
-        folder: EnvoyFolder,
         disk: ThreadPool,
-        certificate: CertificateFiles | None,
         check: Callable[[int, str], str] = port_problem,
     ) -> None:
+        self.peer_tls: PeerTls | None = None
         self.usable: frozenset[int] = frozenset()
         self.problems: dict[int, str] = {}
         self.any_configured = bool(options.http_port or options.https_port)
         self._options = options
-        self._folder = folder
         self._disk = disk
-        self._certificate = certificate
         self._check = check
         self._ipv6 = has_ipv6()
         self._attempts = 0
         self._retry_at = 0.0
-        self._copy_at = 0.0
-        self._copied = False
 
     def set_usable(self, ports: Iterable[int]) -> None:
         """Replace the usable ports by the ports of a running Envoy."""
@@ -144,34 +132,27 @@ class ListenerPorts:
         """Return the listener configuration for a routing; checks unusable ports again when a retry is due."""
         needed = self._needed(routing)
         await self._check_ports(needed - self.usable)
-        if self._certificate is not None and self._options.peer_port in needed:
-            await self._copy_certificate(self._certificate)
         ports = needed & self.usable
         options = self._options
-        # Envoy gets no peers before the certificate for peers is in place.
-        paths = (f"{FOLDER}/{NODE_FOLDER}/{name}" for name in (AUTHORITY, CERTIFICATE, KEY))
         return ListenerConfig(
             http_port=options.http_port if options.http_port in ports else 0,
             https_port=options.https_port if options.https_port in ports else 0,
-            peer_port=options.peer_port if options.peer_port in ports and self._copied else 0,
-            peer_tls=PeerTls(*paths) if self._copied else None,
+            peer_port=options.peer_port if options.peer_port in ports else 0,
+            peer_tls=self.peer_tls if options.peer_port in needed else None,
             ipv6=self._ipv6,
         )
 
     def next_check(self, routing: NodeRouting) -> float | None:
         """Return the monotonic time of the next check for a routing; None if no check is due."""
         needed = self._needed(routing)
-        times = [self._retry_at] if needed - self.usable else []
-        if self._options.peer_port in needed:
-            times.append(self._copy_at)
-        return min(times, default=None)
+        return self._retry_at if needed - self.usable else None
 
     def _needed(self, routing: NodeRouting) -> frozenset[int]:
         if not routing.configs:
             return frozenset()
         options = self._options
         https = options.https_port if any(config.tls for config in routing.configs) else 0
-        peer = options.peer_port if self._certificate is not None else 0
+        peer = options.peer_port if self.peer_tls is not None else 0
         return frozenset({options.http_port, https, peer} - {0})
 
     async def _check_ports(self, missing: frozenset[int]) -> None:
@@ -186,15 +167,3 @@ class ListenerPorts:
         self.usable |= results.keys() - self.problems.keys()
         self._attempts = self._attempts + 1 if self.problems else 0
         self._retry_at = now + min(RETRY_CAP, RETRY_FIRST * 2.0**self._attempts)
-
-    async def _copy_certificate(self, certificate: CertificateFiles) -> None:
-        """Copy the node's own certificate into Envoy's folder when due."""
-        if time.monotonic() < self._copy_at:
-            return
-        self._copy_at = time.monotonic() + CERTIFICATE_SECONDS
-        try:
-            await self._disk.run(partial(self._folder.copy_certificate, certificate))
-        except OSError as error:
-            _log.warning("the node's certificate cannot be copied for Envoy", error=str(error))
-        else:
-            self._copied = True

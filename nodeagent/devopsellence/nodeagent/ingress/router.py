@@ -31,6 +31,7 @@ from devopsellence.nodeagent.envoy.model import (
     IngressOptions,
     ListenerConfig,
     NodeRouting,
+    PeerTls,
     RouterStatus,
     RoutingConfig,
 )
@@ -42,7 +43,6 @@ from devopsellence.nodeagent.ingress.status import RouterStatusTracker
 from devopsellence.nodeagent.ingress.unknown_routes import UnknownRoutes
 from devopsellence.nodeagent.state_files import StateFiles
 from devopsellence.nodeagent.util.threads import ThreadPool
-from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.keys import EnvironmentRef
 
 #: Polling intervals while Envoy has not confirmed everything: short at first, because Envoy mostly has by then.
@@ -61,8 +61,8 @@ class Router:
     """Implementation of :class:`~devopsellence.nodeagent.ingress.interface.RouterInterface` with Envoy.
 
     ``changed`` is called when :meth:`held` or :meth:`status` changes for an environment; ``reachable`` with the address
-    for other nodes' routers, "" while there is none. ``certificate``: the node's own certificate for traffic between
-    routers; without it the node has no peers. ``files``: of the folder that ``folder`` is in.
+    for other nodes' routers, "" while there is none; ``peer_tls_used`` with the newest :meth:`set_peer_tls` once Envoy
+    uses it. ``files``: of the folder that ``folder`` is in.
     """
 
     def __init__(
@@ -75,20 +75,21 @@ class Router:
         disk: ThreadPool,
         changed: Callable[[EnvironmentRef], None],
         *,
-        certificate: CertificateFiles | None = None,
         reachable: Callable[[str], None] = lambda address: None,
+        peer_tls_used: Callable[[PeerTls], None] = lambda tls: None,
         files: StateFiles | None = None,
     ) -> None:
         self._options = options
         self._disk = disk
         self._changed = changed
         self._reachable = reachable
+        self._peer_tls_used = peer_tls_used
         self._folder = EnvoyFolder(folder.absolute(), files)
         self._supervisor = EnvoySupervisor(engine, node_uid, self._folder, disk, self._wake_soon)
         # Half of the processors: more would take time from the services behind Envoy (bench/ingress.py).
         workers = max(1, (os.cpu_count() or 1) // 2)
         self._desired_envoy = DesiredEnvoy(node, node_uid, options.image, bootstrap(FOLDER, node=node), workers)
-        self._ports = ListenerPorts(options, self._folder, disk, certificate)
+        self._ports = ListenerPorts(options, disk)
         self._state = RoutingState()
         self._unknown = UnknownRoutes()
         self._listen: ListenerConfig | None = None
@@ -99,6 +100,7 @@ class Router:
         self._tracker = RouterStatusTracker(options)
         self._reported: dict[EnvironmentRef, tuple[RouterStatus, Mapping[str, str]]] = {}
         self._address = ""
+        self._used_peer_tls: PeerTls | None = None
         #: Hash of the Envoy that ran in the last pass.
         self._last_running = ""
         #: The state of every running Envoy is known: a replaced one may still send requests to former endpoints.
@@ -137,6 +139,11 @@ class Router:
     def status(self, ref: EnvironmentRef) -> RouterStatus:
         """See :meth:`RouterInterface.status`."""
         return self._tracker.status(self._state.configs.get(ref))
+
+    def set_peer_tls(self, tls: PeerTls) -> None:
+        """Set TLS towards other nodes' routers; before the first call the node has no peers."""
+        self._ports.peer_tls = tls
+        self._wake_soon()
 
     def assignments_listed(self, refs: Collection[EnvironmentRef]) -> None:
         """Handle the first list of the assignments of this node: no other environment is to be routed."""
@@ -210,6 +217,7 @@ class Router:
         elif not self._state.is_dirty:
             self._release(endpoints.without_draining(self._state.endpoints))
         self._report_changes()
+        self._report_peer_tls()
 
     async def _note_running_envoy(self) -> None:
         """Handle the start or the end of Envoy: which ports and files are in use."""
@@ -380,6 +388,14 @@ class Router:
         if address != self._address:
             self._address = address
             self._reachable(address)
+
+    def _report_peer_tls(self) -> None:
+        """Report TLS towards other routers once Envoy uses it; while none routes, the next one will."""
+        tls = self._ports.peer_tls
+        written = self._listen is not None and self._listen.peer_tls in (tls, None)
+        if tls is not None and tls != self._used_peer_tls and written and self._tracker.uses_secrets():
+            self._used_peer_tls = tls
+            self._peer_tls_used(tls)
 
     def _wake_soon(self) -> None:
         self._interval = POLL_FIRST

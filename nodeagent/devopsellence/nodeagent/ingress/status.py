@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from devopsellence.nodeagent.envoy.admin import EnvoyState, ExpectedVersion, listeners_statistic, routes_statistic
 from devopsellence.nodeagent.envoy.model import IngressOptions, NodeRouting, RouterStatus, RoutingConfig
 from devopsellence.nodeagent.envoy.routes import HTTP
-from devopsellence.nodeagent.envoy.tls import served_certificates
+from devopsellence.nodeagent.envoy.tls import SECRETS, served_certificates
 from devopsellence.store.keys import EnvironmentRef
 
 NOT_ROUTED_YET = "not routed yet"
@@ -101,6 +101,12 @@ class RouterStatusTracker:
     def is_unsettled(self, files: Mapping[str, ExpectedVersion]) -> bool:
         """Return whether Envoy has not confirmed all files yet."""
         return bool(files) and (self._unused_files is None or bool(self._unused_files))
+
+    def uses_secrets(self) -> bool:
+        """Return whether Envoy uses the secrets in its files; while none runs, the next one will."""
+        if not self._running:
+            return True
+        return self._unused_files is not None and not any(path.startswith(SECRETS) for path in self._unused_files)
 
     def listens_on(self, port: int) -> bool:
         """Return whether Envoy listens on a port, as last observed."""

@@ -126,6 +126,12 @@ class HeartbeatWriter:
             self._beat.router_address = address
             self._changed.set()
 
+    def set_router_tls(self, tls: stored_pb2.RouterTls) -> None:
+        """Set what the router uses towards other nodes' routers; written if changed."""
+        if tls != self._beat.router_tls:
+            self._beat.router_tls.CopyFrom(tls)
+            self._changed.set()
+
     async def run(self) -> None:
         """Keep the heartbeat until cancelled."""
         async with asyncio.TaskGroup() as group:

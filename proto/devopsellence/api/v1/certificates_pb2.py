@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'devopsellence/api/v1/certificates.proto\x12\x14\x64\x65vopsellence.api.v1\x1a\x1egoogle/protobuf/duration.proto\"\x1b\n\x0cRenewRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"U\n\x0bSignRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12\x10\n\x08identity\x18\x02 \x01(\t\x12\'\n\x04life\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"(\n\x0bJoinRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12\x0c\n\x04node\x18\x02 \x01(\t\"\"\n\x11SignedCertificate\x12\r\n\x05\x63hain\x18\x01 \x01(\x0c\x32\x8c\x02\n\x0c\x43\x65rtificates\x12T\n\x05Renew\x12\".devopsellence.api.v1.RenewRequest\x1a\'.devopsellence.api.v1.SignedCertificate\x12R\n\x04Sign\x12!.devopsellence.api.v1.SignRequest\x1a\'.devopsellence.api.v1.SignedCertificate\x12R\n\x04Join\x12!.devopsellence.api.v1.JoinRequest\x1a\'.devopsellence.api.v1.SignedCertificateb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'devopsellence/api/v1/certificates.proto\x12\x14\x64\x65vopsellence.api.v1\x1a\x1egoogle/protobuf/duration.proto\"\x1b\n\x0cRenewRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"U\n\x0bSignRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12\x10\n\x08identity\x18\x02 \x01(\t\x12\'\n\x04life\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"(\n\x0bJoinRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12\x0c\n\x04node\x18\x02 \x01(\t\"\"\n\x11SignedCertificate\x12\r\n\x05\x63hain\x18\x01 \x01(\x0c\x32\xe8\x02\n\x0c\x43\x65rtificates\x12T\n\x05Renew\x12\".devopsellence.api.v1.RenewRequest\x1a\'.devopsellence.api.v1.SignedCertificate\x12Z\n\x0bRenewRouter\x12\".devopsellence.api.v1.RenewRequest\x1a\'.devopsellence.api.v1.SignedCertificate\x12R\n\x04Sign\x12!.devopsellence.api.v1.SignRequest\x1a\'.devopsellence.api.v1.SignedCertificate\x12R\n\x04Join\x12!.devopsellence.api.v1.JoinRequest\x1a\'.devopsellence.api.v1.SignedCertificateb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,5 +41,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNEDCERTIFICATE']._serialized_start=255
   _globals['_SIGNEDCERTIFICATE']._serialized_end=289
   _globals['_CERTIFICATES']._serialized_start=292
-  _globals['_CERTIFICATES']._serialized_end=560
+  _globals['_CERTIFICATES']._serialized_end=652
 # @@protoc_insertion_point(module_scope)

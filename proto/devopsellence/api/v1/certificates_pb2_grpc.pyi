@@ -39,6 +39,10 @@ class CertificatesStub:
     def __new__(cls, channel: _aio.Channel) -> CertificatesAsyncStub: ...
     Renew: _grpc.UnaryUnaryMultiCallable[_certificates_pb2.RenewRequest, _certificates_pb2.SignedCertificate]
     """Sign a certificate for the caller's own identity."""
+    RenewRouter: _grpc.UnaryUnaryMultiCallable[_certificates_pb2.RenewRequest, _certificates_pb2.SignedCertificate]
+    """Sign a certificate for the router of the calling node ("router:<uid>"), which other nodes' routers alone accept. A
+    method of its own: an earlier version would overlook a field, and sign a certificate of the node.
+    """
     Sign: _grpc.UnaryUnaryMultiCallable[_certificates_pb2.SignRequest, _certificates_pb2.SignedCertificate]
     """Sign a certificate for a registered node or an operator. Needs the role admin in all environments, and for an
     operator every right that it has.
@@ -53,6 +57,10 @@ class CertificatesAsyncStub(CertificatesStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Renew: _aio.UnaryUnaryMultiCallable[_certificates_pb2.RenewRequest, _certificates_pb2.SignedCertificate]  # type: ignore[assignment]
     """Sign a certificate for the caller's own identity."""
+    RenewRouter: _aio.UnaryUnaryMultiCallable[_certificates_pb2.RenewRequest, _certificates_pb2.SignedCertificate]  # type: ignore[assignment]
+    """Sign a certificate for the router of the calling node ("router:<uid>"), which other nodes' routers alone accept. A
+    method of its own: an earlier version would overlook a field, and sign a certificate of the node.
+    """
     Sign: _aio.UnaryUnaryMultiCallable[_certificates_pb2.SignRequest, _certificates_pb2.SignedCertificate]  # type: ignore[assignment]
     """Sign a certificate for a registered node or an operator. Needs the role admin in all environments, and for an
     operator every right that it has.
@@ -70,6 +78,16 @@ class CertificatesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_certificates_pb2.SignedCertificate, _abc.Awaitable[_certificates_pb2.SignedCertificate]]:
         """Sign a certificate for the caller's own identity."""
+
+    @_abc_1.abstractmethod
+    def RenewRouter(
+        self,
+        request: _certificates_pb2.RenewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_certificates_pb2.SignedCertificate, _abc.Awaitable[_certificates_pb2.SignedCertificate]]:
+        """Sign a certificate for the router of the calling node ("router:<uid>"), which other nodes' routers alone accept. A
+        method of its own: an earlier version would overlook a field, and sign a certificate of the node.
+        """
 
     @_abc_1.abstractmethod
     def Sign(

@@ -176,6 +176,7 @@ class Heartbeat(_message.Message):
     OTHERS_FIELD_NUMBER: _builtins.int
     CERTIFICATE_SERIAL_FIELD_NUMBER: _builtins.int
     CERTIFICATE_EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    ROUTER_TLS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     uid: _builtins.str
     """The uid of the agent; differs from Node.uid after the machine was replaced."""
@@ -216,6 +217,12 @@ class Heartbeat(_message.Message):
 
     @_builtins.property
     def certificate_expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def router_tls(self) -> Global___RouterTls:
+        """TLS of the router towards other nodes' routers, as Envoy uses it; absent without a peer port, and in earlier
+        versions.
+        """
+
     def __init__(
         self,
         *,
@@ -237,16 +244,53 @@ class Heartbeat(_message.Message):
         others: _abc.Iterable[Global___AgentInstance] | None = ...,
         certificate_serial: _builtins.str = ...,
         certificate_expires_at: _timestamp_pb2.Timestamp | None = ...,
+        router_tls: Global___RouterTls | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left", "certificate_expires_at", b"certificate_expires_at", "disk", b"disk", "networks_left", b"networks_left", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left", "certificate_expires_at", b"certificate_expires_at", "disk", b"disk", "networks_left", b"networks_left", "router_tls", b"router_tls", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left", "age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "certificate_expires_at", b"certificate_expires_at", "certificate_serial", b"certificate_serial", "disk", b"disk", "docker_version", b"docker_version", "folder_problem", b"folder_problem", "hostname", b"hostname", "instance", b"instance", "networks_left", b"networks_left", "node", b"node", "others", b"others", "problem", b"problem", "router_address", b"router_address", "started_at", b"started_at", "uid", b"uid", "without_engine", b"without_engine"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left", "age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "certificate_expires_at", b"certificate_expires_at", "certificate_serial", b"certificate_serial", "disk", b"disk", "docker_version", b"docker_version", "folder_problem", b"folder_problem", "hostname", b"hostname", "instance", b"instance", "networks_left", b"networks_left", "node", b"node", "others", b"others", "problem", b"problem", "router_address", b"router_address", "router_tls", b"router_tls", "started_at", b"started_at", "uid", b"uid", "without_engine", b"without_engine"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__networks_left: _TypeAlias = _typing.Literal["networks_left"]  # noqa: Y015
     _WhichOneofArgType__networks_left: _TypeAlias = _typing.Literal["_networks_left", b"_networks_left"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__networks_left) -> _WhichOneofReturnType__networks_left | None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class RouterTls(_message.Message):
+    """Certificate and trust of a router."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_SERIAL_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    AUTHORITY_FIELD_NUMBER: _builtins.int
+    TRUSTED_FIELD_NUMBER: _builtins.int
+    certificate_serial: _builtins.str
+    """As in Heartbeat. The certificate is that of the node itself where no gateway signs one for routers."""
+    authority: _builtins.str
+    """The root authority that the certificate is signed under: the SHA-256 of its certificate, in hexadecimal."""
+    @_builtins.property
+    def certificate_expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def trusted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Root authorities of other routers' certificates, in the same form."""
+
+    def __init__(
+        self,
+        *,
+        certificate_serial: _builtins.str = ...,
+        certificate_expires_at: _timestamp_pb2.Timestamp | None = ...,
+        authority: _builtins.str = ...,
+        trusted: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_expires_at", b"certificate_expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "certificate_expires_at", b"certificate_expires_at", "certificate_serial", b"certificate_serial", "trusted", b"trusted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouterTls: _TypeAlias = RouterTls  # noqa: Y015
 
 @_typing.final
 class AgentInstance(_message.Message):

@@ -101,3 +101,19 @@ def test_certificate_for_a_fixed_term_needs_no_attention_before_its_end() -> Non
         record.fixed_term = True
     found = [(known.state, known.renewed_by) for known in known_certificates(CertificateFacts(issued=records), NOW)]
     assert found == [("expired", "nobody"), ("ok", "nobody")]
+
+
+def test_certificate_of_a_router_is_shown_unless_it_is_that_of_its_node() -> None:
+    with_own, without = beat("n1", "u1", "1", 80), beat("n2", "u2", "2", 80)
+    for made, serial in ((with_own, "a"), (without, "2")):
+        made.router_tls.certificate_serial = serial
+        made.router_tls.certificate_expires_at.FromDatetime(NOW + 10 * DAY)
+    facts = CertificateFacts(
+        nodes={"n1": Node(name="n1", uid="u1"), "n2": Node(name="n2", uid="u2")},
+        heartbeats={"n1": with_own, "n2": without},
+    )
+    assert shown(facts) == [
+        ("expires soon", "router:u1", "node n1's router", "a"),
+        ("ok", "node:u1", "node n1", "1"),
+        ("ok", "node:u2", "node n2", "2"),
+    ]

@@ -1,9 +1,15 @@
 """Readiness of the controller and the agent."""
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Candidate, Heartbeat
-from devopsellence.cli.dev.readiness import leader, problem_of
+from devopsellence.cli.dev.paths import DevLayout
+from devopsellence.cli.dev.process import ProcessIdentity
+from devopsellence.cli.dev.readiness import leader, problem_of, supervisor_follows
+from devopsellence.cli.dev.spec import SupervisorSnapshot, specs_stamp, write_snapshot, write_specs
 from devopsellence.store.codec import encode
 from devopsellence.store.types import KeyListing, KeyValue
 
@@ -39,3 +45,21 @@ def test_no_leader_without_readable_first_candidate() -> None:
 )
 def test_healthy_heartbeat_has_no_problem_and_an_api_address(beat: Heartbeat, problem: str) -> None:
     assert problem_of(beat) == problem
+
+
+async def test_supervisor_is_waited_for_until_it_runs_what_it_was_told_to(tmp_path: Path) -> None:
+    layout = DevLayout(tmp_path)
+    layout.processes.parent.mkdir()
+    write_specs(layout.processes, ())
+
+    def publish(specs: str) -> None:
+        write_snapshot(layout.snapshot, SupervisorSnapshot(ProcessIdentity(1, "then"), 0.0, (), specs))
+
+    publish("of the processes before")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(supervisor_follows(layout), 0.05)
+    publish(specs_stamp(layout.processes))
+    await supervisor_follows(layout)
+    # By a supervisor of an earlier version.
+    publish("")
+    await supervisor_follows(layout)

@@ -22,7 +22,7 @@ from devopsellence.nodeagent.envoy.model import (
 from devopsellence.store.keys import EnvironmentRef
 
 REF = EnvironmentRef("acme", "shop", "production")
-PEERED = ListenerConfig(80, 443, 7444, PeerTls("/ca", "/cert", "/key"))
+PEERED = ListenerConfig(80, 443, 7444, PeerTls("CA", "CERTIFICATE", "KEY"))
 PEER = RouterPeer("n2", "ab.node.devopsellence.internal", "10.0.0.2", 7444)
 
 

@@ -26,7 +26,7 @@ from tests.support.host_certificates import tls_certificate
 
 REF: Final = EnvironmentRef("acme", "shop", "production")
 OTHER: Final = EnvironmentRef("acme", "blog", "production")
-LISTEN: Final = ListenerConfig(80, 443, 7444, PeerTls("/ca", "/cert", "/key"))
+LISTEN: Final = ListenerConfig(80, 443, 7444, PeerTls("CA", "CERTIFICATE", "KEY"))
 ONE: Final = Endpoint("c1", "172.18.0.2", 3000)
 TWO: Final = Endpoint("c2", "172.18.0.3", 3000)
 PEER: Final = RouterPeer("n2", "ab.node.devopsellence.internal", "10.0.0.2", 7444)
@@ -95,6 +95,13 @@ def test_certificate_is_in_the_listeners_file_only(certificate: TlsCertificate) 
     after = rendered(routed(tls=True, certificates={"a.example": certificate}))
     assert changed(before, after) == ["lds.json", "rds/https.json"]
     assert [path for path, content in after.items() if b"PRIVATE KEY" in content] == ["lds.json"]
+
+
+def test_certificate_of_the_router_is_in_one_file() -> None:
+    another = replace(LISTEN, peer_tls=PeerTls("CA", "CERTIFICATE 2", "KEY 2"))
+    before, after = rendered(routed()), rendered(routed(), listen=another)
+    assert [path for path in after if before[path] != after[path]] == ["sds/peer.json"]
+    assert "KEY" not in repr(another)
 
 
 def test_files_are_rendered_in_write_order(certificate: TlsCertificate) -> None:

@@ -69,6 +69,17 @@ def check_signs_for_others(caller: Caller) -> None:
         raise denied("certificates of others are signed for operators with the role admin in all environments")
 
 
+def router_subject(caller: Caller) -> CertificateRequest:
+    """Return the content of a new certificate of the caller's router.
+
+    Raises:
+        Refused: the caller is no node.
+    """
+    if caller.role is not Role.NODE:
+        raise denied("certificates of routers are signed for nodes")
+    return subjects.router(caller.name, caller.uid)
+
+
 def subject_for(
     caller: Caller,
     identity: str,

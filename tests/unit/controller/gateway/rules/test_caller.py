@@ -72,6 +72,7 @@ def test_common_name_names_role_and_caller(name: str, role: Role, shown: str) ->
         ("node:",),
         ("node:u2",),
         ("node:n1",),
+        ("router:u1",),
         ("node:u1/../u1",),
         ("operator:",),
         ("operator:eve",),

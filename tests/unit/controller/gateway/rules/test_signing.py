@@ -22,6 +22,7 @@ from devopsellence.controller.gateway.rules.signing import (
     check_unused,
     granted_life,
     own_subject,
+    router_subject,
     subject_for,
 )
 from tests.unit.controller.gateway.rules.gateway_builders import ABE, AMY, ANN, CONTROLLER, JOINING, NODE, ROOT
@@ -73,6 +74,16 @@ def test_used_join_token_gives_its_key_the_same_certificate() -> None:
     for used in (UsedJoinToken(chain=chain.decode()), UsedJoinToken()):
         with pytest.raises(Refused, match="the join token was used before"):
             check_unused(used, other.public_key())
+
+
+def test_node_has_a_certificate_of_its_router_signed() -> None:
+    assert router_subject(NODE) == subjects.router("n1", "u1")
+
+
+@pytest.mark.parametrize("caller", [ANN, AMY, ROOT, CONTROLLER], ids=["operator", "admin", "root", "controller"])
+def test_others_have_no_router(caller: Caller) -> None:
+    with pytest.raises(Refused, match="are signed for nodes"):
+        router_subject(caller)
 
 
 def test_controller_renews_nothing_here() -> None:
