@@ -6,7 +6,7 @@ import asyncio
 import datetime
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,13 @@ from devopsellence.certificates.request import new_request
 from devopsellence.etcd.v3 import etcd_pb2
 from devopsellence.memory_file import memory_file
 from devopsellence.store.codec import decode, encode
-from devopsellence.store.errors import PermissionDenied, Rejected, StoreError
+from devopsellence.store.errors import Ambiguous, PermissionDenied, Rejected, StoreError, Unavailable
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
 from tests.support.authority import Authority
 from tests.support.etcd import EtcdServer
 from tests.support.gateway import RunningGateway, open_channel, running_gateway
+from tests.support.relay import Relay
 from tests.support.until import eventually
 
 pytestmark = pytest.mark.etcd
@@ -124,6 +125,30 @@ async def test_machine_joins_with_its_own_key_once(cluster: Cluster) -> None:
             await join(cluster.at(number, token))
     certificates = await direct.list(direct.keys.issued_certificates_prefix)
     assert len(certificates.items) == 3
+
+
+async def test_lost_answer_is_given_again(cluster: Cluster) -> None:
+    token, request = await cluster.token(), new_request()
+    port = int(token.endpoints[0].rpartition(":")[2])
+    async with Relay(port) as relay, Etcd(replace(token, endpoints=(relay.endpoint,)), timeout=2) as etcd:
+        with pytest.raises(Rejected):
+            # Connects.
+            await etcd.join(b"garbage", "n1")
+        relay.hold_answers()
+        with pytest.raises(Ambiguous):
+            await etcd.join(request.csr, "n1")
+        with pytest.raises(PermissionDenied, match="used before"):
+            await join(token)
+        relay.cut()
+
+        async def again() -> bytes:
+            with suppress(Ambiguous, Unavailable):
+                return await etcd.join(request.csr, "n1")
+            return b""
+
+        chain = await eventually("the answer", again, bool)
+    issued = await cluster.first.direct.list(cluster.first.direct.keys.issued_certificates_prefix)
+    assert serial_number(chain) in {item.key.rpartition("/")[2] for item in issued.items}
 
 
 async def test_many_uses_at_once_have_one_winner(cluster: Cluster) -> None:

@@ -103,7 +103,7 @@ def init(
 @click.argument("name", required=False, shell_complete=complete_subjects)
 @pki_option
 @click.option("--uid", metavar="UID", help="uid of the node.  [default: read from etcd]")
-@click.option("--out", metavar="DIR", help="Folder for the three files.  [default: beside the CA]")
+@click.option("--out", metavar="DIR", help="Folder for the three files.  [default: in the folder of the CA]")
 @click.option("--no-grant", is_flag=True, help="Do not grant the operator access to the cluster.")
 @click.option("--force", is_flag=True, help="Replace an existing key.")
 @pass_output

@@ -53,7 +53,7 @@ operator.add_command(recipients)
 @roles_option
 @environments_option(default="all environments")
 @pki_option
-@click.option("--out", metavar="DIR", help="Folder for the three files.  [default: beside the CA]")
+@click.option("--out", metavar="DIR", help="Folder for the three files.  [default: in the folder of the CA]")
 @pass_output
 @click.pass_context
 def add(

@@ -199,7 +199,7 @@ def revoke(ctx: click.Context, output: Output, name: str, dry_run: bool) -> None
         operator=name,
         dry_run=dry_run,
         revoked=not dry_run,
-        serials=[certificate.serial for certificate in planned.tokens if certificate.serial],
+        serials=[certificate.serial for certificate in tokens.finished(planned.tokens)],
         **exposure_document(planned.exposed),
     )
 
