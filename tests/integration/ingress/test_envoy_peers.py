@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
 from devopsellence.agent_identity import NODE_DOMAIN, router_name, server_name
 from devopsellence.certificates.authority import CertificateAuthority
-from devopsellence.nodeagent.envoy import listeners
-from devopsellence.nodeagent.envoy.model import Endpoint, RouterPeer, RoutingConfig
+from devopsellence.nodeagent.envoy import listeners, tls
+from devopsellence.nodeagent.envoy.model import Endpoint, PeerTls, RouterPeer, RoutingConfig
+from devopsellence.nodeagent.envoy.resources import response
 from devopsellence.store.keys import EnvironmentRef
 from tests.integration.ingress.apps import App
 from tests.integration.ingress.clients import Client, request
@@ -153,6 +155,39 @@ def test_envoy_of_an_earlier_version_and_this_one_forward_to_each_other(
         apply_earlier(routing(here.endpoint()))
         present.apply(routing(peers=(peer(earlier, ONE),)))
         assert request(present.listen.http_port, "/").app_json["app"] == "here"
+
+
+def test_envoy_of_an_earlier_version_goes_on_without_the_key_of_its_node(
+    pair: tuple[EnvoyProcess, EnvoyProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, far = pair
+    node = far.folder / "node"
+    node.mkdir()
+    for name in ("ca.pem", "cert.pem", "key.pem"):
+        (node / name).write_bytes((far.folder / name).read_bytes())
+
+    def referring(_tls: PeerTls) -> dict[str, bytes]:
+        own = {"certificate_chain": {"filename": f"{node}/cert.pem"}, "private_key": {"filename": f"{node}/key.pem"}}
+        trusted = {"trusted_ca": {"filename": f"{node}/ca.pem"}}
+        return {
+            "sds/peer.json": response(tls.KIND, [{"name": "peer", "tls_certificate": own}]),
+            "sds/peer-ca.json": response(tls.KIND, [{"name": "peer-ca", "validation_context": trusted}]),
+        }
+
+    with App("there") as there:
+        with monkeypatch.context() as patched:
+            patched.setattr(tls, "peer_files", referring)
+            far.apply(routing(there.endpoint()))
+        near.apply(routing(peers=(peer(far, TWO),)))
+        assert request(near.listen.http_port, "/").status == 200
+        far.own_certificate(router_name("uid-two"), TWO)
+        far.write(routing(there.endpoint()))
+        # At once, as the agent does it.
+        rmtree(node)
+        far.apply(routing(there.endpoint()))
+        assert {request(near.listen.http_port, "/").status for _ in range(50)} == {200}
+    assert far.alive()
+    assert far.rejected() == {}
 
 
 def test_requests_go_on_while_the_root_authority_is_replaced(pair: tuple[EnvoyProcess, EnvoyProcess]) -> None:

@@ -52,7 +52,7 @@ def ca() -> None:
     default=60,
     show_default=True,
     metavar="SECONDS",
-    help="Longest wait for gateways and agents in a step.",
+    help="Longest wait for gateways, agents and routers in a step.",
 )
 @click.option("--abandon", is_flag=True, help="Give the rotation up; possible until the new CA signs.")
 @pass_output
@@ -71,7 +71,7 @@ def rotate(
 
     Nothing is interrupted. Run the command, do what it prints, and run it again, until it says that the rotation is
     complete. First everybody trusts the new CA beside the present one. Then the new CA signs all certificates. At last
-    nobody trusts the former one. Each step checks that all gateways and agents have followed.
+    nobody trusts the former one. Each step checks that all gateways, agents and routers have followed.
 
     \b
     Example:
