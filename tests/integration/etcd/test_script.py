@@ -80,6 +80,8 @@ def test_install_puts_files_and_units_in_place_and_may_be_repeated(pki: Path, tm
     assert (home / "tls.key").read_bytes() == (pki / "etcd-e1" / "tls.key").read_bytes()
     assert os.access(root / "usr/local/lib/devopsellence/etcd.sh", os.X_OK)
     assert sorted(each.name for each in (root / "etc/systemd/system").iterdir()) == [
+        "devopsellence-etcd-renew.service",
+        "devopsellence-etcd-renew.timer",
         "devopsellence-etcd-snapshot.service",
         "devopsellence-etcd-snapshot.timer",
         "devopsellence-etcd.service",

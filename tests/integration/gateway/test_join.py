@@ -250,7 +250,7 @@ async def test_token_makes_no_other_call(cluster: Cluster, identity: str) -> Non
             assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED, (path, caught.value.details())
             assert "a join token joins, and nothing else" in (caught.value.details() or ""), path
             refused.add(path.rpartition("/")[2])
-    served = {"Range", "Put", "DeleteRange", "Txn", "Watch", "Status", "Renew", "Sign", "Report", "Read"}
+    served = {"Range", "Put", "DeleteRange", "Txn", "Watch", "Status", "Renew", "RenewRouter", "Sign", "Report", "Read"}
     assert refused == served | {"LeaseGrant", "LeaseRevoke", "LeaseKeepAlive", "LeaseTimeToLive"}
     assert all("Auth" in path for path in unserved), unserved
 

@@ -23,6 +23,8 @@ class ScriptedWatch:
         self.streams: list[grpc.aio.ServicerContext[Any, Any]] = []
         self.requests: list[rpc.WatchRequest] = []
         self.silent = False
+        # A stream of gRPC takes one write at a time.
+        self._writing = asyncio.Lock()
 
     async def watch(self, requests: AsyncIterator[rpc.WatchRequest], context: Any) -> None:
         self.streams.append(context)
@@ -31,13 +33,17 @@ class ScriptedWatch:
                 self.requests.append(request)
                 if request.HasField("create_request") and not self.silent:
                     created = request.create_request.watch_id
-                    await context.write(rpc.WatchResponse(created=True, watch_id=created))
+                    await self.answer(rpc.WatchResponse(created=True, watch_id=created), context)
         finally:
             self.streams.remove(context)
 
     async def tell(self, watch_id: int, key: str, *, fragment: bool = False) -> None:
         event = rpc.Event(kv=rpc.KeyValue(key=key.encode(), mod_revision=7))
-        await self.streams[0].write(rpc.WatchResponse(watch_id=watch_id, events=[event], fragment=fragment))
+        await self.answer(rpc.WatchResponse(watch_id=watch_id, events=[event], fragment=fragment))
+
+    async def answer(self, response: rpc.WatchResponse, context: Any = None) -> None:
+        async with self._writing:
+            await (context or self.streams[0]).write(response)
 
     @property
     def cancelled(self) -> list[int]:
@@ -121,7 +127,7 @@ async def test_watch_given_up_before_its_answer_leaves_the_others_alone(server: 
     next_one = scripted.watch("/next/", start_revision=1)
     await anext(next_one)
     # Late answers to the second are nobody's.
-    await server.streams[0].write(rpc.WatchResponse(created=True, watch_id=2))
+    await server.answer(rpc.WatchResponse(created=True, watch_id=2))
     await server.tell(2, "/given-up/x")
     await server.tell(1, "/kept/x")
     await server.tell(3, "/next/x")
@@ -139,7 +145,7 @@ async def test_creations_are_requested_at_once_and_answered_in_any_order(server:
     await eventually("all are requested", count_of_requests, (3).__eq__)
     ids = [request.create_request.watch_id for request in server.requests]
     for watch_id in reversed(ids):
-        await server.streams[0].write(rpc.WatchResponse(created=True, watch_id=watch_id))
+        await server.answer(rpc.WatchResponse(created=True, watch_id=watch_id))
     await asyncio.gather(*confirmed)
     by_id = {request.create_request.watch_id: request.create_request.key.decode() for request in server.requests}
     for watch_id, prefix in by_id.items():
@@ -158,8 +164,8 @@ async def test_refusal_without_an_id_is_for_the_first_that_waits(server: Scripte
 
     await eventually("both are requested", count_of_requests, (3).__eq__)
     denial = "rpc error: code = PermissionDenied desc = etcdserver: permission denied"
-    await server.streams[0].write(rpc.WatchResponse(created=True, canceled=True, watch_id=-1, cancel_reason=denial))
-    await server.streams[0].write(rpc.WatchResponse(created=True, watch_id=3))
+    await server.answer(rpc.WatchResponse(created=True, canceled=True, watch_id=-1, cancel_reason=denial))
+    await server.answer(rpc.WatchResponse(created=True, watch_id=3))
     with pytest.raises(PermissionDenied):
         await refused
     await answered
@@ -175,7 +181,7 @@ async def test_server_that_chooses_ids_itself_is_refused(server: ScriptedWatch, 
         return len(server.requests)
 
     await eventually("it is requested", count_of_requests, (1).__eq__)
-    await server.streams[0].write(rpc.WatchResponse(created=True, watch_id=0))
+    await server.answer(rpc.WatchResponse(created=True, watch_id=0))
     with pytest.raises(WatchLost, match="chooses the ids"):
         await waiting
 
@@ -196,7 +202,7 @@ async def test_cancellation_by_the_server_ends_one_watch(server: ScriptedWatch, 
     first, second = (scripted.watch(f"/{name}/", start_revision=1) for name in "ab")
     await anext(first)
     await anext(second)
-    await server.streams[0].write(rpc.WatchResponse(watch_id=1, canceled=True, compact_revision=5))
+    await server.answer(rpc.WatchResponse(watch_id=1, canceled=True, compact_revision=5))
     with pytest.raises(Compacted):
         await anext(first)
     await server.tell(2, "/b/x")
