@@ -137,10 +137,14 @@ class RouterCertificate:
 
     def _read(self) -> tuple[PeerTls, RouterTls] | None:
         """Return what Envoy is to use; None for what it has."""
-        if self._has_own and not common_name(self._own.certificate, self._own.key):
-            # The key of the machine is not for Envoy only because two files do not fit each other yet.
-            return None
-        self._has_own = self._is_usable
+        is_usable = self._is_usable
+        if self._has_own and not is_usable:
+            if not common_name(self._own.certificate, self._own.key):
+                # The key of the machine is not for Envoy only because two files do not fit each other yet.
+                return None
+            # They may have been written between the two looks.
+            is_usable = self._is_usable
+        self._has_own = is_usable
         with suppress(OSError, ValueError):
             return _read_files(self._own if self._has_own else self._machine)
         return None
