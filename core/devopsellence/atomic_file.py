@@ -1,10 +1,19 @@
-"""Atomic replacement of a file. Imports only the standard library."""
+"""Atomic replacement of files. Imports only the standard library."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from pathlib import Path
+
+
+def sync_folder(folder: Path) -> None:
+    """Put names in a folder on disk, such as those of new and renamed files. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, sync: bool = True, keep_owner: bool = False) -> None:

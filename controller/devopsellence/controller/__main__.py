@@ -198,7 +198,7 @@ def _issuing(options: Mapping[str, Any], settings: Settings, trusted: Path) -> I
         cert, key = beside.certificate, beside.key
     files = IssuingFiles(cert, key, trusted)
     # Imported late, with what it needs: controllers without an authority have no use for it.
-    from devopsellence.certificates.authority import CertificateError
+    from devopsellence.certificates.pem import CertificateError
 
     try:
         files.load()
@@ -242,7 +242,7 @@ def _own_certificate(settings: Settings, gateway: GatewayOptions | None) -> Iter
     with ExitStack() as stack:
         own = None
         if gateway is not None and gateway.issuing is not None and settings.cert is not None:
-            from devopsellence.certificates.authority import CertificateError
+            from devopsellence.certificates.pem import CertificateError
             from devopsellence.controller.access.own_certificate import own_certificate
 
             try:

@@ -11,7 +11,6 @@ import json
 import time
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
@@ -24,7 +23,7 @@ from devopsellence.access.certificate import Certificate
 from devopsellence.access.denied import serial_text
 from devopsellence.agent_identity import OPERATOR_ROOT
 from devopsellence.api.v1.stored_pb2 import Node, Operator, RecipientApproval
-from devopsellence.certificates.authority import common_name
+from devopsellence.certificates.facts import basic_constraints, common_name, is_signed_by
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,18 +96,6 @@ def approve_operator(settings: Settings, recipient: Operator) -> None:
         recipient.approval.CopyFrom(approval)
 
 
-def authorities(ca_cert: Path) -> list[x509.Certificate]:
-    """Return the certificates of the cluster's authority: two while it is being replaced. Blocks.
-
-    Raises:
-        InvalidApproval: the file cannot be read.
-    """
-    try:
-        return x509.load_pem_x509_certificates(input_file.read(ca_cert))
-    except (OSError, ValueError) as error:
-        raise InvalidApproval(f"cannot read the authority {ca_cert}: {error}") from error
-
-
 def approver(approval: RecipientApproval, statement: Statement, trusted: Sequence[x509.Certificate]) -> Certificate:
     """Return whose certificate has signed a statement, after a check of signature and certificates. Pure.
 
@@ -133,23 +120,8 @@ def approver(approval: RecipientApproval, statement: Statement, trusted: Sequenc
     except InvalidSignature as error:
         raise InvalidApproval("it is of something else") from error
     for issued, issuer in pairwise(chain):
-        if not (_is_authority(issuer) and _is_issued_by(issued, issuer)):
+        if not (basic_constraints(issuer).ca and is_signed_by(issued, issuer)):
             raise InvalidApproval("its certificates are no chain")
-    if not any(_is_issued_by(chain[-1], issuer) for issuer in trusted):
+    if not any(is_signed_by(chain[-1], issuer) for issuer in trusted):
         raise InvalidApproval("its certificate is of another cluster")
     return Certificate(common_name(chain[0]), serial_text(chain[0].serial_number))
-
-
-def _is_authority(certificate: x509.Certificate) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError):
-        return False
-
-
-def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True

@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from devopsellence import input_file
+from devopsellence.certificates.facts import (
+    alternative_names,
+    basic_constraints,
+    common_name,
+    is_signed_by,
+    life_of,
+    why_expires,
+)
 from devopsellence.certificates.files import KeyPair
 from devopsellence.certificates.life import LEAF_LIFE, Life
+from devopsellence.certificates.pem import CertificateError, load_certificate, load_certificates, load_key
 
 ROOT_LIFE: Final = datetime.timedelta(days=3650)
 ISSUING_LIFE: Final = datetime.timedelta(days=365)
@@ -30,14 +35,7 @@ ISSUING_LIFE: Final = datetime.timedelta(days=365)
 LONG_LIFE: Final = datetime.timedelta(days=365)
 # Clocks of machines differ a little; a certificate must be valid on a machine with a slow clock.
 BACKDATE: Final = datetime.timedelta(hours=1)
-#: Rounds of PBKDF2-HMAC-SHA256 that make guesses of the passphrase slow (OWASP's cheat sheet on password storage).
-_PASSPHRASE_ROUNDS: Final = 600_000
-_DER_SEQUENCE: Final = b"\x30"
 MAX_COMMON_NAME: Final = 64  # RFC 5280, appendix A.1: ub-common-name
-
-
-class CertificateError(Exception):
-    """A certificate or key cannot be created, read or used; the message has the file and the reason."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +110,11 @@ class CertificateAuthority:
         loaded, private = load_certificate(certificate), load_key(key, passphrase)
         if private.public_key() != loaded.public_key():
             raise CertificateError(f"{key} is not the key of the certificate {certificate}")
-        if not _basic_constraints(loaded).ca:
+        if not basic_constraints(loaded).ca:
             raise CertificateError(f"{certificate} is not the certificate of an authority")
         if trusted is None:
             return cls(loaded, private)
-        root = next((root for root in load_certificates(trusted) if _is_signed_by(loaded, root)), None)
+        root = next((root for root in load_certificates(trusted) if is_signed_by(loaded, root)), None)
         if root is None:
             raise CertificateError(f"{certificate} is not signed by an authority in {trusted}")
         return cls(loaded, private, root if root != loaded else None)
@@ -138,7 +136,7 @@ class CertificateAuthority:
     @property
     def can_create_issuing(self) -> bool:
         """True for a root, but for one made by a version without issuing authorities."""
-        return bool(_basic_constraints(self.certificate).path_length)
+        return bool(basic_constraints(self.certificate).path_length)
 
     def issue(
         self,
@@ -200,137 +198,17 @@ class CertificateAuthority:
         """Return the reason to renew ``certificate`` for ``request``; "" for none."""
         if common_name(certificate) != request.common_name:
             return f"issued for {common_name(certificate)!r}, not {request.common_name!r}"
-        if set(_alternative_names(certificate)) != set(request.alternative_names()):
+        if set(alternative_names(certificate)) != set(request.alternative_names()):
             return "issued for other names"
-        if not _is_signed_by(certificate, self.certificate):
+        if not is_signed_by(certificate, self.certificate):
             return "not signed by this CA"
         return why_expires(certificate, now)
 
 
 def request_like(certificate: x509.Certificate) -> CertificateRequest:
     """Return the request for a further certificate with the same identity and names."""
-    names = tuple(str(name.value) for name in _alternative_names(certificate))
+    names = tuple(str(name.value) for name in alternative_names(certificate))
     return CertificateRequest(common_name(certificate), names)
-
-
-def load_certificate(path: Path) -> x509.Certificate:
-    """Load the first certificate in a PEM file.
-
-    Raises:
-        CertificateError: the file is missing, unreadable or not a certificate.
-    """
-    try:
-        return x509.load_pem_x509_certificate(input_file.read(path))
-    except (OSError, ValueError) as error:
-        raise CertificateError(f"cannot read the certificate {path}: {error}") from error
-
-
-def load_certificates(path: Path) -> list[x509.Certificate]:
-    """Load all certificates in a PEM file.
-
-    Raises:
-        CertificateError: the file is missing, unreadable or holds none.
-    """
-    try:
-        return x509.load_pem_x509_certificates(input_file.read(path))
-    except (OSError, ValueError) as error:
-        raise CertificateError(f"cannot read the certificates {path}: {error}") from error
-
-
-def load_key(path: Path, passphrase: str = "") -> ec.EllipticCurvePrivateKey:
-    """Load the private key in a PEM file, or in a file encrypted by :func:`encrypted_key`.
-
-    Raises:
-        CertificateError: the file is missing or unreadable, holds another kind of key, or needs another passphrase.
-    """
-    try:
-        content = input_file.read(path)
-        key = _decrypted(content, passphrase) if _is_pkcs12(content) else _plain(content)
-    except (OSError, ValueError, TypeError) as error:  # TypeError: it is encrypted as PEM
-        raise CertificateError(f"cannot read the key {path}: {error}") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise CertificateError(f"{path} is not an elliptic curve key")
-    return key
-
-
-def is_encrypted(path: Path) -> bool:
-    """Return True if a key file needs a passphrase.
-
-    Raises:
-        CertificateError: the file cannot be read.
-    """
-    try:
-        return _is_pkcs12(input_file.read(path))
-    except OSError as error:
-        raise CertificateError(f"cannot read the key {path}: {error}") from error
-
-
-def encrypted_key(key: bytes, passphrase: str) -> bytes:
-    """Return the content of a key file that needs a passphrase: PKCS #12, as ``openssl pkcs12`` reads.
-
-    Not PEM's own encryption, for which the library derives the key in 2,048 rounds, too few against guessing; nor age,
-    which adapts to the speed of the machine and refuses on one that is much slower.
-    """
-    encryption = (
-        serialization.PrivateFormat.PKCS12.encryption_builder()
-        .kdf_rounds(_PASSPHRASE_ROUNDS)
-        .key_cert_algorithm(pkcs12.PBES.PBESv2SHA256AndAES256CBC)
-        .hmac_hash(hashes.SHA256())
-        .build(passphrase.encode())
-    )
-    return pkcs12.serialize_key_and_certificates(None, _plain(key), None, None, encryption)
-
-
-def _is_pkcs12(content: bytes) -> bool:
-    return content.startswith(_DER_SEQUENCE)
-
-
-def _decrypted(content: bytes, passphrase: str) -> object:
-    if not passphrase:
-        raise ValueError("it needs a passphrase")
-    try:
-        return pkcs12.load_key_and_certificates(content, passphrase.encode())[0]
-    except ValueError as error:
-        raise ValueError("the passphrase is wrong") from error
-
-
-def _plain(content: bytes) -> ec.EllipticCurvePrivateKey:
-    # Other kinds of keys are told apart by the caller.
-    return cast("ec.EllipticCurvePrivateKey", serialization.load_pem_private_key(content, password=None))
-
-
-def fingerprint(certificate: x509.Certificate) -> str:
-    """Return the SHA-256 of a certificate in hexadecimal."""
-    return certificate.fingerprint(hashes.SHA256()).hex()
-
-
-def life_of(certificate: x509.Certificate) -> Life:
-    return Life(certificate.not_valid_before_utc, certificate.not_valid_after_utc)
-
-
-def why_expires(certificate: x509.Certificate, now: datetime.datetime) -> str:
-    """Return the reason to renew a certificate by its dates; "" within the first two thirds of its life."""
-    life = life_of(certificate)
-    if life.begins > now:
-        return f"not valid before {life.begins:%Y-%m-%d %H:%M} UTC"
-    return f"expires on {life.ends:%Y-%m-%d %H:%M} UTC" if now >= life.renewal_due else ""
-
-
-def certificate_end(pem: bytes) -> datetime.datetime:
-    """Return the end of the first certificate in PEM, aware."""
-    return x509.load_pem_x509_certificate(pem).not_valid_after_utc
-
-
-def common_name(certificate: x509.Certificate) -> str:
-    """Return the common name of a certificate; "" for none."""
-    return "".join(str(part.value) for part in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME))
-
-
-def unit(certificate: x509.Certificate) -> str:
-    """Return the unit of a certificate; "" for none."""
-    return "".join(
-        str(part.value) for part in certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
-    )
 
 
 def _builder(
@@ -362,21 +240,6 @@ def _signed_authority(
         .add_extension(_key_usage(sign_certificates=True), critical=True)
         .sign(key, hashes.SHA256())
     )
-
-
-def _basic_constraints(certificate: x509.Certificate) -> x509.BasicConstraints:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except (x509.ExtensionNotFound, ValueError):
-        return x509.BasicConstraints(ca=False, path_length=None)
-
-
-def _is_signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def _subject(common_name: str, unit: str = "") -> x509.Name:
@@ -418,10 +281,3 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
         return x509.DNSName(name)
-
-
-def _alternative_names(certificate: x509.Certificate) -> Sequence[x509.GeneralName]:
-    try:
-        return list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    except x509.ExtensionNotFound:
-        return []

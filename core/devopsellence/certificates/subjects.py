@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from devopsellence.agent_identity import router_name, server_name
-from devopsellence.certificates.authority import LONG_LIFE, MAX_COMMON_NAME, CertificateError, CertificateRequest
+from devopsellence.certificates.authority import LONG_LIFE, MAX_COMMON_NAME, CertificateRequest
 from devopsellence.certificates.life import JOIN_LIFE
+from devopsellence.certificates.pem import CertificateError
 from devopsellence.store.identities import (
     USER_CONTROLLER,
     USER_OPERATOR,

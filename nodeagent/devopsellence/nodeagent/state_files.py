@@ -22,6 +22,8 @@ from typing import Final, TypeAlias
 
 import structlog
 
+from devopsellence.atomic_file import sync_folder
+
 #: Suffix of temporary files.
 TEMPORARY: Final = ".tmp"
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -276,7 +278,7 @@ def replace_file(path: Path, content: bytes, *, sync: bool) -> _Stamp | None:
             temporary.unlink(missing_ok=True)
         raise
     if sync:
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     return _stamp(path)
 
 
@@ -293,15 +295,6 @@ def _clear(temporary: Path) -> None:
         temporary.unlink(missing_ok=True)
     except IsADirectoryError:
         set_aside(temporary)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Sync a folder, which puts renames in the folder on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _stamp(path: Path) -> _Stamp | None:

@@ -12,7 +12,8 @@ import pytest
 from devopsellence.access.rights import Rights
 from devopsellence.access.roles import Role
 from devopsellence.api.v1.stored_pb2 import Environment, OperatorAccess
-from devopsellence.certificates.authority import certificate_end, load_certificate
+from devopsellence.certificates.facts import certificate_end
+from devopsellence.certificates.pem import load_certificate
 from devopsellence.cli.access_token import IDENTITY, TOKEN, Token
 from devopsellence.cli.operators import tokens
 from devopsellence.cli.operators.tokens import TokenOrder

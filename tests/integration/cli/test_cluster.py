@@ -12,7 +12,8 @@ from cryptography.x509.oid import NameOID
 
 from devopsellence.agent_identity import server_name
 from devopsellence.api.v1.stored_pb2 import Environment
-from devopsellence.certificates.authority import CertificateAuthority, load_certificate
+from devopsellence.certificates.authority import CertificateAuthority
+from devopsellence.certificates.pem import load_certificate
 from devopsellence.cli.cluster.authority import Passphrase
 from devopsellence.cli.cluster.folder import ClusterFolder, ControlPlane
 from devopsellence.cli.cluster.init import initialize

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.certificates.authority import LONG_LIFE, life_of, load_certificate, load_key
+from devopsellence.certificates.authority import LONG_LIFE
+from devopsellence.certificates.facts import life_of
 from devopsellence.certificates.life import LEAF_LIFE
+from devopsellence.certificates.pem import load_certificate, load_key
 from devopsellence.cli.cluster.authority import Passphrase, establish
 from devopsellence.cli.cluster.folder import ClusterFolder
 from tests.support.certificates import make_certificate

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from devopsellence.certificates.authority import common_name, load_certificate
+from devopsellence.certificates.facts import common_name
 from devopsellence.certificates.join_token import JoinToken
+from devopsellence.certificates.pem import load_certificate
 from devopsellence.store.settings_file import AGENT_ARGUMENTS
 from tests.integration.cli.running_cluster import RunningCluster, variables_of
 from tests.support.need import need_docker

@@ -14,7 +14,7 @@ import pytest
 
 from devopsellence.age import AgeIdentity
 from devopsellence.api.v1.stored_pb2 import Environment, Operator, OperatorAccess, Secret
-from devopsellence.certificates.authority import certificate_end
+from devopsellence.certificates.facts import certificate_end
 from devopsellence.cli.access_token import IDENTITY, TOKEN, TOKEN_FILE, Token
 from tests.integration.cli import secret_operator
 from tests.integration.cli.running_cluster import RunningCluster

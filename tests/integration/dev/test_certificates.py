@@ -7,12 +7,8 @@ import pytest
 from cryptography import x509
 
 from devopsellence.agent_identity import server_name
-from devopsellence.certificates.authority import (
-    CertificateAuthority,
-    CertificateError,
-    CertificateRequest,
-    load_certificate,
-)
+from devopsellence.certificates.authority import CertificateAuthority, CertificateRequest
+from devopsellence.certificates.pem import CertificateError, load_certificate
 from devopsellence.cli.dev import state
 from devopsellence.cli.dev.certificates import ensure
 from devopsellence.cli.dev.paths import DevLayout

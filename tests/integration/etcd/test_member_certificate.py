@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from devopsellence.certificates.authority import load_certificate
+from devopsellence.certificates.pem import load_certificate
 from devopsellence.controller.access.member_certificate import main
 from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.etcd import Etcd

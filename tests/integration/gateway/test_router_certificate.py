@@ -15,8 +15,9 @@ from cryptography.exceptions import InvalidSignature
 
 from devopsellence.agent_identity import router_name, server_name
 from devopsellence.api.v1.stored_pb2 import Authorities, RouterTls
-from devopsellence.certificates.authority import common_name, fingerprint, load_certificate
+from devopsellence.certificates.facts import common_name, fingerprint
 from devopsellence.certificates.files import KeyPair
+from devopsellence.certificates.pem import load_certificate
 from devopsellence.certificates.trust import by_fingerprint
 from devopsellence.nodeagent.certificates.machine import MachineCertificate
 from devopsellence.nodeagent.certificates.router import RouterCertificate

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from devopsellence.certificates import subjects
@@ -16,12 +14,11 @@ from devopsellence.certificates.authority import (
     ISSUING_LIFE,
     LONG_LIFE,
     CertificateAuthority,
-    CertificateError,
     CertificateRequest,
-    load_key,
-    why_expires,
 )
+from devopsellence.certificates.facts import why_expires
 from devopsellence.certificates.life import LEAF_LIFE
+from devopsellence.certificates.pem import CertificateError, load_key
 
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 DAY = datetime.timedelta(days=1)
@@ -152,21 +149,6 @@ def test_certificate_renewal_keeps_the_key(authority: CertificateAuthority, tmp_
     before, after = (x509.load_pem_x509_certificate(each.certificate) for each in (first, again))
     assert after.public_key() == before.public_key()
     assert after.not_valid_after_utc == before.not_valid_after_utc + 340 * DAY
-
-
-def test_foreign_key_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "tls.key"
-    pkcs8 = serialization.PrivateFormat.PKCS8
-    other = ed25519.Ed25519PrivateKey.generate().private_bytes(
-        serialization.Encoding.PEM, pkcs8, serialization.NoEncryption()
-    )
-    locked = ec.generate_private_key(ec.SECP256R1()).private_bytes(
-        serialization.Encoding.PEM, pkcs8, serialization.BestAvailableEncryption(b"pw")
-    )
-    for content in (b"", b"nonsense", other, locked):
-        path.write_bytes(content)
-        with pytest.raises(CertificateError, match=str(path)):
-            load_key(path)
 
 
 @pytest.mark.parametrize("name", ["", "node:" + 60 * "n"])

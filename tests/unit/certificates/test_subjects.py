@@ -6,7 +6,7 @@ import pytest
 
 from devopsellence.agent_identity import is_operator, router_name, server_name
 from devopsellence.certificates import subjects
-from devopsellence.certificates.authority import CertificateError
+from devopsellence.certificates.pem import CertificateError
 from devopsellence.store.keys import InvalidName
 from devopsellence.store.settings import ETCD_CLIENT_NAME, ETCD_SERVER_NAME
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Authorities
-from devopsellence.certificates.authority import fingerprint, load_certificate
+from devopsellence.certificates.facts import fingerprint
+from devopsellence.certificates.pem import load_certificate
 from devopsellence.certificates.trust import (
     AuthorityNeeded,
     InvalidAuthorities,

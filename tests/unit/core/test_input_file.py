@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from devopsellence import input_file
-from devopsellence.certificates import authority
+from devopsellence.certificates import pem
 from devopsellence.cli.agent import client
 from devopsellence.cli.output import CliError
 from devopsellence.cli.secrets import identity
@@ -38,10 +38,10 @@ def test_endless_device_and_huge_file_are_errors(tmp_path: Path) -> None:
 
 def test_certificates_keys_and_identities_are_read_within_the_limit() -> None:
     endless = Path("/dev/zero")
-    with pytest.raises(authority.CertificateError, match="is larger than 1024 KiB"):
-        authority.load_certificate(endless)
-    with pytest.raises(authority.CertificateError, match="is larger than 1024 KiB"):
-        authority.load_key(endless)
+    with pytest.raises(pem.CertificateError, match="is larger than 1024 KiB"):
+        pem.load_certificate(endless)
+    with pytest.raises(pem.CertificateError, match="is larger than 1024 KiB"):
+        pem.load_key(endless)
     with pytest.raises(CliError, match="is larger than 1024 KiB"):
         identity.load_or_create(endless)
     with pytest.raises(CliError, match="is larger than 1024 KiB"):

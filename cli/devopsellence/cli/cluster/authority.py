@@ -12,15 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from devopsellence.certificates.authority import (
-    CertificateAuthority,
-    CertificateError,
-    encrypted_key,
-    is_encrypted,
-    load_certificate,
-    why_expires,
-)
+from devopsellence.certificates.authority import CertificateAuthority
+from devopsellence.certificates.facts import why_expires
 from devopsellence.certificates.files import KeyPair
+from devopsellence.certificates.pem import CertificateError, encrypted_key, is_encrypted, load_certificate
 from devopsellence.cli.cluster.folder import ClusterFolder
 from devopsellence.cli.output import CliError, NextAction
 

@@ -14,13 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from devopsellence.atomic_file import write_atomic
 from devopsellence.certificates import subjects
-from devopsellence.certificates.authority import (
-    CertificateError,
-    CertificateRequest,
-    common_name,
-    load_certificate,
-    load_key,
-)
+from devopsellence.certificates.authority import CertificateRequest
+from devopsellence.certificates.facts import common_name
+from devopsellence.certificates.pem import CertificateError, load_certificate, load_key
 from devopsellence.cli.cluster.folder import CertificateBundle, make_private
 from devopsellence.cli.cluster.signer import Signer
 from devopsellence.cli.output import CliError, NextAction

@@ -11,8 +11,9 @@ from devopsellence import input_file
 from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.atomic_file import write_atomic
 from devopsellence.certificates import subjects
-from devopsellence.certificates.authority import CertificateAuthority, load_certificates
+from devopsellence.certificates.authority import CertificateAuthority
 from devopsellence.certificates.join_token import JoinToken
+from devopsellence.certificates.pem import load_certificates
 from devopsellence.certificates.request import new_request
 from devopsellence.cli.cluster import authority as authorities
 from devopsellence.cli.cluster import issue, programs

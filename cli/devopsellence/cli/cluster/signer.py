@@ -11,7 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from devopsellence import input_file
-from devopsellence.certificates.authority import CertificateRequest, common_name, why_expires
+from devopsellence.certificates.authority import CertificateRequest
+from devopsellence.certificates.facts import common_name, why_expires
 from devopsellence.certificates.files import KeyPair
 from devopsellence.certificates.life import LEAF_LIFE
 from devopsellence.certificates.request import new_request

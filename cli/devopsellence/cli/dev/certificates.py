@@ -7,13 +7,9 @@ import hashlib
 from typing import Final
 
 from devopsellence.certificates import subjects
-from devopsellence.certificates.authority import (
-    CertificateAuthority,
-    CertificateError,
-    CertificateRequest,
-    load_certificate,
-    why_expires,
-)
+from devopsellence.certificates.authority import CertificateAuthority, CertificateRequest
+from devopsellence.certificates.facts import why_expires
+from devopsellence.certificates.pem import CertificateError, load_certificate
 from devopsellence.cli.dev.paths import DevLayout
 from devopsellence.cli.dev.state import CONTROLLER, NODE, OPERATOR
 

@@ -50,7 +50,7 @@ async def docker(host: str | None) -> CheckResult:
 
 def certificates(settings: Settings, now: datetime.datetime) -> list[CheckResult]:
     """Check the expiry of the client certificate and the CA; no results in a cluster without certificates."""
-    from devopsellence.certificates.authority import CertificateError, load_certificate
+    from devopsellence.certificates.pem import CertificateError, load_certificate
 
     if settings.ca_cert is None or settings.cert is None:
         return []

@@ -17,7 +17,7 @@ from devopsellence.access.roles import Action
 from devopsellence.age import AgeIdentity
 from devopsellence.api.v1.stored_pb2 import Operator, OperatorAccess, TokenCertificate
 from devopsellence.certificates.approval import approve_operator
-from devopsellence.certificates.authority import certificate_end
+from devopsellence.certificates.facts import certificate_end
 from devopsellence.certificates.files import KeyPair
 from devopsellence.cli.access_token import Token
 from devopsellence.cli.errors import access_denied

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,7 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from devopsellence.certificates import subjects
-from devopsellence.certificates.authority import CertificateAuthority, fingerprint
+from devopsellence.certificates.authority import CertificateAuthority
+from devopsellence.certificates.facts import fingerprint
 from devopsellence.certificates.files import KeyPair
 from devopsellence.cli.cluster import authority as authorities
 from devopsellence.cli.cluster import issue
@@ -43,14 +44,16 @@ class Rotation:
     output: Output
 
     def stage(self) -> Stage:
-        """Return the stage, after a check that there is a cluster.
+        """Return the stage, after the folders of machines that an interrupted step has left are completed.
 
         Raises:
             CliError: ``authority_missing``, ``authority_unusable``.
         """
         with self.folder.locked():
             stage = stages.stage_of(self.folder)
-        authorities.load(self.folder, issue.now())
+            self._signing()
+            if stage is not Stage.NONE:
+                self._write()
         return stage
 
     def settings(self) -> Settings:
@@ -75,15 +78,11 @@ class Rotation:
 
     def retire(self) -> InitResult:
         """Forget the former CA; the folders of all machines trust the new one alone."""
-        with self.folder.locked():
-            stages.retire(self.folder)
-            return self._write()
+        return self._end(stages.retire)
 
     def abandon(self) -> InitResult:
         """Forget the new CA; the folders of all machines trust the present one alone."""
-        with self.folder.locked():
-            stages.abandon(self.folder)
-            return self._write()
+        return self._end(stages.abandon)
 
     async def announce(self, etcd: Etcd) -> None:
         """Have everybody trust both CAs, and certificates renewed under the present one, which signs."""
@@ -91,9 +90,13 @@ class Rotation:
         await steps.announce(etcd, [_pem(root) for root in (present.root, *present.also_trusted)])
 
     async def announce_only(self, etcd: Etcd) -> None:
-        """Have everybody trust the CA that signs, and no other; what admins have approved counts as before."""
-        await approve_again(etcd)
+        """Have everybody trust the CA that signs, and no other."""
         await steps.announce(etcd, [_pem(self._signing().root)])
+
+    async def announce_new(self, etcd: Etcd) -> None:
+        """Have everybody trust the new CA alone; what admins have approved counts as before."""
+        await approve_again(etcd)
+        await self.announce_only(etcd)
 
     async def wait_trusting(self, etcd: Etcd) -> list[str]:
         """Return once all servers and routers trust the new CA; return the operators that may not.
@@ -146,6 +149,15 @@ class Rotation:
 
     def _write(self) -> InitResult:
         return write_bundles(self.folder, self._signing(), self.prefix, issue.now())
+
+    def _end(self, forget: Callable[[ClusterFolder], None]) -> InitResult:
+        """Write folders that trust the signing CA alone, then ``forget`` the other, which ends the rotation."""
+        with self.folder.locked():
+            signing = self._signing()
+            signing.also_trusted = ()
+            result = write_bundles(self.folder, signing, self.prefix, issue.now())
+            forget(self.folder)
+        return result
 
 
 def _pem(certificate: x509.Certificate) -> bytes:

@@ -12,7 +12,8 @@ from cryptography import x509
 
 from devopsellence.agent_identity import server_name
 from devopsellence.api.v1.stored_pb2 import Authorities, Gateways, Heartbeat, IssuedCertificate, Node, OperatorAccess
-from devopsellence.certificates.authority import BACKDATE, fingerprint
+from devopsellence.certificates.authority import BACKDATE
+from devopsellence.certificates.facts import fingerprint
 from devopsellence.certificates.files import KeyPair
 from devopsellence.cli.agent.client import endpoint_of
 from devopsellence.cli.cluster import programs

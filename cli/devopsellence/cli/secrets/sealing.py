@@ -21,6 +21,7 @@ from devopsellence.access.roles import Action
 from devopsellence.api.v1.stored_pb2 import DenyList, Node, Operator, OperatorAccess, RecipientApproval
 from devopsellence.certificates import approval
 from devopsellence.certificates.approval import InvalidApproval, Statement
+from devopsellence.certificates.pem import load_certificates
 from devopsellence.cli import errors
 from devopsellence.cli.confirm import AnswerNeeded
 from devopsellence.cli.output import Finding, NextAction
@@ -133,7 +134,7 @@ async def trust_of(etcd: Etcd, environments: str, own_key: str, confirmed: Known
     return RecipientTrust(
         environment=environments,
         policy=AccessPolicy({access.name: access for access in accesses.values()}, denied or DenyList()),
-        authorities=await asyncio.to_thread(approval.authorities, ca_cert) if ca_cert is not None else (),
+        authorities=await asyncio.to_thread(load_certificates, ca_cert) if ca_cert is not None else (),
         own_key=own_key,
         known=await asyncio.to_thread(confirmed.load) if confirmed is not None else frozenset(),
     )

@@ -12,9 +12,10 @@ from typing import Final
 
 import click
 
-from devopsellence.certificates.authority import CertificateError, load_certificate, request_like
+from devopsellence.certificates.authority import request_like
 from devopsellence.certificates.files import Busy, finish_replacement
 from devopsellence.certificates.issuing import IssuingFiles
+from devopsellence.certificates.pem import CertificateError, load_certificate
 from devopsellence.certificates.renewal import RenewalFailed, install, read_certificate
 from devopsellence.certificates.subjects import MEMBER_COMMON_NAME
 from devopsellence.server_certificate import CertificateFiles

@@ -17,14 +17,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from devopsellence.certificates.authority import (
-    CertificateError,
-    CertificateRequest,
-    load_certificate,
-    request_like,
-)
+from devopsellence.certificates.authority import CertificateRequest, request_like
 from devopsellence.certificates.files import KeyPair
 from devopsellence.certificates.issuing import IssuingFiles
+from devopsellence.certificates.pem import CertificateError, load_certificate
 from devopsellence.certificates.renewal import Renewer
 from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.identities import USER_CONTROLLER

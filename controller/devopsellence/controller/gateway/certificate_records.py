@@ -15,7 +15,8 @@ from google.protobuf.message import Message
 from devopsellence.access.denied import serial_text
 from devopsellence.agent_identity import JOIN_PREFIX
 from devopsellence.api.v1.stored_pb2 import IssuedCertificate, Node, OperatorAccess, UsedJoinToken
-from devopsellence.certificates.authority import CertificateRequest, fingerprint, life_of
+from devopsellence.certificates.authority import CertificateRequest
+from devopsellence.certificates.facts import fingerprint, life_of
 from devopsellence.certificates.subjects import FIXED_TERM
 from devopsellence.controller.gateway.rules.grants import end_of
 from devopsellence.controller.gateway.upstream import Upstream

@@ -18,8 +18,10 @@ from devopsellence.api.v1.certificates_pb2 import JoinRequest, RenewRequest, Sig
 from devopsellence.api.v1.certificates_pb2_grpc import CertificatesServicer
 from devopsellence.api.v1.stored_pb2 import UsedJoinToken
 from devopsellence.certificates import subjects
-from devopsellence.certificates.authority import CertificateError, CertificateRequest, unit
+from devopsellence.certificates.authority import CertificateRequest
+from devopsellence.certificates.facts import unit
 from devopsellence.certificates.issuing import IssuingFiles
+from devopsellence.certificates.pem import CertificateError
 from devopsellence.certificates.request import InvalidRequest, key_in
 from devopsellence.controller.gateway.admission import Admission, AdmittedCall
 from devopsellence.controller.gateway.certificate_records import CertificateRecords, record_of

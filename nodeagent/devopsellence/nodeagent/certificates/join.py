@@ -19,7 +19,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from devopsellence import input_file
 from devopsellence.atomic_file import write_atomic
-from devopsellence.certificates.authority import common_name
+from devopsellence.certificates.facts import common_name
 from devopsellence.certificates.files import KeyPair, locked
 from devopsellence.certificates.join_token import JoinToken, UnusableToken
 from devopsellence.certificates.request import SigningRequest, new_request

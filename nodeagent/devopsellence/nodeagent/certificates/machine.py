@@ -54,7 +54,6 @@ class MachineCertificate:
         self._renewer = Renewer(
             files, partial(new_certificate, etcd.renew_certificate), self._on_installed, self._is_outdated
         )
-
         if router is not None:
             router.on_renewed(self._wake.set)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.certificates.authority import load_certificate
+from devopsellence.certificates.pem import load_certificate
 from devopsellence.cli.cluster import authority as authorities
 from devopsellence.cli.cluster.authority import Passphrase
 from devopsellence.cli.cluster.folder import ClusterFolder

@@ -133,7 +133,7 @@ def _retire(ctx: click.Context, output: Output, rotation: Rotation) -> None:
             f"No gateway has signed a certificate of the new CA for {names}: any command of theirs has it signed. "
             "Operators without one lose access until you issue one: devopsellence cluster issue operator <name>.",
         )
-    context.run(ctx, rotation.announce_only, settings=rotation.settings())
+    context.run(ctx, rotation.announce_new, settings=rotation.settings())
     text = "Step 3 of 3: the rotation is complete. Only the new CA is trusted, on these machines after a restart."
     _result(output, "none", text, rotation.retire(), restart_members=True, operators_without=left)
 

@@ -14,6 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Final
 
+from devopsellence.atomic_file import sync_folder
 from devopsellence.controller.gateway.audit.retention import AuditFile, Removal, largest_part, parse_name, removal
 
 _MODE: Final = 0o600
@@ -108,13 +109,5 @@ def _append(path: Path, content: bytes) -> int:
     finally:
         os.close(descriptor)
     if is_new:
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     return size + len(content)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

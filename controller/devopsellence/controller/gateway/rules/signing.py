@@ -18,8 +18,9 @@ from devopsellence.access.roles import Action
 from devopsellence.agent_identity import JOIN_PREFIX, NODE_PREFIX, OPERATOR_PREFIX
 from devopsellence.api.v1.stored_pb2 import Node, UsedJoinToken
 from devopsellence.certificates import subjects
-from devopsellence.certificates.authority import CertificateError, CertificateRequest
+from devopsellence.certificates.authority import CertificateRequest
 from devopsellence.certificates.life import LEAF_LIFE
+from devopsellence.certificates.pem import CertificateError
 from devopsellence.controller.gateway.rules.caller import Caller, Role
 from devopsellence.controller.gateway.rules.refusal import denied, invalid
 from devopsellence.names import NAME, InvalidName
