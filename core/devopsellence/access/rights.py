@@ -62,6 +62,7 @@ class Rights:
 
 NO_RIGHTS: Final = Rights(frozenset())
 FULL_ROLES: Final = (Role.DEPLOYER, Role.ADMIN, Role.EXEC)
+FULL_RIGHTS: Final = Rights(frozenset((role, ANY) for role in FULL_ROLES))
 
 
 def rights_of(access: OperatorAccess) -> Rights:

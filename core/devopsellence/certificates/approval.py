@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -112,16 +112,19 @@ def approver(approval: RecipientApproval, statement: Statement, trusted: Sequenc
         raise InvalidApproval("its certificate is malformed") from error
     if len(chain) > _MOST_CERTIFICATES:
         raise InvalidApproval("it has too many certificates")
-    key = chain[0].public_key()
+    try:
+        key = chain[0].public_key()
+        are_authorities = all(basic_constraints(issuer).ca for issuer in chain[1:])
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+        raise InvalidApproval("its certificates are not understood") from error
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise InvalidApproval("its certificate has another kind of key")
     try:
         key.verify(approval.signature, statement.content, _SIGNED)
     except InvalidSignature as error:
         raise InvalidApproval("it is of something else") from error
-    for issued, issuer in pairwise(chain):
-        if not (basic_constraints(issuer).ca and is_signed_by(issued, issuer)):
-            raise InvalidApproval("its certificates are no chain")
+    if not (are_authorities and all(is_signed_by(issued, issuer) for issued, issuer in pairwise(chain))):
+        raise InvalidApproval("its certificates are no chain")
     if not any(is_signed_by(chain[-1], issuer) for issuer in trusted):
         raise InvalidApproval("its certificate is of another cluster")
     return Certificate(common_name(chain[0]), serial_text(chain[0].serial_number))

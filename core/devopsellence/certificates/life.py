@@ -15,6 +15,8 @@ LEAF_LIFE: Final = datetime.timedelta(days=90)
 JOIN_LIFE: Final = datetime.timedelta(hours=1)
 #: Share of the life after which a certificate is renewed.
 _RENEWED_AFTER: Final = 2 / 3
+#: Shortest life of a certificate that a gateway signs.
+LEAST_LIFE: Final = datetime.timedelta(minutes=5)
 #: Share of the life that the renewals of many certificates of one age are spread over.
 _SPREAD: Final = 1 / 30
 #: Share of the life after which a renewal is overdue: whoever renews has tried for weeks.

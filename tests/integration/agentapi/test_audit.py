@@ -73,7 +73,7 @@ async def test_arguments_are_told_without_the_secrets_of_the_service(here: ApiNo
     assert [list(entry.command) for entry in here.audit] == [
         ["echo", "--token=[secret]", "plain"],
         ["echo", "--token=[secret]", "plain"],
-        ["echo", "[secret]"],
+        ["echo", "[not shown]"],
     ]
     assert here.audit[-1].outcome == AuditEntry.REFUSED
     assert not any(b"s3cret-value" in entry.SerializeToString() for entry in here.audit)

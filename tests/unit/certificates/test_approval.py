@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +94,17 @@ def test_leaf_is_no_intermediate_authority(tmp_path: Path) -> None:
 def test_hostile_certificates_are_refused(certificates: str, problem: str) -> None:
     with pytest.raises(InvalidApproval, match=problem):
         approval.approver(RecipientApproval(certificates=certificates), ANN, [])
+
+
+def test_certificate_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
+    amy = signer(tmp_path)
+    signed = amy.sign(ANN)
+    der = ssl.PEM_cert_to_DER_cert(signed.certificates)
+    curve, unknown = bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030106")
+    assert der.count(curve) == 1
+    signed.certificates = ssl.DER_cert_to_PEM_cert(der.replace(curve, unknown))
+    with pytest.raises(InvalidApproval, match="not understood"):
+        approval.approver(signed, ANN, [amy.authority.certificate])
 
 
 def test_many_certificates_are_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from devopsellence import input_file
 from devopsellence.certificates.authority import CertificateRequest
 from devopsellence.certificates.facts import common_name, why_expires
 from devopsellence.certificates.files import KeyPair
-from devopsellence.certificates.life import LEAF_LIFE
+from devopsellence.certificates.life import LEAF_LIFE, LEAST_LIFE
 from devopsellence.certificates.request import new_request
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.store.errors import NotServed
@@ -96,7 +96,6 @@ def check_life(signer: Signer, life: datetime.timedelta) -> None:
     Raises:
         CliError: ``usage`` (exit code 2).
     """
-    least = datetime.timedelta(minutes=5)
-    if isinstance(signer, GatewaySigner) and not least <= life <= LEAF_LIFE:
+    if isinstance(signer, GatewaySigner) and not LEAST_LIFE <= life <= LEAF_LIFE:
         message = f"--expires: gateways sign for 5m to {LEAF_LIFE.days}d; other times need the cluster's CA here"
         raise CliError("usage", message, exit_code=2)

@@ -6,9 +6,11 @@ import asyncio
 import datetime
 from typing import TYPE_CHECKING, Final
 
+from devopsellence.agent_identity import OPERATOR_PREFIX
 from devopsellence.cli import context, errors
 from devopsellence.cli.access_token import TokenSettings, place_of
 from devopsellence.cli.output import CheckResult, CliError, NextAction
+from devopsellence.names import NAME
 
 if TYPE_CHECKING:
     from devopsellence.store.settings import Settings
@@ -79,7 +81,22 @@ def validity(name: str, certificate: str, left: datetime.timedelta, fix: NextAct
 def _renew_action(settings: Settings) -> NextAction:
     if isinstance(settings, TokenSettings):
         command = "devopsellence operator token create <name>"
-        return NextAction("create another token, on the machine with the cluster's CA", command)
+        return NextAction("create another token, as an admin of all environments", command)
     if context.is_dev(settings):
         return NextAction("renew the certificate", "devopsellence dev up")
-    return NextAction("renew, on the machine with the cluster's CA", "devopsellence cluster init")
+    operator = _operator_in(settings)
+    command = f"devopsellence cluster issue operator {operator}" if operator else "devopsellence cluster init"
+    return NextAction("renew, on the machine with the cluster's CA", command)
+
+
+def _operator_in(settings: Settings) -> str:
+    """Return the operator whose certificate these settings have; "" for root, or if it cannot be read."""
+    from devopsellence.certificates.facts import common_name
+    from devopsellence.certificates.pem import CertificateError, load_certificate
+
+    try:
+        name = common_name(load_certificate(settings.cert)) if settings.cert is not None else ""
+    except CertificateError:
+        return ""
+    operator = name.removeprefix(OPERATOR_PREFIX)
+    return operator if operator != name and NAME.match(operator) else ""

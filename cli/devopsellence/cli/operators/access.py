@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
 from devopsellence.access.denied import denial_of
-from devopsellence.access.patterns import ANY, InvalidPattern, covers, fixed_parts
-from devopsellence.access.rights import FULL_ROLES, InvalidAccess, Rights, record_of, rights_of
+from devopsellence.access.patterns import InvalidPattern, covers, fixed_parts
+from devopsellence.access.rights import InvalidAccess, Rights, record_of, rights_of
 from devopsellence.access.roles import Action, Role
 from devopsellence.api.v1.stored_pb2 import DenyList, OperatorAccess
 from devopsellence.certificates import approval
@@ -27,7 +27,6 @@ from devopsellence.store.etcd import Etcd
 from devopsellence.store.identities import user_of_operator
 
 M = TypeVar("M", bound=Message)
-FULL_RIGHTS: Final = Rights(frozenset((role, ANY) for role in FULL_ROLES))
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,9 @@ async def _record(
         after.CopyFrom(before)
         former = list(after.tokens)
         del after.tokens[:]
-        after.tokens.extend([*unexpired(former, certificate.created_at), certificate])
+        # Without this one: an earlier attempt may have been written without an answer.
+        others = [token for token in unexpired(former, certificate.created_at) if token.serial != certificate.serial]
+        after.tokens.extend([*others, certificate])
         return after
 
     def recipients(after: OperatorAccess) -> list[Put | Delete]:

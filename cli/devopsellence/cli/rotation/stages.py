@@ -60,6 +60,8 @@ def switch(folder: ClusterFolder) -> None:
     # The key may be in a safe place: nothing here needs it.
     if folder.authority_key.exists():
         write_atomic(folder.former_key, input_file.read(folder.authority_key), mode=0o600)
+        # The next one may be in a safe place as well, and this one does not belong to its certificate.
+        folder.authority_key.unlink()
     write_atomic(folder.former_certificate, input_file.read(folder.authority_certificate), mode=0o644)
     _move(folder)
 

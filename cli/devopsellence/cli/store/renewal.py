@@ -15,6 +15,7 @@ from devopsellence.certificates.files import Busy, KeyPair, finish_replacement
 from devopsellence.certificates.life import Life
 from devopsellence.certificates.renewal import RenewalFailed, check_replaceable, install, read_certificate
 from devopsellence.certificates.trust import AuthorityNeeded, should_renew, trust
+from devopsellence.cli.access_token import TokenSettings
 from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.codec import decode
 from devopsellence.store.errors import StoreError
@@ -43,8 +44,8 @@ async def renew_if_due(etcd: Etcd) -> None:
     settings = etcd.settings
     if settings.ca_cert is None or settings.cert is None or settings.key is None:
         return
-    if settings.cert.is_relative_to("/proc"):
-        # A token: files in memory, and its end was chosen.
+    if isinstance(settings, TokenSettings):
+        # Its end was chosen.
         return
     files = CertificateFiles(settings.ca_cert, settings.cert, settings.key)
     with suppress(OSError, ValueError, Busy, StoreError, RenewalFailed, AuthorityNeeded):

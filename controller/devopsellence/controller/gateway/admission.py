@@ -30,7 +30,7 @@ _LONGEST_CALL: Final = 10.0
 # A status travels as metadata, which has a limit of 8 KiB, and each character may need nine bytes.
 _LONGEST_REASON: Final = 500
 #: Methods that change something in etcd.
-_WRITING: Final = frozenset({"Put", "DeleteRange", "Txn"})
+_WRITING: Final = frozenset({"Put", "DeleteRange", "Txn", "Renew", "RenewRouter", "Sign", "Join"})
 _CODES: Final[Mapping[RefusalKind, grpc.StatusCode]] = {
     RefusalKind.DENIED: grpc.StatusCode.PERMISSION_DENIED,
     RefusalKind.INVALID: grpc.StatusCode.INVALID_ARGUMENT,

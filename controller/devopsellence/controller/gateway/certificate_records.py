@@ -83,12 +83,12 @@ class CertificateRecords:
             the writes; none if the token is used already or the node has changed: nothing was written then.
         """
         lease = await self._lease_for(record, seconds)
-        mark = self._keys.used_join_token(token).encode()
-        puts = [self._put(record, lease), rpc.PutRequest(key=mark, value=encode(used), lease=lease)]
+        mark = self.mark(token, used, lease)
+        puts = [self._put(record, lease), mark]
         node = self._keys.node(used.node).encode()
         request = rpc.TxnRequest(
             compare=[
-                rpc.Compare(key=mark, target=rpc.Compare.CREATE, create_revision=0),
+                rpc.Compare(key=mark.key, target=rpc.Compare.CREATE, create_revision=0),
                 rpc.Compare(key=node, target=rpc.Compare.MOD, mod_revision=revision),
             ],
             success=[rpc.RequestOp(request_put=put) for put in puts],
@@ -97,6 +97,10 @@ class CertificateRecords:
             return puts
         await self._upstream.lease_revoke(rpc.LeaseRevokeRequest(ID=lease), seconds)
         return []
+
+    def mark(self, token: str, used: UsedJoinToken, lease: int = 0) -> rpc.PutRequest:
+        """Return the write that makes a join token used."""
+        return rpc.PutRequest(key=self._keys.used_join_token(token).encode(), value=encode(used), lease=lease)
 
     def _put(self, record: IssuedCertificate, lease: int) -> rpc.PutRequest:
         key = self._keys.issued_certificate(record.serial).encode()

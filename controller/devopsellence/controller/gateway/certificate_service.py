@@ -80,7 +80,10 @@ class CertificateService(CertificatesServicer):
                 raise invalid("the name of the node is malformed")
             for _ in range(_ATTEMPTS):
                 used = await self._records.used_join_token(call.serial, call.seconds)
-                if (chain := signing.check_unused(used, key)) is not None:
+                if used is not None and (chain := signing.check_unused(used, key)) is not None:
+                    # The first call may have ended before it was noted.
+                    mark = self._records.mark(call.serial, used)
+                    self._note(call, subjects.node(request.node, call.caller.uid), [mark])
                     return SignedCertificate(chain=chain)
                 node, revision = await self._records.node(request.node, call.seconds)
                 signing.check_joinable(call.caller, node)

@@ -23,6 +23,8 @@ from devopsellence.nodeagent.api.session import Answer
 from devopsellence.nodeagent.docker.output import redacted
 
 _REFUSALS: Final = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.RESOURCE_EXHAUSTED)
+#: In place of each argument of a command that was refused.
+_NOT_SHOWN: Final = "[not shown]"
 #: Returns the values of the secrets of a service in an environment, as far as this node knows them.
 KnownValues = Callable[[str, str], Awaitable[Sequence[str]]]
 
@@ -106,7 +108,10 @@ class CallAudit:
         left_out = self._budget.take(call.certificate.common_name, asyncio.get_running_loop().time())
         if left_out is None:
             return
-        if not call.begin:
+        if not call.begin and is_refusal:
+            # Masked, they would tell a caller without rights which of its guesses are secrets.
+            call.command = (*call.command[:1], *(_NOT_SHOWN for _ in call.command[1:]))
+        elif not call.begin:
             await self._mask(call)
         outcome = AuditEntry.REFUSED if is_refusal else AuditEntry.FAILED
         self._add(call, outcome, refused.message, left_out)

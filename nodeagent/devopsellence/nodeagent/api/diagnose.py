@@ -152,7 +152,7 @@ def check_memory(capacity: Capacity) -> Check:
 
 def check_certificate(left: Callable[[], float]) -> Check:
     """Check the expiry of the certificate. ``left`` returns the remaining seconds, or raises CertificateProblem."""
-    fix = "issue a new certificate for the node (devopsellence cluster issue node) and install it"
+    fix = "see in the agent's log why it was not renewed, or join again (devopsellence node register prints a token)"
     try:
         days = int(left() // _DAY)
     except CertificateProblem as problem:

@@ -81,6 +81,16 @@ def test_root_whose_key_is_elsewhere_can_be_replaced(folder: ClusterFolder) -> N
     assert folder.authority_key.exists()
 
 
+def test_key_of_the_former_root_goes_although_the_next_one_is_elsewhere(folder: ClusterFolder) -> None:
+    former = folder.authority_key.read_bytes()
+    stages.introduce(folder, AT, NONE)
+    folder.next.authority_key.unlink()
+    stages.switch(folder)
+    assert (folder.authority_key.exists(), folder.former_key.read_bytes()) == (False, former)
+    stages.retire(folder)
+    assert not any(former in path.read_bytes() for path in folder.root.iterdir() if path.is_file())
+
+
 def test_root_that_signs_leaves_itself_can_be_replaced(folder: ClusterFolder) -> None:
     folder.issuing_certificate.unlink()
     folder.issuing_key.unlink()

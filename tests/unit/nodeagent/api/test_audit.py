@@ -74,16 +74,18 @@ async def test_command_that_fails_or_is_cut_off_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("refused", "outcome"), [(DENIED, AuditEntry.REFUSED), (NOT_RUNNING, AuditEntry.FAILED)], ids=["denied", "failed"]
+    ("refused", "outcome", "argument"),
+    [(DENIED, AuditEntry.REFUSED, "[not shown]"), (NOT_RUNNING, AuditEntry.FAILED, "--password=[secret]")],
+    ids=["denied", "failed"],
 )
-async def test_refused_command_has_its_arguments_without_secrets(
-    refused: CallRefused, outcome: AuditEntry.Outcome.ValueType
+async def test_refused_command_tells_its_caller_nothing_of_secrets(
+    refused: CallRefused, outcome: AuditEntry.Outcome.ValueType, argument: str
 ) -> None:
     entries, audit, call = made()
     await audit.refused(call, refused)
     (entry,) = entries
     assert (entry.outcome, entry.reason) == (outcome, refused.message)
-    assert list(entry.command) == ["login", "--password=[secret]"]
+    assert list(entry.command) == ["login", argument]
 
 
 async def test_refusals_are_limited() -> None:

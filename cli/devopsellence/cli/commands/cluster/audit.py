@@ -71,8 +71,8 @@ def audit(
     Entries are about writes and reads of secrets at the gateways, and about logs, commands, tasks and images at the
     nodes. Callers are named by their certificates. An entry with a node is reported by that node; all others are
     recorded by a gateway. An admin sees the entries about its environments, an admin of all environments everything,
-    everybody the own calls. Arguments of commands are shown without the values of secrets known to the node; what is
-    typed in a session is not recorded.
+    every operator its own calls. Arguments of commands are shown without the values of secrets known to the node; what
+    is typed in a session is not recorded.
 
     \b
     Example:

@@ -43,7 +43,7 @@ def ca() -> None:
     multiple=True,
     metavar="NODE",
     shell_complete=complete_nodes,
-    help="Do not wait for this node (repeatable); it needs a new certificate, copied by hand, afterwards.",
+    help="Do not wait for this node (repeatable); afterwards it has to join again.",
 )
 @click.option(
     "--timeout",

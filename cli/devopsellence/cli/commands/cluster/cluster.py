@@ -198,11 +198,12 @@ def _uid(ctx: click.Context, folder: ClusterFolder, name: str) -> str:
 
 def _grant_operator(ctx: click.Context, signing: Signing, name: str) -> None:
     """Record the access of the operator, which a gateway requires before it signs."""
+    from devopsellence.access.rights import FULL_RIGHTS
     from devopsellence.cli.operators import access
 
     async def grant(etcd: Etcd) -> None:
         await access.check_addable(etcd, name, None)
-        await access.add(etcd, name, access.FULL_RIGHTS)
+        await access.add(etcd, name, FULL_RIGHTS)
 
     try:
         context.run(ctx, grant, settings=signing.settings)

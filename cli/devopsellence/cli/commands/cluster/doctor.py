@@ -17,8 +17,8 @@ OPERATION: Final = "doctor"
 def doctor(ctx: click.Context, output: Output) -> None:
     """Check the setup and show how to fix problems.
 
-    Checks the configuration, Docker, certificates, etcd, the controller, the nodes and their agents. The exit code is 1
-    if a check fails.
+    Checks the configuration, Docker, certificates, etcd, the gateways and their audit trails, the controller, the nodes
+    with their agents, and the ingress. The exit code is 1 if a check fails.
 
     \b
     Example:

@@ -26,8 +26,8 @@ _PATIENCE: Final = 15.0
 def diagnose(ctx: click.Context, output: Output, name: str) -> None:
     """Show the health of a node, as reported by its agent.
 
-    The agent checks Docker, etcd, disk, memory, its certificate, the environments on the node, and the isolation of
-    their networks.
+    The agent checks Docker, etcd, the gateways, disk, memory, its certificate, the environments on the node, and the
+    isolation of their networks.
 
     \b
     Example:

@@ -62,14 +62,14 @@ def describe_request(keys: Keys, request: Message | None) -> Description:
         case rpc.DeleteRangeRequest():
             return describe_writes(keys, [], [KeyRange(request.key, request.range_end)])
         case rpc.TxnRequest():
-            branch = request.success or request.failure
-            if written := written_in(branch):
-                return describe_writes(keys, puts_in(branch), written)
-            return describe_reads(keys, read_in(branch))
+            operations = [*request.success, *request.failure]
+            if written := written_in(operations):
+                return describe_writes(keys, puts_in(operations), written)
+            return describe_reads(keys, read_in(operations))
         case rpc.RangeRequest() | rpc.WatchCreateRequest():
             return describe_reads(keys, [KeyRange(request.key, request.range_end)])
         case RenewRequest():
-            return Description("renew the own certificate")
+            return Description("renew a certificate of its own")
         case SignRequest():
             return Description(f"sign a certificate for {request.identity}")
         case JoinRequest():

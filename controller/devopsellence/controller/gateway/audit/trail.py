@@ -176,6 +176,8 @@ class AuditTrail:
                 continue
             except Exception:  # noqa: BLE001 - logged with its traceback; the entries after it are written
                 _log.exception("audit entries lost", entries=len(batch))
+                self._drop(batch)
+                continue
             for _ in batch:
                 self._waiting.popleft()
             self._succeeded(batch)
@@ -207,6 +209,13 @@ class AuditTrail:
             self._waiting.remove(waiting)
             if waiting.stored is not None and not waiting.stored.done():
                 waiting.stored.set_exception(TrailUnavailable(problem))
+
+    def _drop(self, batch: Iterable[_Waiting]) -> None:
+        """Give entries up that cannot be written; nodes keep theirs."""
+        for waiting in batch:
+            self._waiting.popleft()
+            if waiting.stored is not None and not waiting.stored.done():
+                waiting.stored.set_exception(TrailUnavailable("the entries cannot be written"))
 
     def _succeeded(self, batch: Iterable[_Waiting]) -> None:
         if self.problem:

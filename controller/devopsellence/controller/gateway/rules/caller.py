@@ -10,7 +10,7 @@ from typing import Final
 from devopsellence.access.certificate import Certificate
 from devopsellence.access.patterns import fixed_parts
 from devopsellence.access.policy import AccessDenied, AccessPolicy
-from devopsellence.access.rights import FULL_ROLES, NO_RIGHTS, Rights
+from devopsellence.access.rights import FULL_RIGHTS, NO_RIGHTS, Rights
 from devopsellence.access.roles import Action
 from devopsellence.agent_identity import JOIN_PREFIX, NODE_PREFIX, OPERATOR_PREFIX
 from devopsellence.controller.gateway.rules.grants import ANY, Grants, KeyPattern
@@ -162,7 +162,7 @@ def operator_grants(keys: Keys, operator: str, rights: Rights) -> Grants:
 
 
 def _root_grants(keys: Keys) -> Grants:
-    rights = operator_grants(keys, USER_OPERATOR, Rights(frozenset((role, ANY) for role in FULL_ROLES)))
+    rights = operator_grants(keys, USER_OPERATOR, FULL_RIGHTS)
     everything = (KeyPattern(()),)
     return Grants(rights.prefix, read=everything, write=(*rights.write, *_SHARED), delete=everything)
 

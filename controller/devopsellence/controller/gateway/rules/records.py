@@ -235,6 +235,12 @@ def _check_granting(caller: Caller, key: str, message: pb.OperatorAccess, before
     for role, pattern in sorted(held - wanted):
         if not caller.rights.permit(Action.GRANT, pattern):
             raise denied(f"{key}: operator {caller.name} may not revoke {role} in {pattern}")
+    former = before if isinstance(before, pb.OperatorAccess) else pb.OperatorAccess()
+    if (list(message.tokens), message.admission) != (list(former.tokens), former.admission):
+        # Certificates and recipients hang on them, in all environments of the operator.
+        for role, pattern in sorted(wanted | held):
+            if not caller.rights.permit_granting(role, pattern):
+                raise denied(f"{key}: operator {caller.name} may not grant {role} in {pattern}, which the operator has")
 
 
 def _differs_in(field: str, message: Message, before: Message | None) -> bool:

@@ -19,7 +19,7 @@ from devopsellence.agent_identity import JOIN_PREFIX, NODE_PREFIX, OPERATOR_PREF
 from devopsellence.api.v1.stored_pb2 import Node, UsedJoinToken
 from devopsellence.certificates import subjects
 from devopsellence.certificates.authority import CertificateRequest
-from devopsellence.certificates.life import LEAF_LIFE
+from devopsellence.certificates.life import LEAF_LIFE, LEAST_LIFE
 from devopsellence.certificates.pem import CertificateError
 from devopsellence.controller.gateway.rules.caller import Caller, Role
 from devopsellence.controller.gateway.rules.refusal import denied, invalid
@@ -27,8 +27,6 @@ from devopsellence.names import NAME, InvalidName
 
 #: Prefixes of identities with a machine's uid.
 _OF_MACHINES: Final = (NODE_PREFIX, JOIN_PREFIX)
-#: Shortest life that is signed.
-_LEAST_LIFE: Final = datetime.timedelta(minutes=5)
 
 
 def check_renewable(unit: str) -> None:
@@ -164,6 +162,6 @@ def granted_life(subject: CertificateRequest, asked: datetime.timedelta | None) 
     """
     if asked is None:
         return subject.life
-    if not _LEAST_LIFE <= asked <= LEAF_LIFE:
-        raise invalid(f"a certificate lasts 5 minutes to {LEAF_LIFE.days} days")
+    if not LEAST_LIFE <= asked <= LEAF_LIFE:
+        raise invalid(f"a certificate lasts {LEAST_LIFE.seconds // 60} minutes to {LEAF_LIFE.days} days")
     return asked

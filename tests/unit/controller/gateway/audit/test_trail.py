@@ -124,6 +124,21 @@ async def test_disk_that_refuses_stops_nothing_and_is_told(tmp_path: Path) -> No
         assert (found.id, found.summary, found.reason) == (told, "write the audit trail", "Not a directory")
 
 
+async def test_report_that_cannot_be_written_stays_with_its_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("no such entry")
+
+    async with running(tmp_path / "audit") as trail:
+        with monkeypatch.context() as patched:
+            patched.setattr("devopsellence.controller.gateway.audit.trail._append", broken)
+            with pytest.raises(TrailUnavailable, match="the entries cannot be written"):
+                await trail.store([entry("reported")])
+        await trail.store([entry("again")])
+        assert await read(trail) == ["again"]
+
+
 async def test_entries_beyond_what_may_wait_are_counted(tmp_path: Path) -> None:
     folder = tmp_path / "audit"
     folder.write_text("in the way")

@@ -13,7 +13,7 @@ from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.gateway.rules.caller import Caller
 from devopsellence.controller.gateway.rules.records import check_record
 from devopsellence.controller.gateway.rules.refusal import Refused
-from devopsellence.store.codec import encode
+from devopsellence.store.codec import decode, encode
 from tests.unit.controller.gateway.rules.gateway_builders import (
     ABE,
     AMY,
@@ -46,6 +46,12 @@ def certificate(serial: str, author: str) -> bytes:
 
 def access(role: Role, *patterns: str, name: str = "bob") -> bytes:
     return encode(record_of(name, Rights(frozenset((role, pattern) for pattern in patterns))))
+
+
+def with_token(record: bytes) -> bytes:
+    named = decode(pb.OperatorAccess, BOB, record)
+    named.tokens.add(serial="c0ffee", recipient="ann.x-1")
+    return encode(named)
 
 
 def denied(**fields: str) -> bytes:
@@ -105,6 +111,8 @@ def check(who: Caller, key: str, value: bytes, stored: bytes | None = None) -> s
         (ABE, BOB, access(Role.DEPLOYER, str(REF)), None),
         (ABE, BOB, access(Role.VIEWER, "acme/*"), access(Role.EXEC, "acme/*")),
         (ABE, BOB, access(Role.EXEC, "other/*"), access(Role.EXEC, "other/*", "acme/*")),
+        (ABE, BOB, with_token(access(Role.DEPLOYER, str(REF))), access(Role.DEPLOYER, str(REF))),
+        (ABE, BOB, with_token(access(Role.EXEC, "other/*")), with_token(access(Role.EXEC, "other/*", "acme/*"))),
         (ANN, RECIPIENT, recipient("ann"), None),
         (ANN, RECIPIENT, recipient("ann"), recipient()),
         (AMY, RECIPIENT, recipient("bob", approved=b"amy"), recipient("bob")),
@@ -122,6 +130,8 @@ def test_honest_record_is_written(who: Caller, key: str, value: bytes, stored: b
 @pytest.mark.parametrize(
     ("who", "key", "value", "stored", "reason"),
     [
+        (ABE, BOB, with_token(access(Role.DEPLOYER, "*")), access(Role.DEPLOYER, "*"), "may not grant deployer in *"),
+        (ABE, BOB, access(Role.DEPLOYER, "*"), with_token(access(Role.DEPLOYER, "*")), "may not grant deployer in *"),
         (NODE, STATUS, b"", None, "not a JSON object"),
         (NODE, STATUS, b"[]", None, "not a JSON object"),
         (NODE, STATUS, b"{", None, "readable AssignmentStatus"),
