@@ -166,7 +166,7 @@ async def test_withdrawn_access_ends_open_calls_and_their_commands(here: ApiNode
         async def requests() -> AsyncIterator[RunRequest]:
             await wait_accepted(shell)
             yield command("web", "sh", "-c", "echo $$; exec sleep 999", interactive=True)
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
 
         shell = stub.Exec(requests())
         follow, roots = (who.Logs(LogsRequest(environment=OWN, follow=True, lines=-1)) for who in (stub, root))

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from devopsellence.api.v1.stored_pb2 import Environment
 from devopsellence.store.settings import Settings
 from tests.integration.cli import secret_operator
 from tests.integration.cli.running_cluster import RunningCluster, running_cluster
-from tests.support.cli import Cli
+from tests.support.cli import REF, Cli
 from tests.support.need import need_etcd
 
 CONFIG = """\
@@ -81,3 +82,12 @@ def started(bare: Cli, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             monkeypatch.delenv(name)
     with running_cluster(bare, pki, tmp_path) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def secured(started: RunningCluster) -> RunningCluster:
+    """A cluster with an environment and a configuration in the folder."""
+    (started.cli.folder / "devopsellence.yml").write_text(secret_operator.CONFIG)
+    environment = Environment(organization=REF.organization, project=REF.project, environment=REF.environment)
+    started.as_party("root").write(lambda etcd: etcd.keys.environment(REF), environment)
+    return started

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from devopsellence.cli.access_token import TOKEN
 from devopsellence.store.settings import Settings
-from tests.support.cli import Cli
+from tests.support.cli import NO_DEV_CLUSTER, Cli
 from tests.support.docker import remove_node_objects
 from tests.support.ports import free_port, free_ports
 from tests.support.process import Program, log_lines, python_environ
@@ -44,6 +45,12 @@ class RunningCluster:
         endpoints = (self.etcd if at_etcd else self.endpoints).split(",")
         settings = Settings(tuple(endpoints), ca_cert=root / "ca.crt", cert=root / "tls.crt", key=root / "tls.key")
         return Cli(settings, self.cli.folder)
+
+    def job(self, token: str) -> Cli:
+        """Return the command line of a job that has a token and nothing else."""
+        cli = Cli(self.as_party("root").settings, self.cli.folder)
+        cli.environ = {"DEVOPSELLENCE_HOME": NO_DEV_CLUSTER, TOKEN: token}
+        return cli
 
     @contextmanager
     def agent(self, registered: Mapping[str, Any], state: Path) -> Iterator[str]:

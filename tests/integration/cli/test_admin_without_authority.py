@@ -11,31 +11,21 @@ import pytest
 
 from devopsellence.access.rights import Rights
 from devopsellence.access.roles import Role
-from devopsellence.api.v1.stored_pb2 import Environment, OperatorAccess
+from devopsellence.api.v1.stored_pb2 import OperatorAccess
 from devopsellence.certificates.facts import certificate_end
 from devopsellence.certificates.pem import load_certificate
-from devopsellence.cli.access_token import IDENTITY, TOKEN, Token
+from devopsellence.cli.access_token import IDENTITY, Token
 from devopsellence.cli.operators import tokens
 from devopsellence.cli.operators.tokens import TokenOrder
 from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.settings import Settings
-from tests.integration.cli import secret_operator
 from tests.integration.cli.running_cluster import RunningCluster
 from tests.support.authority import settings_with
-from tests.support.cli import NO_DEV_CLUSTER, REF, Cli
+from tests.support.cli import REF, Cli
 
 pytestmark = pytest.mark.etcd
 ALL = ("--role", "deployer", "--role", "exec", "--role", "admin")
 FILES = {"ca.crt": 0o644, "tls.crt": 0o644, "tls.key": 0o600}
-
-
-@pytest.fixture
-def shop(started: RunningCluster) -> RunningCluster:
-    """A cluster with an environment and a configuration in the folder."""
-    (started.cli.folder / "devopsellence.yml").write_text(secret_operator.CONFIG)
-    environment = Environment(organization=REF.organization, project=REF.project, environment=REF.environment)
-    started.as_party("root").write(lambda etcd: etcd.keys.environment(REF), environment)
-    return started
 
 
 def admin(cluster: RunningCluster, tmp_path: Path, name: str, *roles: str) -> Cli:
@@ -59,15 +49,15 @@ def refused(cli: Cli, *words: str) -> tuple[str, int]:
     return error["code"], error["exit_code"]
 
 
-def test_admin_adds_operators_whose_keys_are_made_here(shop: RunningCluster, tmp_path: Path) -> None:
-    amy = admin(shop, tmp_path, "amy", *ALL)
+def test_admin_adds_operators_whose_keys_are_made_here(secured: RunningCluster, tmp_path: Path) -> None:
+    amy = admin(secured, tmp_path, "amy", *ALL)
     add = ("operator", "add", "bob", "--role", "deployer", "--env", "acme/*", "--out", str(tmp_path / "bob"))
     made = amy.json(*add)
     assert (made["common_name"], made["outcome"], made["folder"]) == ("operator:bob", "made", str(tmp_path / "bob"))
     folder = tmp_path / "bob"
     assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == FILES
     assert not (tmp_path / "amy" / "cluster").exists()
-    bob = owner(shop, folder)
+    bob = owner(secured, folder)
     assert bob.json("operator", "list")["operators"][1]["operator"] == "bob"
     key, certificate = (folder / "tls.key").read_bytes(), load_certificate(folder / "tls.crt")
     assert amy.json(*add)["outcome"] == "kept"
@@ -79,14 +69,14 @@ def test_admin_adds_operators_whose_keys_are_made_here(shop: RunningCluster, tmp
     # By default, where the authority would be.
     issued = amy.json("cluster", "issue", "operator", "cat")
     assert issued["folder"] == str(tmp_path / "amy" / "cluster" / "operator-cat")
-    assert owner(shop, Path(issued["folder"])).json("node", "list")["nodes"] == []
+    assert owner(secured, Path(issued["folder"])).json("node", "list")["nodes"] == []
     assert {entry["identity"] for entry in amy.json("cluster", "certificates")["certificates"]} >= {"operator:bob"}
 
 
 def test_roles_beyond_the_admins_own_are_refused_before_anything_is_written(
-    shop: RunningCluster, tmp_path: Path
+    secured: RunningCluster, tmp_path: Path
 ) -> None:
-    max_ = admin(shop, tmp_path, "max", "--role", "admin")
+    max_ = admin(secured, tmp_path, "max", "--role", "admin")
     out = tmp_path / "out"
     words: Sequence[str]
     for words in (
@@ -96,13 +86,13 @@ def test_roles_beyond_the_admins_own_are_refused_before_anything_is_written(
     ):
         assert refused(max_, *words) == ("etcd_permission_denied", 1), words
     max_.json("operator", "add", "vic", "--role", "viewer", "--out", str(out))
-    viewer = owner(shop, out)
+    viewer = owner(secured, out)
     assert refused(viewer, "operator", "add", "eve", "--role", "viewer", "--out", str(tmp_path / "eve")) == (
         "etcd_permission_denied",
         1,
     )
     assert not (tmp_path / "eve").exists()
-    assert shop.as_party("root").read(lambda etcd: etcd.keys.operator_access("eve"), OperatorAccess) is None
+    assert secured.as_party("root").read(lambda etcd: etcd.keys.operator_access("eve"), OperatorAccess) is None
     create = ("operator", "token", "create", "--env", "*", "--role", "viewer")
     wrong: list[tuple[Sequence[str], str]] = [
         (("operator", "add", "a/b", "--role", "viewer"), "invalid_name"),
@@ -114,46 +104,40 @@ def test_roles_beyond_the_admins_own_are_refused_before_anything_is_written(
     for words, code in wrong:
         assert refused(max_, *words) == (code, 2), words
     # etcd itself signs nothing: the access is there, and the same command completes it at a gateway.
-    root = shop.as_party("root", at_etcd=True)
+    root = secured.as_party("root", at_etcd=True)
     root.environ["DEVOPSELLENCE_HOME"] = str(tmp_path / "root")
     add = ("operator", "add", "eve", "--role", "viewer", "--out", str(tmp_path / "eve"))
     error = root.error(*add)
     assert error["code"] == "signing_unavailable"
     assert error["message"].startswith("eve has access, but no certificate yet: ")
     max_.json(*add)
-    assert owner(shop, tmp_path / "eve").json("node", "list")["nodes"] == []
-    bare = Cli(shop.cli.settings, shop.cli.folder)
+    assert owner(secured, tmp_path / "eve").json("node", "list")["nodes"] == []
+    bare = Cli(secured.cli.settings, secured.cli.folder)
     assert refused(bare, *add) == ("authority_missing", 1)
 
 
-def job(cluster: RunningCluster, token: str) -> Cli:
-    cli = Cli(cluster.as_party("root").settings, cluster.cli.folder)
-    cli.environ = {"DEVOPSELLENCE_HOME": NO_DEV_CLUSTER, TOKEN: token}
-    return cli
-
-
-def test_admin_creates_a_token_that_sets_secrets(shop: RunningCluster, tmp_path: Path) -> None:
-    amy = admin(shop, tmp_path, "amy", *ALL)
+def test_admin_creates_a_token_that_sets_secrets(secured: RunningCluster, tmp_path: Path) -> None:
+    amy = admin(secured, tmp_path, "amy", *ALL)
     create = ("operator", "token", "create", "ci", "--env", "production", "--role", "deployer", "--expires", "12h")
     created = amy.json(*create)
     token = Token.parse(created["token"])
     left = certificate_end(token.certificate.encode()) - datetime.datetime.now(datetime.UTC)
     assert datetime.timedelta(hours=11) < left <= datetime.timedelta(hours=12)
-    ci = job(shop, created["token"])
+    ci = secured.job(created["token"])
     assert ci.json("secret", "set", "TOKEN", "--service", "worker", "--value", "x")["version"] == 1
     reasons = {entry["operator"]: entry["reason"] for entry in ci.json("operator", "recipients", "list")["recipients"]}
     assert reasons["ci"] == "yours"
     shown: list[dict[str, Any]] = amy.json("operator", "token", "list")["tokens"]
     assert [(entry["serial"], entry["state"]) for entry in shown] == [(created["serial"], "valid")]
     # For a fixed term: whoever has it can have nothing signed.
-    extended = refused(job(shop, created["token"]), "operator", "add", "eve", "--role", "viewer")
+    extended = refused(secured.job(created["token"]), "operator", "add", "eve", "--role", "viewer")
     assert extended == ("etcd_permission_denied", 1)
     assert amy.json("operator", "token", "revoke", "ci", "-y")["serials"] == [created["serial"]]
     assert refused(ci, "status") == ("etcd_permission_denied", 1)
 
 
-def test_interrupted_token_is_completed_or_revoked(shop: RunningCluster, tmp_path: Path) -> None:
-    amy = admin(shop, tmp_path, "amy", *ALL)
+def test_interrupted_token_is_completed_or_revoked(secured: RunningCluster, tmp_path: Path) -> None:
+    amy = admin(secured, tmp_path, "amy", *ALL)
     create = ("operator", "token", "create", "ci", "--env", str(REF), "--role", "deployer", "--expires", "12h")
     order = TokenOrder("ci", Rights(frozenset({(Role.DEPLOYER, str(REF))})), datetime.timedelta(hours=12))
 
@@ -169,8 +153,8 @@ def test_interrupted_token_is_completed_or_revoked(shop: RunningCluster, tmp_pat
         assert refused(amy, *words)[0] == "operator_exists"
     created = amy.json(*create)
     assert [entry["serial"] for entry in amy.json("operator", "token", "list")["tokens"]] == [created["serial"]]
-    job(shop, created["token"]).json("status")
+    secured.job(created["token"]).json("status")
     amy.json("operator", "token", "revoke", "ci", "-y")
     interrupt()
     assert amy.json("operator", "token", "revoke", "ci", "-y")["serials"] == []
-    assert shop.as_party("root").read(lambda etcd: etcd.keys.operator_access("ci"), OperatorAccess) is None
+    assert secured.as_party("root").read(lambda etcd: etcd.keys.operator_access("ci"), OperatorAccess) is None

@@ -21,18 +21,6 @@ HOUR = datetime.timedelta(hours=1)
 PASSPHRASE = "correct horse battery"
 
 
-@pytest.fixture
-def pki(tmp_path: Path) -> Path:
-    return tmp_path / "pki"
-
-
-@pytest.fixture
-def bare(cli: Cli) -> Cli:
-    """Command line without settings of an etcd."""
-    cli.environ = {"DEVOPSELLENCE_HOME": cli.environ["DEVOPSELLENCE_HOME"]}
-    return cli
-
-
 def unencrypted() -> Passphrase:
     return Passphrase(str, lambda: pytest.fail("asked for a passphrase"))
 

@@ -20,6 +20,7 @@ from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import ETCD_SERVER_NAME
 from tests.support.authority import Authority, settings_with
 from tests.support.etcd import EtcdServer
+from tests.support.need import lack
 
 pytestmark = pytest.mark.etcd
 
@@ -34,6 +35,8 @@ def authority(tmp_path: Path) -> Authority:
 @pytest.fixture
 def member(tmp_path: Path, authority: Authority) -> CertificateFiles:
     """Folder of a member, whose certificate is nearly at its end; the key belongs to another user."""
+    if os.geteuid() != 0:
+        lack("needs root, as on a member's machine")
     issued = authority.issue("etcd", ETCD_SERVER_NAME, "127.0.0.1", days_old=80)
     folder = tmp_path / "member"
     folder.mkdir()

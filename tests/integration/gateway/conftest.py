@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import structlog.testing
 
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
@@ -42,3 +43,10 @@ async def cluster(
 ) -> AsyncIterator[GatewayCluster]:
     async with gateway_cluster(etcd, settings, authority, tmp_path) as running:
         yield running
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Keep the gateways' lines out of the output of commands."""
+    with structlog.testing.capture_logs():
+        yield

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog.testing
 
 from devopsellence.access.roles import Role
 from devopsellence.api.v1 import stored_pb2 as pb
@@ -29,14 +28,7 @@ from tests.support.hostile import TEXT, unsafe
 from tests.support.ports import free_port
 from tests.support.until import eventually
 
-pytestmark = pytest.mark.etcd
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    # The gateways' lines would be among the output of the commands.
-    with structlog.testing.capture_logs():
-        yield
+pytestmark = [pytest.mark.etcd, pytest.mark.usefixtures("quiet")]
 
 
 @pytest.fixture

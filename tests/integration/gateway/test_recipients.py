@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog.testing
 
 from devopsellence.access.roles import Role
 from devopsellence.age import AgeIdentity
@@ -21,7 +19,7 @@ from tests.integration.cli.test_terminal import Terminal
 from tests.support.cli import REF
 from tests.support.gateway import RunningGateway
 
-pytestmark = pytest.mark.etcd
+pytestmark = [pytest.mark.etcd, pytest.mark.usefixtures("quiet")]
 
 SET = ("secret", "set", "TOKEN", "--service", "worker", "--value")
 
@@ -51,13 +49,6 @@ async def team(gateway: RunningGateway, tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "devopsellence.yml").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
     return Team(gateway, tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """The gateway's lines would be among the output of the commands."""
-    with structlog.testing.capture_logs():
-        yield
 
 
 async def run(cli: Operator, *words: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -27,7 +26,6 @@ from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
 from tests.support.authority import Authority, settings_with
-from tests.support.etcd import EtcdServer
 from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.until import eventually
 
@@ -80,11 +78,6 @@ def name_in(tls: PeerTls) -> str:
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "ca")
-
-
-@pytest.fixture
-def settings(etcd_server: EtcdServer) -> Settings:
-    return etcd_server.settings(f"/test-{uuid.uuid4().hex[:12]}/")
 
 
 async def registered(gateway: RunningGateway, authority: Authority, tmp_path: Path) -> Node:

@@ -7,11 +7,10 @@ import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 from devopsellence.certificates.files import KeyPair
+from devopsellence.memory_file import memory_file
 
 #: Time of one probe, enough for a handshake across an ocean.
 _SECONDS: Final = 5.0
@@ -94,8 +93,6 @@ def _context(trusted: bytes, own: KeyPair) -> ssl.SSLContext:
     context.load_verify_locations(cadata=trusted.decode("ascii"))
     context.set_alpn_protocols(["h2"])
     # The library reads a certificate from files alone.
-    with TemporaryDirectory(prefix="devopsellence-") as folder:
-        certificate, key = Path(folder, "tls.crt"), Path(folder, "tls.key")
-        own.write(certificate, key)
-        context.load_cert_chain(certificate, key)
+    files = (memory_file("tls.crt", own.certificate.decode("ascii")), memory_file("tls.key", own.key.decode("ascii")))
+    context.load_cert_chain(*files)
     return context

@@ -94,7 +94,7 @@ class Rotation:
         await steps.announce(etcd, [_pem(self._signing().root)])
 
     async def announce_new(self, etcd: Etcd) -> None:
-        """Have everybody trust the new CA alone; what admins have approved counts as before."""
+        """Have everybody trust the new CA alone; recipients that admins have approved stay approved."""
         await approve_again(etcd)
         await self.announce_only(etcd)
 
