@@ -83,12 +83,13 @@ def sleeper(name: str) -> ProcessSpec:
 def test_killed_process_restarts_at_once_and_is_counted(cluster: SupervisedCluster) -> None:
     cluster.start(sleeper("a"), sleeper("b"))
     first, other = cluster.runs("a"), cluster.runs("b")
+    until("its first line is in the log", lambda: cluster.log("a") == "here\n")
     first.identity.send(signal.SIGKILL)
     again = cluster.runs("a", other_than=first.pid)
     assert (again.restarts, again.last_end) == (1, "was killed by SIGKILL")
     assert again.last_lines == ("here",)
     assert cluster.report("b").pid == other.pid
-    assert cluster.log("a") == "here\nhere\n"
+    until("the next run's line is in the log", lambda: cluster.log("a") == "here\nhere\n")
 
 
 def test_crash_loop_shows_last_log_lines_and_ends_with_cause(cluster: SupervisedCluster) -> None:
@@ -186,6 +187,7 @@ def test_supervisor_ends_when_its_folder_is_removed(cluster: SupervisedCluster) 
 def test_idle_supervisor_uses_little_cpu_and_memory(cluster: SupervisedCluster) -> None:
     cluster.start(sleeper("a"))
     cluster.runs("a")
+    until("its line is in the log", lambda: cluster.log("a"))
     proc = Path(f"/proc/{cluster.supervisor.pid}")
     cluster.supervisor.wait_gone(0.3)  # it has written its first snapshot by then
     before = status_field(proc, "voluntary_ctxt_switches")

@@ -150,7 +150,7 @@ async def test_day_is_read_by_somebody_else(shop: AuditedShop, agent: AgentNode,
         ("ann", "allowed", "n1", task),
         ("ann", "ended", "n1", task),
         ("ann", "allowed", "n1", f"read the logs of jobs in {REF}"),
-        ("viewer", "refused", "n1", f"exec in jobs of {REF} cat /etc/shadow"),
+        ("viewer", "refused", "n1", f"exec in jobs of {REF} cat [not shown]"),
         ("viewer", "refused", "", f"delete secret TOKEN of jobs in {REF}"),
     }
     assert expected <= set(told(entries))
