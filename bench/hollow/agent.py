@@ -115,6 +115,6 @@ class HollowAgent:
             await self.agent.run(self._stop)
 
     async def _own(self, stack: AsyncExitStack) -> ProcessResources:
-        self._etcd = await stack.enter_async_context(Etcd(self._options.settings))
+        self._etcd = await stack.enter_async_context(Etcd(self._options.settings, joins_lists=True))
         keeper = await stack.enter_async_context(LeaseKeeper(self._etcd))
         return ProcessResources(self._etcd, keeper, ThreadPool(1, "disk"), MemoryTrimmer())

@@ -80,7 +80,8 @@ class Fleet:
         return self
 
     async def _connection(self, settings: Settings) -> Etcd:
-        return await self._stack.enter_async_context(Etcd(settings))
+        joins_lists = self._certificates is not None
+        return await self._stack.enter_async_context(Etcd(settings, joins_lists=joins_lists))
 
     def _settings_of(self, name: str) -> Settings:
         if self._certificates is None:

@@ -35,10 +35,11 @@ from devopsellence.store.settings import Settings
 if TYPE_CHECKING:
     from devopsellence.controller.access.own_certificate import OwnCertificate
 
-# Changes are gathered for about the time of one pass over the nodes, so that a thousand nodes reporting at once cause a
-# few rounds and not a thousand: the cost of a report does not grow with the number of nodes.
-GATHER_SECONDS_PER_NODE: Final = 0.00025
-GATHER_SECONDS_AT_MOST: Final = 0.75
+# Changes are gathered for several times as long as one pass over the nodes takes, so that a thousand nodes reporting at
+# once cause a few rounds and not a thousand: the cost of a report does not grow with the number of nodes, and the
+# gateway in this program is not kept waiting.
+GATHER_SECONDS_PER_NODE: Final = 0.0005
+GATHER_SECONDS_AT_MOST: Final = 1.0
 # A leader without connected caches plans nothing and keeps other controllers from leading. Watches that break because a
 # member of etcd fails are back long before.
 PATIENCE_SECONDS: Final = 10.0
@@ -178,7 +179,8 @@ class Controller:
             return
         gather = min(GATHER_SECONDS_AT_MOST, GATHER_SECONDS_PER_NODE * self.caches.count_of_nodes(ref))
         self._workers.add(ref, delay=0.0 if urgent else gather)
-        self._issuer.add(ref, delay=0.0 if urgent else gather)
+        # Seldom has anything to do, and looks at all nodes.
+        self._issuer.add(ref, delay=0.0 if urgent else 2 * gather)
 
     def _connection_changed(self) -> None:
         if self.caches.problem:

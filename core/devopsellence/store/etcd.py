@@ -6,6 +6,7 @@ Only this module and ``client`` import etcd's messages and stubs.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -26,6 +27,7 @@ from devopsellence.api.v1.audit_pb2 import AuditEntry, AuditReport
 from devopsellence.api.v1.certificates_pb2 import JoinRequest, RenewRequest, SignRequest
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.store.client.connection import EtcdConnection, Stubs
+from devopsellence.store.client.pages import PageReader
 from devopsellence.store.client.rpc import (
     compare_message,
     key_bytes,
@@ -70,6 +72,11 @@ __all__ = [
 ]
 
 PAGE_SIZE: Final = 500
+#: Seconds from the loss of watches until what they were about is listed again. A random time, so that a thousand
+#: agents do not list at once.
+VERIFY_SECONDS: Final = (1.0, 5.0)
+# Watches that are opened less than this before the next verification have another one.
+_LEAST_VERIFY_SECONDS: Final = 0.5
 # Share of a call's time that one member has to answer a read, before the next member is asked.
 _READ_SHARE: Final = 0.4
 
@@ -84,12 +91,16 @@ class Etcd:
     Ambiguous, NoSpace, Rejected, and RecordTooLarge before anything is sent.
     """
 
-    def __init__(self, settings: Settings, *, timeout: float = 5.0) -> None:
+    def __init__(self, settings: Settings, *, timeout: float = 5.0, joins_lists: bool = False) -> None:
+        """``joins_lists``: lists asked for at the same time are one request, for a client that may read all of each
+        prefix; to others a gateway refuses that."""
         self.keys = Keys(settings.prefix)
         self.settings = settings
         self._timeout = timeout
         self._connection = EtcdConnection(settings, timeout=timeout)
         self._watches = WatchStreams(self._connection)
+        self._pages = PageReader(self._read, joins=joins_lists)
+        self._verify_at = 0.0
 
     async def __aenter__(self) -> Self:
         """Open the channel; connects in the background.
@@ -132,12 +143,22 @@ class Etcd:
         page = rpc.RangeRequest(key=start, range_end=end, limit=PAGE_SIZE, keys_only=keys_only)
         header: rpc.ResponseHeader | None = None
         while True:
-            answer = await self._read(f"list {prefix}", lambda stubs: stubs.kv.Range, page)
+            answer = await self._pages.read(f"list {prefix}", page)
             header = header or answer.header
             items.extend(key_value(kv) for kv in answer.kvs)
             if not answer.more:
                 return KeyListing(tuple(items), header.revision, header.cluster_id, header.raft_term)
             page.key, page.revision = answer.kvs[-1].key + b"\0", header.revision
+
+    def next_verification(self) -> float:
+        """Return the time, on the loop's clock, at which watches opened now should be verified by a list.
+
+        Watches that are opened again together are verified together: lists of one moment are one request.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._verify_at < now + _LEAST_VERIFY_SECONDS:
+            self._verify_at = now + random.uniform(*VERIFY_SECONDS)  # noqa: S311
+        return self._verify_at
 
     async def head(self, prefix: str) -> KeyListing:
         """Read the current revision of the cluster. Linearizable; needs no more than read access to ``prefix``."""

@@ -61,12 +61,16 @@ class EventWriter:
         keys = [self._etcd.keys.event(ref, event_id(wall, position)) for position in range(len(events))]
         return [Put(key, encode(bounded(event)), lease) for key, event in zip(keys, events, strict=True)]
 
+    def has_lease(self, monotonic: float) -> bool:
+        """Return True if :meth:`puts` at that time asks etcd for nothing."""
+        return bool(self._lease) and monotonic - self._granted_at < LEASE_SHARED_SECONDS
+
     def forget_lease(self) -> None:
         """Drop a lease rejected by etcd: the next events get a new lease."""
         self._lease = 0
 
     async def _current_lease(self, monotonic: float) -> int:
-        if not self._lease or monotonic - self._granted_at >= LEASE_SHARED_SECONDS:
+        if not self.has_lease(monotonic):
             self._lease = await self._etcd.grant_lease(LEASE_TTL_SECONDS)
             self._granted_at = monotonic
         return self._lease

@@ -31,9 +31,6 @@ M = TypeVar("M", bound=Message)
 _LONGEST_BACKOFF: Final = 5.0
 # Number of records decoded before other tasks may run.
 _DECODE_CHUNK: Final = 100
-# A watch cannot tell a restored cluster from the old one once the revision has caught up. The prefix is therefore
-# listed again soon after every reconnection; at a random time, so that a thousand agents do not list at once.
-_VERIFY_SECONDS: Final = (1.0, 5.0)
 
 
 class Informer(Generic[M]):
@@ -132,7 +129,9 @@ class Informer(Generic[M]):
     async def _follow(self) -> None:
         """List, unless the watch can be resumed; then watch until the next list is due."""
         loop = asyncio.get_running_loop()
-        list_at = loop.time() + random.uniform(*_VERIFY_SECONDS)  # noqa: S311
+        # A watch cannot tell a restored cluster from the old one once the revision has caught up. The prefix is
+        # therefore listed again soon after every reconnection.
+        list_at = self._etcd.next_verification()
         if self._must_list:
             await self._list()
             list_at = self._resync_at

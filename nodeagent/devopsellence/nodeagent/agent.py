@@ -93,7 +93,7 @@ async def run(options: AgentOptions, folder: StateFolder, stop: asyncio.Event) -
 
     Then no new action starts, calls in progress end, and containers keep running.
     """
-    async with Etcd(options.settings) as etcd, LeaseKeeper(etcd) as keeper:
+    async with Etcd(options.settings, joins_lists=True) as etcd, LeaseKeeper(etcd) as keeper:
         disk = ThreadPool(1, "disk")
         events = EventBus()
         machine = _docker_machine(options, disk, events, folder.files)

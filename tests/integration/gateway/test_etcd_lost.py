@@ -10,6 +10,7 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1.audit_pb2 import AuditEntry
+from devopsellence.controller.gateway import admission as admission_module
 from devopsellence.controller.gateway.rules.caller import Role
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
 from devopsellence.etcd.v3.etcd_pb2_grpc import KVStub
@@ -126,3 +127,37 @@ async def test_uid_of_two_nodes_gives_no_access(own_gateway: RunningGateway) -> 
         # A record that cannot be read names no uid.
         await own_gateway.direct.put(keys.node("n1"), b"garbage")
         await eventually("nobody has the uid", is_denied)
+
+
+async def test_calls_that_wait_for_others_are_not_written_after_their_callers_have_left(
+    server: EtcdServer, own_gateway: RunningGateway
+) -> None:
+    keys, admission = own_gateway.direct.keys, own_gateway.gateway._admission
+
+    async def in_flight() -> int:
+        return admission._table.of("root", Role.ROOT, 0.0).calls
+
+    async with open_channel(own_gateway.root()) as channel:
+        server.pause()
+        puts = [
+            rpc.PutRequest(key=keys.node(f"n{number}").encode(), value=encode(pb.Node(name=f"n{number}")))
+            for number in range(admission_module.WORKED_ON + 20)
+        ]
+        calls = [KVStub(channel).Put(put, timeout=30) for put in puts]
+        await eventually("the gateway has the calls", in_flight, lambda count: count == len(calls))
+        for call in calls:
+            call.cancel()
+        entries = await becomes(own_gateway.root(), admission_module.WORKED_ON)
+        assert {entry.outcome for entry in entries} == {AuditEntry.FAILED}
+        server.resume()
+    async with Etcd(own_gateway.root()) as etcd:
+
+        async def works() -> bool:
+            try:
+                return bool(await etcd.put(keys.node("last"), encode(pb.Node(name="last"))))
+            except StoreError:
+                return False
+
+        await eventually("the gateway answers again", works)
+        stored = await etcd.list(keys.nodes_prefix, keys_only=True)
+        assert len(stored.items) <= admission_module.WORKED_ON + 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,8 +15,10 @@ from devopsellence.nodeagent.status import writer
 from devopsellence.nodeagent.status.writer import StatusWriter
 from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.codec import decode
-from devopsellence.store.etcd import Etcd, KeyValue
+from devopsellence.store.errors import Ambiguous, Unavailable
+from devopsellence.store.etcd import Compare, Delete, Etcd, KeyValue, Put, TxnResult
 from devopsellence.store.keys import EnvironmentRef
+from devopsellence.store.settings import Settings
 from devopsellence.store.size import REPORT_BYTES
 from tests.support.until import eventually
 
@@ -103,6 +105,53 @@ async def test_events_are_stored_after_their_lease_was_revoked(etcd: Etcd, tmp_p
         assert await _codes(etcd) == []
         written.report(REF, lambda: _status("c3"), now=True)
         assert await eventually("another event", lambda: _codes(etcd)) == ["service_recreated"]
+
+
+async def test_status_and_its_events_are_one_write(etcd: Etcd, tmp_path: Path) -> None:
+    async with statuses(etcd, tmp_path) as written:
+        written.report(REF, _status, now=True)
+        await _shown(etcd)
+        # The lease of the first event is granted when its status has been written.
+        written.report(REF, lambda: _status("c2"), now=True)
+        await eventually("an event", lambda: _codes(etcd))
+        written.report(REF, lambda: _status("c3"), now=True)
+        status = await _shown(etcd, "c3")
+        events = (await etcd.list(etcd.keys.events_prefix(REF))).items
+        assert status.mod_revision in [event.mod_revision for event in events]
+
+
+class Unanswering(Etcd):
+    """Client whose next transaction is carried out, if ``happens``, and then not answered."""
+
+    happens = True
+    silent = False
+
+    async def txn(self, compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> TxnResult:
+        silent, self.silent = self.silent, False
+        if silent and not self.happens:
+            raise Unavailable("no answer")
+        result = await super().txn(compares, operations)
+        if silent:
+            raise Ambiguous("no answer")
+        return result
+
+
+@pytest.mark.parametrize("happens", [True, False])
+async def test_events_are_stored_once_although_their_write_was_not_answered(
+    settings: Settings, tmp_path: Path, happens: bool
+) -> None:
+    async with Unanswering(settings) as etcd, statuses(etcd, tmp_path) as written:
+        etcd.happens = happens
+        written.report(REF, _status, now=True)
+        await _shown(etcd)
+        for number, container in enumerate(("c2", "c3", "c4"), 1):
+            etcd.silent = number == 2
+            written.report(REF, lambda container=container: _status(container), now=True)  # type: ignore[misc]
+            await _shown(etcd, container)
+            await written.write(REF)
+            if number != 2:
+                await eventually("all events", lambda: _codes(etcd), lambda codes, least=number: len(codes) >= least)  # type: ignore[misc]
+        assert await _codes(etcd) == ["service_recreated"] * 3
 
 
 async def test_status_of_any_length_is_written(etcd: Etcd, tmp_path: Path) -> None:

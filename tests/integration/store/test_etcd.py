@@ -279,3 +279,27 @@ async def test_foreign_certificates_are_rejected(tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match=r"nothing\.pem"):
             async with Etcd(missing):
                 pass
+
+
+async def test_lists_of_one_moment_are_of_one_revision(settings: Settings) -> None:
+    async with Etcd(settings, joins_lists=True) as etcd:
+        prefixes = [f"{settings.prefix}joined-{number}/" for number in range(40)]
+        for prefix in prefixes:
+            await etcd.put(f"{prefix}key", prefix.encode())
+
+        async def write() -> None:
+            while True:
+                await etcd.put(f"{settings.prefix}other", b"")
+
+        writing = asyncio.create_task(write())
+        listings = await asyncio.gather(*(etcd.list(prefix) for prefix in prefixes))
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        assert [[item.value for item in listing.items] for listing in listings] == [[p.encode()] for p in prefixes]
+        # Sixteen in each request.
+        assert len({listing.revision for listing in listings}) <= 3
+        # Pages that follow are requests of their own.
+        for start in range(0, 600, 100):
+            await etcd.txn([], [Put(f"{prefixes[0]}{number:04}", b"") for number in range(start, start + 100)])
+        large, small = await asyncio.gather(etcd.list(prefixes[0]), etcd.list(prefixes[1]))
+        assert (len(large.items), len(small.items)) == (601, 1)

@@ -12,7 +12,7 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.etcd.v3 import etcd_pb2 as rpc
-from devopsellence.store import informer as informer_module
+from devopsellence.store import etcd as etcd_module
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Delete, Etcd, Put
 from devopsellence.store.informer import Informer
@@ -160,7 +160,7 @@ async def test_resync_reports_every_key(etcd: Etcd) -> None:
 
 
 async def test_etcd_restart_loses_and_repeats_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(informer_module, "_VERIFY_SECONDS", (0.2, 0.4))
+    monkeypatch.setattr(etcd_module, "VERIFY_SECONDS", (0.2, 0.4))
     need_etcd()
     with EtcdServer(tmp_path) as server:
         async with Etcd(server.settings()) as etcd, Etcd(server.settings()) as writer:
@@ -289,7 +289,7 @@ async def test_emptied_etcd_is_detected(tmp_path: Path) -> None:
 
 async def test_restored_etcd_with_same_revision_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Revision and cluster id are unchanged; only the list after the reconnection shows the restore."""
-    monkeypatch.setattr(informer_module, "_VERIFY_SECONDS", (0.2, 0.4))
+    monkeypatch.setattr(etcd_module, "VERIFY_SECONDS", (0.2, 0.4))
     need_etcd()
     with EtcdServer(tmp_path / "etcd") as server:
         async with (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, cast
 
 import pytest
@@ -60,6 +61,9 @@ class FakeEtcd:
 
     async def head(self, prefix: str) -> KeyListing:
         return self.heads.pop(0)
+
+    def next_verification(self) -> float:
+        return inf
 
     async def watch(self, prefix: str, *, start_revision: int) -> AsyncGenerator[WatchBatch, None]:
         assert prefix == PREFIX
@@ -251,6 +255,9 @@ class History:
 
     async def head(self, prefix: str) -> KeyListing:
         return listing(len(self.events))
+
+    def next_verification(self) -> float:
+        return inf
 
     async def watch(self, prefix: str, *, start_revision: int) -> AsyncGenerator[WatchBatch, None]:
         yield batch(self.draw(st.integers(0, len(self.events))))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Final
 
 from devopsellence.controller.gateway.rules.grants import KeyRange, end_of
@@ -92,6 +92,9 @@ class WatchBuffer:
     def __init__(self, limit: int = BUFFER_BYTES) -> None:
         self._limit = limit
         self._changes: deque[Change] = deque()
+        # The same changes by key and by each prefix of their keys: a watcher that resumes has mostly missed nothing,
+        # and would else look through all of them. A failing gateway sends thousands of watchers to another one.
+        self._changes_at: dict[bytes, deque[Change]] = {}
         self._size = 0
         self.first = 0
         self.last = 0
@@ -107,6 +110,7 @@ class WatchBuffer:
     def reset(self, revision: int, reason: str) -> list[WatcherQueue]:
         """Begin after ``revision``: forget all changes and cut off all watchers, which are returned."""
         self._changes.clear()
+        self._changes_at.clear()
         self._size = 0
         self.first, self.last = revision + 1, revision
         return self.end_all(reason)
@@ -134,11 +138,17 @@ class WatchBuffer:
                 continue
             change = Change(revision, tuple(of_revision))
             self._changes.append(change)
+            for place in _places_of(change):
+                self._changes_at.setdefault(place, deque()).append(change)
             self._size += change.size
             self.last = revision
             touched |= self._hand_out(change)
         while self._size > self._limit and len(self._changes) > 1:
             dropped = self._changes.popleft()
+            for place in _places_of(dropped):
+                self._changes_at[place].popleft()
+                if not self._changes_at[place]:
+                    del self._changes_at[place]
             self._size -= dropped.size
             self.first = dropped.revision + 1
         return touched
@@ -158,8 +168,9 @@ class WatchBuffer:
     def add(self, queue: WatcherQueue) -> None:
         """Add a watcher, and the changes since its start."""
         queue.start = queue.start or self.last + 1
-        missed = (_of(queue.keys, change) for change in self._changes if change.revision >= queue.start)
-        queue.resume([change for change in missed if change is not None])
+        newest_first = takewhile(lambda change: change.revision >= queue.start, reversed(self._changes_in(queue.keys)))
+        missed = [of_queue for change in newest_first if (of_queue := _of(queue.keys, change)) is not None]
+        queue.resume(missed[::-1])
         self._places(queue).add(queue)
 
     def remove(self, queue: WatcherQueue) -> None:
@@ -184,11 +195,15 @@ class WatchBuffer:
             if queue.keys.contains(key):
                 yield queue
 
+    def _changes_in(self, keys: KeyRange) -> deque[Change]:
+        """Return changes among which are all in ``keys``, in their order."""
+        return self._changes_at.get(keys.first, deque()) if keys.is_single or _is_prefix(keys) else self._changes
+
     def _places(self, queue: WatcherQueue) -> set[WatcherQueue]:
         keys = queue.keys
         if keys.is_single:
             return self._by_key.setdefault(keys.first, set())
-        if keys.first.endswith(b"/") and keys.end == end_of(keys.first):
+        if _is_prefix(keys):
             return self._by_prefix.setdefault(keys.first, set())
         return self._others
 
@@ -201,6 +216,17 @@ def _of(keys: KeyRange, change: Change) -> Change | None:
     """Return the part of a change in a range; None for none."""
     events = tuple(event for event in change.events if keys.contains(event.kv.key))
     return Change(change.revision, events) if events else None
+
+
+def _is_prefix(keys: KeyRange) -> bool:
+    """Return True for the range of all keys under a prefix that ends with ``/``."""
+    return keys.first.endswith(b"/") and keys.end == end_of(keys.first)
+
+
+def _places_of(change: Change) -> set[bytes]:
+    """Return the keys of a change and their prefixes."""
+    keys = {event.kv.key for event in change.events}
+    return keys.union(*map(_prefixes, keys))
 
 
 def _prefixes(key: bytes) -> Iterable[bytes]:

@@ -7,10 +7,8 @@ nothing is written.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
 import structlog
@@ -18,11 +16,10 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, w
 
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.state import StateFolder
-from devopsellence.nodeagent.status.events import events, with_last_container
+from devopsellence.nodeagent.status.event_store import EventStore
 from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.codec import encode
-from devopsellence.store.election import batches
-from devopsellence.store.errors import LeaseLost, StoreError
+from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Compare, Etcd, Put
 from devopsellence.store.events import EventWriter
 from devopsellence.store.informer import Informer
@@ -48,16 +45,16 @@ BuildStatus: TypeAlias = Callable[[], stored_pb2.AssignmentStatus]
 class _Report:
     """Report of an environment. ``build`` builds the newest status; ``built`` is the last built status with its
     encoding. ``written``: the last write. ``echo_deadline``: loop time until which etcd may take to show the write.
-    ``saved``: the content on disk. ``events_until``: status up to which events were stored."""
+    ``saved``: the content on disk."""
 
     build: BuildStatus
+    events: EventStore
     built: tuple[stored_pb2.AssignmentStatus, bytes] | None = None
     #: Serializes writes, because concurrent writes may arrive in any order.
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     written: bytes = b""
     saved: bytes = b""
     echo_deadline: float = 0.0
-    events_until: stored_pb2.AssignmentStatus | None = None
 
     def rebuild(self) -> tuple[stored_pb2.AssignmentStatus, bytes]:
         status = bounded(self.build())
@@ -97,7 +94,7 @@ class StatusWriter:
         """Set the function that builds the status; called and written soon, or at once with ``now``."""
         known = self._reports.get(ref)
         if known is None:
-            self._reports[ref] = _Report(build)
+            self._reports[ref] = _Report(build, EventStore(self._etcd, ref, self._event_writer))
         else:
             known.build = build
         self._schedule(ref, 0.0 if now else self._pause)
@@ -193,7 +190,7 @@ class StatusWriter:
             report.written = value
             return
         # Before the write, because the echo may arrive before the response.
-        before = report.events_until or self._stored(ref)
+        shown = self._stored(ref)
         key = self._keys.status(self._node, ref)
         self._informer.expect(key, value, status)
         if status.phase == stored_pb2.AssignmentStatus.REMOVED:
@@ -201,38 +198,17 @@ class StatusWriter:
             assignment = self._keys.assignment(self._node, ref)
             await self._etcd.txn([Compare.exists(assignment)], [Put(key, value)])
         else:
-            await self._etcd.put(key, value)
+            await report.events.write_with(Put(key, value), status, shown)
         report.written = value
         # The echo may have arrived before the response: then a deletion is noticed from now on.
         is_shown = self._shows(ref, report, value)
         report.echo_deadline = 0.0 if is_shown else asyncio.get_running_loop().time() + ECHO_SECONDS
-        report.events_until = with_last_container(before, status)
-        await self._store_events(ref, events(before, status))
+        await report.events.store(status, shown)
 
     def _stored(self, ref: EnvironmentRef) -> stored_pb2.AssignmentStatus | None:
         """Return the last status of an environment received from etcd."""
         record = self._informer.records.get(self._keys.status(self._node, ref))
         return message_of(record)
-
-    async def _store_events(self, ref: EnvironmentRef, new_events: Sequence[stored_pb2.Event]) -> None:
-        """Store events, best effort: nothing waits for events, and a failed write is not repeated."""
-        now = datetime.now(UTC)
-        for event in new_events:
-            event.at.FromDatetime(now)
-        try:
-            try:
-                await self._put_events(ref, new_events, now)
-            except LeaseLost:
-                # Revoked by hand, or lost with a restored etcd: none of the events is stored.
-                self._event_writer.forget_lease()
-                await self._put_events(ref, new_events, now)
-        except StoreError as error:
-            self._event_writer.forget_lease()
-            _log.warning("events not stored", env=str(ref), error=str(error))
-
-    async def _put_events(self, ref: EnvironmentRef, new_events: Sequence[stored_pb2.Event], now: datetime) -> None:
-        for batch in batches(await self._event_writer.puts(ref, new_events, now, time.monotonic())):
-            await self._etcd.txn([], batch)
 
     def _holds(self, ref: EnvironmentRef, report: _Report, value: bytes) -> bool:
         """Return True if etcd has this status or received it a moment ago. The cache may be older than the last write,

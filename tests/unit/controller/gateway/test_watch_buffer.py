@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from devopsellence.controller.gateway.rules.grants import KeyRange, end_of
 from devopsellence.controller.gateway.watch_buffer import WatchBuffer, WatcherQueue
@@ -63,6 +65,31 @@ def test_watcher_resumes_at_its_revision(start: int, expected: list[str]) -> Non
     assert buffer.holds(start)
     buffer.add(watcher)
     assert [key for _, keys in taken(watcher) for key in keys] == expected
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(["/a", "/a/b", "/a/b/c", "/a/bc", "/b", "/b/a"]), max_size=3, unique=True)),
+    st.integers(0, 30),
+    st.sampled_from([KeyRange(b"/a/b"), prefix("/a/"), prefix("/a/b/"), prefix("/"), KeyRange(b"/a", b"/b")]),
+)
+def test_watcher_that_resumes_gets_what_the_buffer_holds_of_its_keys(
+    revisions: list[list[str]], start: int, keys: KeyRange
+) -> None:
+    buffer = begun(limit=1_000)
+    changes = {11 + at: names for at, names in enumerate(revisions) if names}
+    for revision, names in changes.items():
+        buffer.append([event(name, revision, size=50) for name in names])
+    start = max(start, buffer.first)
+    watcher = queue(keys, start)
+    buffer.add(watcher)
+    expected = [
+        (revision, matching)
+        for revision, names in changes.items()
+        if revision >= start and (matching := [name for name in names if keys.contains(name.encode())])
+    ]
+    assert [(change.revision, [item.kv.key.decode() for item in change.events]) for change in watcher.waiting] == (
+        expected
+    )
 
 
 def test_watcher_ahead_gets_nothing_that_it_has_seen() -> None:

@@ -62,7 +62,9 @@ class AuditLog:
         shown = [str(key)[:_LONGEST_TEXT] for key in keys[:_SHOWN_KEYS]]
         more = {"more_keys": len(keys) - _SHOWN_KEYS} if len(keys) > _SHOWN_KEYS else {}
         caller = source.certificate.common_name
-        _log.info("written", caller=caller, method=method, keys=shown, outcome=outcome, **more)
+        # A thousand nodes report several times in each rollout.
+        log = _log.debug if is_node(caller) else _log.info
+        log("written", caller=caller, method=method, keys=shown, outcome=outcome, **more)
         if self.trail is not None and keys and not is_node(caller):
             description = describe_writes(self._keys, puts, keys, stored)
             self._add(source.entry(method, AuditEntry.ALLOWED), description)

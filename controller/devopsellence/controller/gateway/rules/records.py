@@ -113,7 +113,7 @@ def check_record(caller: Caller, keys: Keys, key: str, value: bytes, stored: byt
         raise denied(f"{key}: records of this kind are not written through the gateway")
     message = _parsed(kind, keys, key, value)
     if caller.role is Role.NODE:
-        _check_report(caller, key, message, stored)
+        _check_report(caller, key, message, value, stored)
     elif isinstance(message, pb.Event):
         if stored is not None:
             raise denied(f"{key}: the event exists already")
@@ -166,7 +166,7 @@ def _check_content(message: Message) -> None:
             pass
 
 
-def _check_report(caller: Caller, key: str, message: Message, stored: bytes | None) -> None:
+def _check_report(caller: Caller, key: str, message: Message, value: bytes, stored: bytes | None) -> None:
     """Check that a record of a node is about that node and its machine."""
     match message:
         case pb.Heartbeat() if message.uid != caller.uid:
@@ -174,7 +174,8 @@ def _check_report(caller: Caller, key: str, message: Message, stored: bytes | No
         case pb.AssignmentStatus() if message.node_uid != caller.uid:
             raise denied(f"{key}: node_uid is {message.node_uid!r}, and the certificate's is {caller.uid!r}")
         case pb.Event():
-            if stored is not None:
+            # The same again, after an answer that was lost, changes nothing.
+            if stored is not None and stored != value:
                 raise denied(f"{key}: the event exists already")
             if (message.node, message.source) != (caller.name, f"agent/{caller.name}"):
                 raise denied(f"{key}: the event is by {message.source!r} about node {message.node!r}")

@@ -89,6 +89,8 @@ def check(who: Caller, key: str, value: bytes, stored: bytes | None = None) -> s
         (NODE, STATUS, status(), None),
         (NODE, HEARTBEAT, encode(pb.Heartbeat(node="n1", uid="u1")), None),
         (NODE, EVENT, event(), None),
+        # Sent again after an answer that was lost.
+        (NODE, EVENT, event(), event()),
         (ANN, EVENT, event(source="cli", node="n2"), None),
         (ANN, RELEASE, release(), None),
         (ANN, RELEASE, release(created_by="ann"), None),
@@ -148,7 +150,7 @@ def test_honest_record_is_written(who: Caller, key: str, value: bytes, stored: b
         (NODE, EVENT, event(node="n2"), None, "about node 'n2'"),
         (NODE, EVENT, event(source="cli"), None, "by 'cli'"),
         (NODE, EVENT, event(source="controller"), None, "by 'controller'"),
-        (NODE, EVENT, event(), event(), "exists already"),
+        (NODE, EVENT, event(), event(source="controller"), "exists already"),
         (ANN, EVENT, event(source="agent/n1"), None, "source 'cli'"),
         (ANN, EVENT, event(source="cli"), event(source="cli"), "exists already"),
         (ANN, RELEASE, release(number=2), None, "number is 2"),
