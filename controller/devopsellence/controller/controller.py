@@ -76,7 +76,7 @@ async def run(
     Raises:
         ListenProblem: the gateway cannot be served.
     """
-    async with Etcd(settings) as etcd, LeaseKeeper(etcd) as keeper:
+    async with Etcd(settings, joins_lists=True) as etcd, LeaseKeeper(etcd) as keeper:
         # First, because a wrong option ends the program.
         server = Gateway(gateway, settings, etcd) if gateway is not None else None
         expires = partial(certificate_end, settings.ca_cert, settings.cert, settings.key)
