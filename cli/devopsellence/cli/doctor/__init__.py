@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from devopsellence.cli import context, errors, signals
+from devopsellence.cli.choice import choose
 from devopsellence.cli.doctor import machine
 from devopsellence.cli.output import CheckResult, CliError
 from devopsellence.store.errors import StoreError
@@ -30,9 +31,11 @@ def all_checks(ctx: click.Context) -> list[CheckResult]:
     """Run all checks and return their results in order of dependence."""
     results = [machine.configuration()]
     try:
-        settings = context.connection(ctx)
+        choice = choose(ctx)
     except CliError as error:
         return [*results, signals.run(machine.docker(None)), CheckResult.from_error("etcd", error)]
+    settings = choice.settings
+    results.append(CheckResult("cluster", "ok", str(choice)))
     dev = context.dev_node(settings)
     results.append(signals.run(machine.docker(dev.docker_host if dev else None)))
     results += machine.certificates(settings, datetime.datetime.now(datetime.UTC))

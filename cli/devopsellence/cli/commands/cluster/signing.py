@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from devopsellence.cli import context
+from devopsellence.cli.choice import chosen_context, connection_flags
 from devopsellence.cli.output import CliError, NextAction
 
 if TYPE_CHECKING:
@@ -56,9 +57,10 @@ def choose(ctx: click.Context, pki: str | None) -> Signing:
     from devopsellence.cli.cluster.signer import GatewaySigner
 
     folder = ClusterFolder.chosen(pki)
-    if pki is not None or folder.has_authority:
+    # A context that the command line names may be another cluster than that of the folder.
+    if pki is not None or (folder.has_authority and not chosen_context(ctx)[0]):
         authority = authorities.load(folder, issue.now())
-        return Signing(folder, authority, partial(root_settings, folder, context.connection_flags(ctx), os.environ))
+        return Signing(folder, authority, partial(root_settings, folder, connection_flags(ctx), os.environ))
     try:
         settings = context.connection(ctx)
     except CliError as error:
