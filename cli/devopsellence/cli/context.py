@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +46,13 @@ def dev_settings() -> Settings | None:
 
 def is_dev(settings: Settings) -> bool:
     """Return True for settings of the local cluster."""
+    from devopsellence.cli import reach
+
     dev = dev_settings()
-    return dev is not None and (dev.endpoints, dev.prefix) == (settings.endpoints, settings.prefix)
+    # Through ssh, an address of this form is on another machine.
+    if dev is None or reach.ssh_host(settings) is not None:
+        return False
+    return (dev.endpoints, dev.prefix) == (settings.endpoints, settings.prefix)
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ def run(ctx: click.Context, work: Callable[[Etcd], Awaitable[T]], *, settings: S
         CliError: for errors of the store, with a message about the endpoints.
         Interrupted: a signal ended the process; ``work`` has cleaned up.
     """
-    from devopsellence.cli import errors, signals
+    from devopsellence.cli import errors, reach, signals
     from devopsellence.cli.store import renewal
     from devopsellence.store.errors import StoreError
     from devopsellence.store.etcd import Etcd
@@ -86,6 +92,8 @@ def run(ctx: click.Context, work: Callable[[Etcd], Awaitable[T]], *, settings: S
         logging.getLogger("devopsellence").addHandler(logging.NullHandler())
 
     renewal.finish_renewal(settings)
+    since = time.time()
+    reach.prepare(settings)
 
     async def connected() -> T:
         async with Etcd(settings, timeout=CALL_TIMEOUT) as etcd:
@@ -100,7 +108,8 @@ def run(ctx: click.Context, work: Callable[[Etcd], Awaitable[T]], *, settings: S
             # Outside of the event loop, which a prompt would hold back. ``work`` has written nothing, and starts anew.
             needed.answer(ctx.ensure_object(Output))
         except StoreError as error:
-            raise errors.of_store(error, where=", ".join(settings.endpoints), dev=is_dev(settings)) from error
+            failure = errors.of_store(error, where=reach.described(settings), dev=is_dev(settings))
+            raise reach.explained(failure, settings, since) from error
 
 
 def config_path() -> Path | None:

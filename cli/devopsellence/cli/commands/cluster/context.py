@@ -16,6 +16,7 @@ from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 
 if TYPE_CHECKING:
     from devopsellence.cli.contexts.record import ClusterContext
+    from devopsellence.cli.ssh.host import SshHost
     from devopsellence.store.settings import Settings
 
 _ROWS: Final = {
@@ -27,16 +28,26 @@ _ROWS: Final = {
     "username": "User",
     "password_file": "Password file",
     "prefix": "Prefix",
+    "ssh": "Through ssh",
 }
+
+
+def _ssh_host(_ctx: click.Context, _param: click.Parameter, value: str | None) -> SshHost | None:
+    from devopsellence.cli.ssh.host import InvalidHost, SshHost
+
+    try:
+        return SshHost.parse(value) if value is not None else None
+    except InvalidHost as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @click.group(cls=CommandGroup)
 def context() -> None:
     """Add, choose and show clusters with names.
 
-    A context is a cluster with a name: addresses, files of certificate and key, prefix. Commands use the context of
-    --context, else of DEVOPSELLENCE_CONTEXT, else of context use. A token, --etcd-endpoints and
-    DEVOPSELLENCE_ETCD_ENDPOINTS come first; without any, the local cluster is used.
+    A context is a cluster with a name: addresses, files of certificate and key, prefix, and perhaps an ssh host through
+    which everything is reached. Commands use the context of --context, else of DEVOPSELLENCE_CONTEXT, else of context
+    use. A token, --etcd-endpoints and DEVOPSELLENCE_ETCD_ENDPOINTS come first; without any, the local cluster is used.
 
     \b
     Example:
@@ -55,10 +66,18 @@ def context() -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder with ca.crt, tls.crt and tls.key, as operator add writes them.",
 )
+@click.option(
+    "--ssh",
+    metavar="[USER@]HOST[:PORT]",
+    callback=_ssh_host,
+    help="Reach the cluster through this host, such as an alias of ~/.ssh/config.",
+)
 @click.option("--use", is_flag=True, help="Use the context from now on.")
 @pass_output
 @click.pass_context
-def add(ctx: click.Context, output: Output, name: str, certificates: Path | None, use: bool) -> None:
+def add(
+    ctx: click.Context, output: Output, name: str, certificates: Path | None, ssh: SshHost | None, use: bool
+) -> None:
     """Add a context.
 
     Records the settings of the options --etcd-endpoints, --etcd-ca-cert, --etcd-cert, --etcd-key, --etcd-server-name,
@@ -69,11 +88,13 @@ def add(ctx: click.Context, output: Output, name: str, certificates: Path | None
     Example:
       devopsellence context add prod --certificates ./ann --etcd-endpoints 10.0.0.1:2381,10.0.0.2:2381
       devopsellence context add prod --use        # of the variables in this shell
+      devopsellence context add home --certificates ./ann --etcd-endpoints 10.0.0.1:2381 --ssh ops@bastion
     """
+    from devopsellence.cli import reach
     from devopsellence.cli.contexts import file
     from devopsellence.cli.contexts.record import ClusterContext
 
-    added = ClusterContext(_settings(ctx, certificates))
+    added = ClusterContext(reach.through(_settings(ctx, certificates), ssh))
     contexts = file.change(lambda contexts: contexts.added(name, added, use=use))
     is_used = contexts.current == name
     steps = [] if is_used else [NextAction("use it", f"devopsellence context use {name}")]
@@ -92,11 +113,12 @@ def list_(output: Output) -> None:
       devopsellence context list -o json
     """
     from devopsellence.cli.contexts import file
+    from devopsellence.cli.reach import described
     from devopsellence.cli.util.text import columns
 
     contexts = file.load()
     rows = [
-        ["*" if name == contexts.current else "", name, ", ".join(found.settings.endpoints)]
+        ["*" if name == contexts.current else "", name, described(found.settings)]
         for name, found in contexts.by_name.items()
     ]
     steps = [] if rows else [NextAction("add a context", "devopsellence context add --help")]
