@@ -96,7 +96,10 @@ async def socket_path(settings: Settings, address: str) -> str | None:
 
 
 def explained(error: CliError, settings: Settings, since: float) -> CliError:
-    """Return an error with what ``ssh`` has said ``since``, in seconds since 1970, such as why it reaches no gateway."""
+    """Return an error with the words of ``ssh`` about it, such as why its host cannot reach a gateway.
+
+    ``since``: begin of the command, in seconds since 1970.
+    """
     host = ssh_host(settings)
     lines = tunnel.last_lines(host, since) if host is not None else []
     if not lines or error.code != "etcd_unavailable":

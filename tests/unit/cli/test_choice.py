@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from devopsellence.cli import context, reach
 from devopsellence.cli.contexts import file
 from devopsellence.cli.dev import state
 from devopsellence.cli.main import main
+from devopsellence.cli.ssh.host import SshHost
 from devopsellence.store.settings import Settings
 
 ENDPOINTS = "DEVOPSELLENCE_ETCD_ENDPOINTS"
@@ -184,6 +186,28 @@ def test_add_refuses_settings_that_cannot_work(arguments: list[str], problem: st
     assert (refused["code"], refused["exit_code"]) == ("settings_invalid", 2)
     assert problem in refused["message"]
     assert not file.path().exists()
+
+
+@pytest.mark.parametrize("host", ["-oProxyCommand=x", "a b", "a\nb", "x@-y", "a;b", "$(id)", "a@b@", "h:0", "h:x", ""])
+def test_add_refuses_hosts_that_ssh_could_mistake(host: str) -> None:
+    result = run("context", "add", "prod", "--etcd-endpoints", "10.0.0.1:2381", "--ssh", host)
+    assert result.exit_code == 2
+    assert "is not an ssh host" in result.stderr
+    assert not file.path().exists()
+
+
+def test_context_through_ssh_is_never_the_local_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same address is on another machine there."""
+    local = Settings(endpoints=("127.0.0.1:12381",))
+    monkeypatch.setattr(state, "settings", lambda: local)
+    assert context.is_dev(local)
+    assert not context.is_dev(reach.through(local, SshHost("bastion")))
+
+
+def test_ssh_host_is_shown() -> None:
+    document("context", "add", "prod", "--etcd-endpoints", "10.0.0.1:2381", "--ssh", "ops@bastion", "--use")
+    assert document("context", "show")["ssh"] == "ops@bastion"
+    assert "10.0.0.1:2381 through ssh ops@bastion" in run("context", "list").stdout
 
 
 @pytest.mark.usefixtures("contexts")

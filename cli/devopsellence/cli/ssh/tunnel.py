@@ -177,15 +177,15 @@ def _last_lines(folder: Path) -> list[str]:
 
 
 def _failed(host: SshHost, why: str, lines: list[str]) -> CliError:
+    """Return the error for a missing connection: with the last line of ``ssh``, and those before as evidence."""
     text = "\n".join(lines)
-    by_hand = f"ssh {' '.join(host.arguments).replace('-- ', '')}"
+    by_hand = f"ssh {' '.join(word for word in host.arguments if word != '--')}"
     if "Host key verification failed" in text and "IDENTIFICATION HAS CHANGED" not in text:
         action = NextAction("confirm the host's key once, by hand", by_hand)
     elif "Permission denied" in text:
         action = NextAction("load the key into the agent (ssh-add), and see that this works", by_hand)
     else:
         action = NextAction("see that this works, then repeat the command", by_hand)
-    message = f"ssh cannot connect to {host}" + (f": {why}" if why else "")
-    return CliError(
-        "ssh_failed", message, next_actions=[action], findings=[Finding("ssh_failed", message, evidence=text)]
-    )
+    message = ": ".join(filter(None, (f"ssh cannot connect to {host}", why, *lines[-1:])))
+    findings = [Finding("ssh_failed", message, evidence="\n".join(lines[:-1]))] if lines[1:] else []
+    return CliError("ssh_failed", message, next_actions=[action], findings=findings)

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from devopsellence.cli import reach
 from devopsellence.cli.contexts.record import ClusterContext
+from devopsellence.cli.ssh.host import SshHost
 from devopsellence.store.settings import Settings
 
 FULL = ClusterContext(
@@ -22,8 +24,10 @@ FULL = ClusterContext(
 )
 PASSWORD = ClusterContext(Settings(endpoints=("etcd:2379",), username="ann", password_file=Path("/ann/password")))
 
+THROUGH = ClusterContext(reach.through(FULL.settings, SshHost("bastion", "ops", 2222)))
 
-@pytest.mark.parametrize("context", [FULL, PASSWORD, ClusterContext(Settings(endpoints=("127.0.0.1:2379",)))])
+
+@pytest.mark.parametrize("context", [FULL, PASSWORD, THROUGH, ClusterContext(Settings(endpoints=("127.0.0.1:2379",)))])
 def test_form_is_read_back(context: ClusterContext) -> None:
     assert ClusterContext.parse(context.document()) == context
 
@@ -31,6 +35,8 @@ def test_form_is_read_back(context: ClusterContext) -> None:
 def test_form_leaves_out_absent_values() -> None:
     assert "ca_cert" not in PASSWORD.document()
     assert "username" not in FULL.document()
+    assert "ssh" not in FULL.document()
+    assert THROUGH.document()["ssh"] == "ops@bastion:2222"
 
 
 @pytest.mark.parametrize(
@@ -43,6 +49,9 @@ def test_form_leaves_out_absent_values() -> None:
         ({"endpoints": ["10.0.0.1"]}, "is not address:port"),
         ({"key": "tls.key"}, "'key' is not an absolute path"),
         ({"key": 7}, "'key' is not a text"),
+        ({"ssh": "-oProxyCommand=x"}, "is not an ssh host"),
+        ({"ssh": ["bastion"]}, "'ssh' is not a text"),
+        ({"ssh": "bastion", "endpoints": ["-x:2381"]}, "is not host:port"),
         ({"color": "blue"}, "'color' is unknown to this version"),
         ({"prefix": "other"}, "DEVOPSELLENCE_PREFIX"),
     ],
