@@ -12,7 +12,9 @@ from click.testing import CliRunner, Result
 from devopsellence.cli import context, reach
 from devopsellence.cli.contexts import file
 from devopsellence.cli.dev import state
+from devopsellence.cli.dev import up as dev_up
 from devopsellence.cli.main import main
+from devopsellence.cli.output import CliError
 from devopsellence.cli.ssh.host import SshHost
 from devopsellence.store.settings import Settings
 
@@ -134,6 +136,18 @@ def test_no_cluster_names_the_ways_to_one() -> None:
     assert refused["code"] == "etcd_unavailable"
     steps = [step["command"] for step in refused["findings"][0]["next_actions"]]
     assert "devopsellence context add --help" in steps
+
+
+@pytest.mark.usefixtures("contexts")
+def test_start_of_the_local_cluster_warns_of_a_context_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise CliError("etcd_failed", "not in this test")
+
+    monkeypatch.setattr(dev_up, "bring_up", fail)
+    assert "Warning" not in run("dev", "up").stderr
+    document("context", "use", "prod")
+    warning = "Warning: commands use context prod, because it is in use: devopsellence context use prod; for the local"
+    assert run("dev", "up").stderr.startswith(warning)
 
 
 @pytest.mark.usefixtures("contexts")

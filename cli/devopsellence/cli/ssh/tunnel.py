@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ _REQUEST_SECONDS: Final = 3.0
 _CONTROL: Final = "m"
 _LOG: Final = "log"
 _SHOWN_LINES: Final = 4
+_CHANNEL: Final = re.compile(r"^channel \d+: ")
 _MASTER: Final = (
     *("-f", "-N", "-T"),
     *("-o", "ControlMaster=yes"),
@@ -173,7 +175,9 @@ def _last_lines(folder: Path) -> list[str]:
         text = (folder / _LOG).read_bytes()[-4096:].decode(errors="replace")
     except OSError:
         return []
-    return [line.strip() for line in text.splitlines() if line.strip()][-_SHOWN_LINES:]
+    lines = (_CHANNEL.sub("", line.strip()) for line in text.splitlines())
+    # A client tries an address that cannot be reached several times.
+    return list(dict.fromkeys(line for line in lines if line))[-_SHOWN_LINES:]
 
 
 def _failed(host: SshHost, why: str, lines: list[str]) -> CliError:
