@@ -101,6 +101,23 @@ def chosen_context(ctx: click.Context) -> tuple[str, str]:
     return "", ""
 
 
+def context_settings(ctx: click.Context) -> Settings | None:
+    """Return the settings of the context that is chosen or in use; None without one.
+
+    A damaged file counts only if flag or variable name a context.
+
+    Raises:
+        CliError: ``context_unknown``, ``contexts_unusable`` (exit code 2).
+    """
+    try:
+        choice = _of_context(ctx)
+    except CliError:
+        if chosen_context(ctx)[0]:
+            raise
+        return None
+    return choice.settings if choice is not None else None
+
+
 def token_settings(ctx: click.Context) -> TokenSettings | None:
     """Return the settings of the token of this process, read once; None without one.
 

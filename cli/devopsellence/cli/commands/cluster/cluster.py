@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from devopsellence.cli import context
-from devopsellence.cli.choice import connection_flags
+from devopsellence.cli.choice import connection_flags, context_settings
 from devopsellence.cli.commands.cluster.ca import ca
 from devopsellence.cli.commands.cluster.cluster_certificates import certificates
 from devopsellence.cli.commands.cluster.signing import Signing, after_grant, choose
@@ -187,7 +187,7 @@ def _uid(ctx: click.Context, folder: ClusterFolder, name: str) -> str:
 
     check_name("node", name)
     try:
-        settings = root_settings(folder, connection_flags(ctx), os.environ)
+        settings = root_settings(folder, connection_flags(ctx), os.environ, context_settings(ctx))
         return context.run(ctx, lambda etcd: registry.find(etcd, name), settings=settings).uid
     except CliError as error:
         action = NextAction("or give the uid", f"devopsellence cluster issue node {name} --uid <uid>")
