@@ -16,12 +16,16 @@ from typing import Any
 import pytest
 
 from devopsellence.access.roles import Role
+from devopsellence.cli.cluster.folder import ClusterFolder
+from devopsellence.server_certificate import CertificateFiles
 from devopsellence.store.settings import Settings
 from tests.integration.gateway.key_classes import OWN
 from tests.integration.gateway.test_audit_command import history, other  # noqa: F401 - fixtures
 from tests.integration.gateway.test_commands import Shop, agent, shop  # noqa: F401 - fixtures
 from tests.support.agent import AgentNode
+from tests.support.controller import ControllerProcess
 from tests.support.gateway import RunningGateway
+from tests.support.gateway_cluster import gateway_options
 from tests.support.ports import free_port
 from tests.support.process import python_environ
 from tests.support.sshd import ALIAS, Sshd, own_network
@@ -253,3 +257,22 @@ async def test_app_is_deployed_and_used_through_ssh(shop: Shop, agent: AgentNode
     assert await ok(far, "task", "run", "hello") == "hello\n"
     await ok(far, "node", "diagnose", "n1")
     assert sshd.logins == 1
+
+
+async def test_root_reaches_its_cluster_as_the_context_does(settings: Settings, sshd: Sshd, tmp_path: Path) -> None:
+    far = Far(sshd, tmp_path, tmp_path / "home")
+    await ok(far, "cluster", "init", "--no-passphrase", "--etcd", "e1=192.0.2.1", "--prefix", settings.prefix)
+    folder = ClusterFolder(tmp_path / "home" / "cluster")
+    bundle, root, port = folder.controller, folder.root_operator, free_port()
+    files = CertificateFiles(bundle.authority, bundle.certificate, bundle.key)
+    controller = ControllerProcess(settings, tmp_path / "controller.log", *gateway_options(files, port))
+    try:
+        await controller.logged("gateway started")
+        through = replace(settings, endpoints=(f"127.0.0.1:{port}",))
+        access = replace(through, ca_cert=root.authority, cert=root.certificate, key=root.key)
+        await asyncio.to_thread(far.add, access)
+        assert "Operator ben: " in await ok(far, "operator", "add", "ben", "--role", "viewer")
+        operators = (await asyncio.to_thread(far.json, "operator", "list"))["operators"]
+        assert [found["operator"] for found in operators] == ["ben"]
+    finally:
+        controller.end()
