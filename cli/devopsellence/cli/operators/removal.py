@@ -136,7 +136,8 @@ def signed_with(issued: Collection[IssuedCertificate], serial: str) -> SignedWit
     reached = [serial]
     while reached:
         callers = set(reached)
-        found = {record.serial: record for record in issued if record.issued_by_serial in callers and is_renewal(record)}
+        signed = (record for record in issued if record.issued_by_serial in callers)
+        found = {record.serial: record for record in signed if is_renewal(record)}
         reached = [number for number in found if number not in renewals and number != serial]
         renewals |= {number: found[number] for number in reached}
     callers = {serial, *renewals}

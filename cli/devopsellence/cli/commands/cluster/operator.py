@@ -309,7 +309,7 @@ def deny(ctx: click.Context, output: Output, serial: str, reason: str, undo: boo
         text = f"The certificate with the serial number {number} is accepted again, and its renewals."
         output.result("operator deny", text, serial=number, denied=False)
         return
-    confirm(ctx, f"This denies the certificate with the serial number {number} and its renewals; its owner loses access.")
+    confirm(ctx, f"This denies the certificate of serial number {number} and its renewals. Its owner loses access.")
     signed = context.run(ctx, lambda etcd: removal.deny_serial(etcd, number, reason))
     lines = [f"The certificate with the serial number {number} is denied."]
     lines += [f"Denied as well, renewed from it: {record.serial}" for record in signed.renewals]
