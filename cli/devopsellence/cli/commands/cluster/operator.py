@@ -281,10 +281,11 @@ def remove(ctx: click.Context, output: Output, name: str, more_recipients: Seque
 @pass_output
 @click.pass_context
 def deny(ctx: click.Context, output: Output, serial: str, reason: str, undo: bool) -> None:
-    """Deny a single certificate by its serial number, and what was renewed from it.
+    """Deny a single certificate by its serial number.
 
-    Gateways and agents refuse them from then on. For a stolen certificate of an operator or node that stays: issue
-    another one first (cluster issue --force). Its serial number: openssl x509 -noout -serial -in tls.crt
+    Gateways and agents refuse it from then on, and all that was renewed from it. For a stolen certificate of an
+    operator or node that stays: issue another one first (cluster issue --force). Its serial number: openssl x509
+    -noout -serial -in tls.crt
 
     \b
     Example:
