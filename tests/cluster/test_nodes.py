@@ -1,4 +1,4 @@
-"""Life of a node while users use the app on other nodes: drained, removed, replaced."""
+"""Life of a node while users use the app: drained, removed, replaced."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def versions(app: App, node: str) -> list[str]:
 
 
 def test_drained_node_stays_empty_until_uncordoned(app: App, bed: Bed) -> None:
-    with Load(app, "n1", "n2") as load:
+    """Its router goes on: DNS still names it."""
+    with Load(app, *bed.hosts) as load:
         app.devopsellence("node", "drain", "n3")
         assert versions(app, "n3") == []
         app.deploy("while drained")

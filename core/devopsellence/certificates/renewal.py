@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import datetime
 import os
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+import shutil
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -96,7 +97,7 @@ def install(files: CertificateFiles, renewed: KeyPair, before: InstalledCertific
         OSError: the files cannot be written. Busy: another process is replacing them.
     """
     folder = files.certificate.parent
-    with locked(folder), TemporaryDirectory(dir=folder, prefix=".renewed-") as scratch:
+    with locked(folder), _scratch(folder) as scratch:
         if before is not None and input_file.read(files.certificate) != before.pem:
             return
         certificate, key = Path(scratch, "tls.crt"), Path(scratch, "tls.key")
@@ -104,6 +105,15 @@ def install(files: CertificateFiles, renewed: KeyPair, before: InstalledCertific
         if not certificate_end(files.authority, certificate, key):
             raise RenewalFailed(f"the renewed certificate does not fit the authority in {files.authority}")
         renewed.write(files.certificate, files.key)
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[str]:
+    """Return a folder within ``folder``, whose lock is held; removed at the end, like those of killed processes."""
+    for left in folder.glob(".renewed-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(dir=folder, prefix=".renewed-") as scratch:
+        yield scratch
 
 
 class Renewer:

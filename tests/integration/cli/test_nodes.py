@@ -102,6 +102,17 @@ def test_attach_and_detach_are_events(cli: Cli) -> None:
     assert all(cli.etcd(leases))
 
 
+def test_several_nodes_are_attached_together_or_none(cli: Cli) -> None:
+    for name in ("n1", "n2"):
+        cli.ok("node", "register", name)
+    error = cli.error("node", "attach", "n1", "nobody", "n2", "--env", ENV)
+    assert (error["code"], "nobody" in error["message"]) == ("node_unknown", True)
+    attached = cli.json("node", "attach", "n2", "n1", "n2", "--env", ENV)
+    assert attached["nodes"] == ["n1", "n2"]
+    events = [entry["node"] for entry in cli.json("events", "--env", ENV)["events"] if entry["code"] == "node_attached"]
+    assert sorted(events) == ["n1", "n2"]
+
+
 def test_unregistered_node_cannot_be_attached(cli: Cli) -> None:
     error = cli.error("node", "attach", "nobody", "--env", ENV)
     assert error["code"] == "node_unknown"

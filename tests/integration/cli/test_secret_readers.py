@@ -41,7 +41,7 @@ def test_attach_waits_for_age_key_of_agent(ann: Operator) -> None:
     ann.beat("n1", uid, "")
 
     async def work(etcd: Etcd) -> access.ReencryptResult:
-        waiting = asyncio.create_task(access.grant_to_node(etcd, REF, "n1"))
+        waiting = asyncio.create_task(access.grant_to_nodes(etcd, REF, ["n1"]))
         beat = Heartbeat(node="n1", uid=uid, age_recipient=key.recipient)
         await etcd.put(etcd.keys.heartbeat("n1"), encode(beat))
         return await waiting

@@ -42,6 +42,10 @@ def pair(files: CertificateFiles) -> tuple[bytes, bytes]:
 def test_renewed_certificate_is_installed_with_its_key(files: CertificateFiles, authority: Authority) -> None:
     renewed = renewed_by(authority)
     beside = {*files.certificate.parent.iterdir()}
+    # Of a process that was killed.
+    left = files.certificate.parent / ".renewed-1"
+    left.mkdir()
+    (left / "tls.key").write_bytes(b"secret")
     install(files, renewed, read_certificate(files))
     assert pair(files) == (renewed.certificate, renewed.key)
     assert {*files.certificate.parent.iterdir()} == beside

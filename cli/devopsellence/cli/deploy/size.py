@@ -49,17 +49,17 @@ async def check(
         raise problem
 
 
-async def check_attachment(etcd: Etcd, ref: EnvironmentRef, name: str) -> None:
-    """Check the running release as :func:`check` does, for the attached nodes and the node ``name``.
+async def check_attachment(etcd: Etcd, ref: EnvironmentRef, names: Collection[str]) -> None:
+    """Check the running release as :func:`check` does, for the attached nodes and the nodes ``names``.
 
-    Secrets grow with each node, and this node may run together what no other node does.
+    Secrets grow with each node, and one of these may run together what no other node does.
 
     Raises:
         MalformedRecord: a record of the environment or of a secret cannot be read.
     """
     release = await target_release(etcd, ref)
     if release is not None:
-        nodes = await recipients.readable_nodes(etcd, {name, *await recipients.attached(etcd, ref)})
+        nodes = await recipients.readable_nodes(etcd, {*names, *await recipients.attached(etcd, ref)})
         await check(etcd, ref, release, nodes, await vault.read(etcd, ref, references(release)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,12 +78,37 @@ class DrainedService:
 
 
 @dataclass(frozen=True)
+class ForwardedIngress:
+    """Ingress of an environment on a node to be drained, which goes on until the node is removed.
+
+    ``nodes``: those that requests for ``hosts`` are forwarded to.
+    """
+
+    environment: EnvironmentRef
+    hosts: tuple[str, ...]
+    nodes: tuple[str, ...]
+
+    def text(self, node: str) -> str:
+        """Return a sentence about the ingress."""
+        hosts = ", ".join(map(safe, self.hosts))
+        if not self.nodes:
+            return f"{self.environment}: {node} has no node to forward requests for {hosts} to"
+        forwards = f"{node} forwards requests for {hosts} to {', '.join(self.nodes)}"
+        return f"{self.environment}: {forwards} until it is removed; point DNS elsewhere before that"
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {"environment": str(self.environment), "hosts": list(self.hosts), "nodes": list(self.nodes)}
+
+
+@dataclass(frozen=True)
 class DrainPreview:
-    """Workload of the node, the services that leave or stay, and the unreadable records."""
+    """Workload of the node, the services that leave or stay, what is forwarded then, and the unreadable records."""
 
     workload: NodeWorkload
     services: tuple[DrainedService, ...]
     problems: tuple[UnreadableKey, ...]
+    forwarded: tuple[ForwardedIngress, ...] = ()
 
 
 async def preview_drain(etcd: Etcd, name: str, *, move_volumes: bool) -> DrainPreview:
@@ -96,6 +121,7 @@ async def preview_drain(etcd: Etcd, name: str, *, move_volumes: bool) -> DrainPr
         reader.get_many({str(ref): keys.environment(ref) for ref in workload.assignments}, Environment),
     )
     services: list[DrainedService] = []
+    forwarded: list[ForwardedIngress] = []
     for ref, assignment in sorted(workload.assignments.items()):
         if assignment.removed:
             continue
@@ -105,8 +131,11 @@ async def preview_drain(etcd: Etcd, name: str, *, move_volumes: bool) -> DrainPr
         others = [
             _other(nodes[keys.node(other)], beats.get(keys.heartbeat(other)), assignments.get(other)) for other in names
         ]
-        services += drained_services(ref, assignment.services, others, move_volumes=move_volumes)
-    return DrainPreview(workload, tuple(services), (*workload.problems, *reader.problems))
+        of_environment = drained_services(ref, assignment.services, others, move_volumes=move_volumes)
+        services += of_environment
+        forwarded += forwarded_ingress(ref, assignment, of_environment, others)
+    problems = (*workload.problems, *reader.problems)
+    return DrainPreview(workload, tuple(services), problems, tuple(forwarded))
 
 
 def drained_services(
@@ -126,6 +155,18 @@ def drained_services(
         nowhere = "" if elsewhere else why
         drained.append(DrainedService(environment, service.name, volumes, False, elsewhere, nowhere, removed))
     return drained
+
+
+def forwarded_ingress(
+    environment: EnvironmentRef, assignment: Assignment, drained: Sequence[DrainedService], others: Sequence[OtherNode]
+) -> Iterator[ForwardedIngress]:
+    """Yield the ingress that a drained node forwards: none if the services of its rules stay. Pure."""
+    targets = {rule.service for rule in assignment.ingress.rules}
+    if not any(service.service in targets and not service.stays for service in drained):
+        return
+    services = [service for service in assignment.services if service.name in targets]
+    nodes = [other.node.name for other in others if not any(_why_not(service, other) for service in services)]
+    yield ForwardedIngress(environment, tuple(assignment.ingress.hosts), tuple(nodes))
 
 
 def refusal(preview: DrainPreview, anyway: str) -> CliError | None:

@@ -6,7 +6,7 @@ Registering, draining and removing nodes is in the modules beside.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -125,34 +125,36 @@ async def cordon(etcd: Etcd, name: str, *, cordoned: bool) -> Node:
     return await transaction.change(etcd, etcd.keys.node(name), Node, edit)
 
 
-async def attach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environment, ReencryptResult]:
-    """Attach a registered node to an environment; create the environment if it does not exist.
+async def attach(etcd: Etcd, ref: EnvironmentRef, names: Collection[str]) -> tuple[Environment, ReencryptResult]:
+    """Attach registered nodes to an environment; create the environment if it does not exist.
 
-    First the secrets are encrypted for the node, so that the node can decrypt everything assigned to it.
+    First the secrets are encrypted for the nodes, so that these can decrypt everything assigned to them. All nodes are
+    attached, or none.
 
     Raises:
-        CliError: ``node_unknown``; ``ingress_conflict``: another environment of the node has one of its hosts;
+        CliError: ``node_unknown``; ``ingress_conflict``: another environment of a node has one of its hosts;
             ``assignment_too_large``: etcd could not take what a node is to run.
     """
-    if await etcd.get(etcd.keys.node(name)) is None:
-        raise errors.node_unknown(name)
+    for name in names:
+        if await etcd.get(etcd.keys.node(name)) is None:
+            raise errors.node_unknown(name)
     from devopsellence.cli.deploy import size
     from devopsellence.cli.ingress import hosts
     from devopsellence.cli.secrets import access
 
-    if problem := await hosts.find_conflict(etcd, ref, await hosts.environment_hosts(etcd, ref), [name]):
+    if problem := await hosts.find_conflict(etcd, ref, await hosts.environment_hosts(etcd, ref), names):
         raise problem
-    await size.check_attachment(etcd, ref, name)
-    reencrypted = await access.grant_to_node(etcd, ref, name)
+    await size.check_attachment(etcd, ref, names)
+    reencrypted = await access.grant_to_nodes(etcd, ref, names)
     fresh = transaction.new_environment(ref)
 
     def edit(before: Environment | None) -> Environment:
         after = Environment()
         after.CopyFrom(before or fresh)
-        after.nodes[:] = sorted({*after.nodes, name})
+        after.nodes[:] = sorted({*after.nodes, *names})
         return after
 
-    return await _change_environment(etcd, ref, edit, name, "node_attached", f"attached node {name}"), reencrypted
+    return await _change_environment(etcd, ref, edit, names, "node_attached", "attached"), reencrypted
 
 
 async def check_attached(etcd: Etcd, ref: EnvironmentRef, name: str) -> None:
@@ -185,13 +187,22 @@ async def detach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environmen
         after.nodes[:] = [node for node in before.nodes if node != name]
         return after
 
-    return await _change_environment(etcd, ref, edit, name, "node_detached", f"detached node {name}"), exposed
+    return await _change_environment(etcd, ref, edit, [name], "node_detached", "detached"), exposed
 
 
 async def _change_environment(
-    etcd: Etcd, ref: EnvironmentRef, edit: Callable[[Environment | None], Environment], node: str, code: str, did: str
+    etcd: Etcd,
+    ref: EnvironmentRef,
+    edit: Callable[[Environment | None], Environment],
+    names: Iterable[str],
+    code: str,
+    did: str,
 ) -> Environment:
-    puts = await event_puts(etcd, [ref], node, code, did)
+    puts = [
+        put
+        for name in list(names)[:_MAX_EVENTS]
+        for put in await event_puts(etcd, [ref], name, code, f"{did} node {name}")
+    ]
     return await transaction.change(etcd, etcd.keys.environment(ref), Environment, edit, also=lambda _: puts)
 
 

@@ -12,7 +12,14 @@ from datetime import UTC, datetime
 
 from devopsellence.access.denied import denial_of, drop_expired
 from devopsellence.access.roles import Action
-from devopsellence.api.v1.stored_pb2 import DeniedCertificate, DenyList, Operator, OperatorAccess, TokenCertificate
+from devopsellence.api.v1.stored_pb2 import (
+    DeniedCertificate,
+    DenyList,
+    IssuedCertificate,
+    Operator,
+    OperatorAccess,
+    TokenCertificate,
+)
 from devopsellence.cli.errors import access_denied
 from devopsellence.cli.operators.access import stored, unknown
 from devopsellence.cli.output import CliError
@@ -114,26 +121,73 @@ async def revoke_tokens(etcd: Etcd, planned: OperatorRemoval) -> None:
     await _remove(etcd, planned, entries)
 
 
-async def deny_serial(etcd: Etcd, serial: str, reason: str) -> None:
-    """Deny the certificate with a serial number, as in the deny-list, and delete the age recipient of its token."""
-    entry = DeniedCertificate(serial=serial, reason=reason)
-    records = await Reader(etcd).get_prefix(etcd.keys.all_operator_access_prefix, OperatorAccess)
-    known = (token for record in records.values() for token in record.tokens if token.serial == serial)
-    if (token := next(known, None)) is not None:
-        entry.expires_at.CopyFrom(token.expires_at)
-    deletes = [Delete(etcd.keys.operator(token.recipient))] if token is not None and token.recipient else []
-    await _deny(etcd, [entry], deletes)
+@dataclass(frozen=True)
+class SignedWith:
+    """Certificates that were signed with another one. ``renewals``: its own, one after the other. ``others``: of other
+    identities, signed with it or with a renewal of it."""
+
+    renewals: tuple[IssuedCertificate, ...]
+    others: tuple[IssuedCertificate, ...]
+
+
+def signed_with(issued: Collection[IssuedCertificate], serial: str) -> SignedWith:
+    """Return what was signed with the certificate of a serial number, by the records of gateways."""
+    renewals: dict[str, IssuedCertificate] = {}
+    reached = [serial]
+    while reached:
+        callers = set(reached)
+        signed = (record for record in issued if record.issued_by_serial in callers)
+        found = {record.serial: record for record in signed if is_renewal(record)}
+        reached = [number for number in found if number not in renewals and number != serial]
+        renewals |= {number: found[number] for number in reached}
+    callers = {serial, *renewals}
+    others = [record for record in issued if record.issued_by_serial in callers and not is_renewal(record)]
+    return SignedWith(tuple(renewals.values()), tuple(others))
+
+
+def is_renewal(record: IssuedCertificate) -> bool:
+    """Return True if a certificate was signed for its caller itself."""
+    return record.identity == record.issued_by
+
+
+async def deny_serial(etcd: Etcd, serial: str, reason: str) -> SignedWith:
+    """Deny the certificate with a serial number, as in the deny-list, with all renewals of it, and delete the age
+    recipients of tokens among them.
+
+    Raises:
+        CliError: ``busy``.
+    """
+    reader, keys = Reader(etcd), etcd.keys
+    records = await reader.get_prefix(keys.all_operator_access_prefix, OperatorAccess)
+    tokens = {token.serial: token for record in records.values() for token in record.tokens}
+    denied = set[str]()
+    while True:
+        issued = await reader.get_prefix(keys.issued_certificates_prefix, IssuedCertificate)
+        signed = signed_with(issued.values(), serial)
+        ends = {serial: None, **{record.serial: record.not_after for record in signed.renewals}}
+        if not (new := ends.keys() - denied):
+            # Its holder may have renewed it once more before gateways knew.
+            return signed
+        entries = [DeniedCertificate(serial=number, reason=reason, expires_at=ends[number]) for number in sorted(new)]
+        for entry in entries:
+            if entry.serial in tokens:
+                entry.expires_at.CopyFrom(tokens[entry.serial].expires_at)
+        recipients = [tokens[number].recipient for number in sorted(new & tokens.keys())]
+        await _deny(etcd, entries, [Delete(keys.operator(recipient)) for recipient in recipients if recipient])
+        denied |= new
 
 
 async def allow_serial(etcd: Etcd, serial: str) -> None:
-    """Accept the certificate with a serial number again.
+    """Accept the certificate with a serial number and its renewals again.
 
     Raises:
         CliError: ``certificate_not_denied``, ``busy``.
     """
+    issued = await Reader(etcd).get_prefix(etcd.keys.issued_certificates_prefix, IssuedCertificate)
+    accepted = {serial, *(record.serial for record in signed_with(issued.values(), serial).renewals)}
 
     def edit(denied: DenyList) -> None:
-        left = [entry for entry in denied.certificates if entry.serial != serial]
+        left = [entry for entry in denied.certificates if entry.serial not in accepted]
         if len(left) == len(denied.certificates):
             raise CliError("certificate_not_denied", f"no certificate with the serial number {serial} is denied")
         del denied.certificates[:]

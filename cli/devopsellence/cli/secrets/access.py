@@ -96,11 +96,11 @@ async def stored_secrets(etcd: Etcd, ref: EnvironmentRef) -> StoredSecrets:
     return StoredSecrets(dict(sorted(stored.items())), tuple(problems))
 
 
-async def grant_to_node(etcd: Etcd, ref: EnvironmentRef, name: str) -> ReencryptResult:
-    """Encrypt secrets and certificate keys of the environment for the registered node ``name``, before its attachment.
+async def grant_to_nodes(etcd: Etcd, ref: EnvironmentRef, names: Collection[str]) -> ReencryptResult:
+    """Encrypt secrets and certificate keys of the environment for registered nodes, before their attachment.
 
     Covers the current versions of secrets, the versions in the releases in use, and the private keys of certificates.
-    Waits some seconds for the public key of a reachable node.
+    Waits some seconds for the public keys of reachable nodes.
 
     Raises:
         CliError: ``secret_sealed``: only another operator can decrypt a secret; ``identity_unusable``.
@@ -109,13 +109,12 @@ async def grant_to_node(etcd: Etcd, ref: EnvironmentRef, name: str) -> Reencrypt
     problems = secrets.problems + served.problems
     if not secrets.stored and not _with_keys(served):
         return ReencryptResult(problems=problems)
-    node_keys = await recipients.of_nodes(etcd, [name])
-    if node_keys.keyless:
-        await _key_said(etcd, name)
-    everybody = await recipients.of_nodes(etcd, {name, *await recipients.attached(etcd, ref)})
-    requests = _grant_requests(secrets, served, await releases_in_use(etcd, ref), everybody.keys([name]))
+    node_keys = await recipients.of_nodes(etcd, names)
+    await asyncio.gather(*(_key_said(etcd, name) for name in node_keys.keyless))
+    everybody = await recipients.of_nodes(etcd, {*names, *await recipients.attached(etcd, ref)})
+    requests = _grant_requests(secrets, served, await releases_in_use(etcd, ref), everybody.keys(names))
     done = await grant(etcd, ref, requests, everybody.names)
-    return _result(done, tuple({name} & set(everybody.keyless)), problems)
+    return _result(done, tuple(sorted({*names} & {*everybody.keyless})), problems)
 
 
 async def reencrypt(etcd: Etcd, ref: EnvironmentRef) -> ReencryptResult:

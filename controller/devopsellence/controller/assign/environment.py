@@ -317,7 +317,9 @@ class _EnvironmentPass:
         current = view.current_assignment
         if current is None or current.HasField("task"):
             return self._held(view, message_of(view.node))
-        left, action = reduce(self._keys, self._snapshot.ref, view, self._snapshot.secrets, names)
+        release = self._releases.of(self._target.release)
+        ingress = release.ingress if release is not None else None
+        left, action = reduce(self._keys, self._snapshot.ref, view, self._snapshot.secrets, names, ingress)
         if action is not None and not self._fits(view, left):
             left, action = current, None
         self._result.actions += [action] if action is not None else []

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
 from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.api.v1.workload_pb2 import Service
+from devopsellence.api.v1.workload_pb2 import Ingress, Service
 from devopsellence.controller.assign.secrets import Secrets, add_secrets, has_current_secrets
 from devopsellence.controller.ingress.rules import reaches
 from devopsellence.controller.model.actions import KeyChange, Precondition, WriteAction, WriteKind
@@ -137,22 +137,40 @@ def offer(
 
 
 def reduce(
-    keys: Keys, ref: EnvironmentRef, view: NodeView, secrets: Secrets, names: AbstractSet[str]
+    keys: Keys,
+    ref: EnvironmentRef,
+    view: NodeView,
+    secrets: Secrets,
+    names: AbstractSet[str],
+    ingress: Ingress | None,
 ) -> tuple[pb.Assignment | None, WriteAction | None]:
-    """Return the assignment of a drained node reduced to the services ``names``, and the action that writes it."""
+    """Return the assignment of a drained node reduced to the services ``names``, and the action that writes it.
+
+    A node that serves the ingress goes on, because DNS still names it: without any of the services that the rules name
+    it forwards requests to other nodes, by ``ingress``, that of the release which these run (None: unknown).
+    """
     current = message_of(view.assignment)
-    if current is None or current.removed or all(service.name in names for service in current.services):
+    if current is None or current.removed:
         return current, None
     leaving = ", ".join(service.name for service in current.services if service.name not in names)
     assignment = pb.Assignment()
     assignment.CopyFrom(current)
     del assignment.services[:]
     assignment.services.extend(service for service in current.services if service.name in names)
-    if not reaches(assignment.ingress, {service.name for service in assignment.services}):
-        assignment.ClearField("ingress")
+    if current.HasField("ingress") and ingress is not None and not _is_target(ingress, assignment.services):
+        assignment.ingress.CopyFrom(ingress)
+    if assignment == current:
+        return current, None
     add_secrets(assignment, secrets, current, keep_deleted=True)
     basis = (Precondition(keys.node(view.name), revision_of(view.node)),)
-    return assignment, _rewrite(keys, ref, view, assignment, f"it is being drained of {leaving}", basis)
+    reason = f"it is being drained of {leaving}" if leaving else "it forwards requests by another ingress"
+    return assignment, _rewrite(keys, ref, view, assignment, reason, basis)
+
+
+def _is_target(ingress: Ingress, services: Iterable[Service]) -> bool:
+    """Return True if a rule names one of ``services``."""
+    targets = {rule.service for rule in ingress.rules}
+    return any(service.name in targets for service in services)
 
 
 def _rewrite(

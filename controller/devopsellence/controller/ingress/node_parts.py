@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.controller.ingress.claims import claimed_by, holders_on, hosts_in_use, told_to, wanted_on
-from devopsellence.controller.ingress.peers import PeerRouters
-from devopsellence.controller.ingress.rules import knows_assignment
+from devopsellence.controller.ingress.peers import IngressServer, PeerRouters
+from devopsellence.controller.ingress.rules import knows_assignment, reaches
 from devopsellence.controller.model.actions import KeyChange, Precondition, WriteAction, WriteKind
 from devopsellence.controller.model.hosts import hosts_of
 from devopsellence.controller.model.snapshot import EnvironmentSnapshot, NodeView
@@ -34,14 +34,15 @@ def plan_parts(
     """
     assignments = {planned.view.name: planned.assignment for planned in planned_nodes}
     serving = {
-        name: assignment.node_uid
+        name: assignment
         for name, assignment in assignments.items()
         if assignment is not None and assignment.HasField("ingress")
     }
     concerned = [view for view in snapshot.nodes if view.name in serving or view.parts]
     if not concerned:
         return []
-    routers = PeerRouters(((view, serving[view.name]) for view in concerned if view.name in serving), snapshot.nodes)
+    servers = [_server(view, serving[view.name]) for view in concerned if view.name in serving]
+    routers = PeerRouters(servers, snapshot.nodes)
     in_use, claimed = hosts_in_use(snapshot), claimed_by(claims)
     actions: list[WriteAction] = []
     for view in concerned:
@@ -50,6 +51,11 @@ def plan_parts(
         parts = _NodeParts(snapshot.ref, view, assignment, snapshot.certificates, routers, wanted, new, keys)
         actions += view.recall("parts", (assignment, snapshot.certificates, routers.mark, wanted, new), parts.actions)
     return actions
+
+
+def _server(view: NodeView, assignment: pb.Assignment) -> IngressServer:
+    services = {service.name for service in assignment.services}
+    return IngressServer(view, assignment.node_uid, reaches(assignment.ingress, services))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from itertools import islice
@@ -22,18 +23,30 @@ MAX_PEERS: Final = 8
 _Line: TypeAlias = tuple[pb.RouterPeer, bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class IngressServer:
+    """Node that serves an ingress, with the uid of its machine. ``has_targets``: it runs the services of all rules.
+
+    One without them, as a drained one, forwards requests, and gets none from others.
+    """
+
+    view: NodeView
+    uid: str
+    has_targets: bool = True
+
+
 class PeerRouters:
-    """Routers of the nodes that serve an ingress, each with the uid of its machine.
+    """Routers of the nodes that serve an ingress.
 
     A router remains a peer as long as its node serves the ingress, also while the agent is unreachable: the last
     address is read from the ingress parts of ``views``. So the restart of an agent changes nothing elsewhere.
     """
 
-    def __init__(self, serving: Iterable[tuple[NodeView, str]], views: Sequence[NodeView]) -> None:
+    def __init__(self, servers: Sequence[IngressServer], views: Sequence[NodeView]) -> None:
         self._views = views
-        pairs = list(serving)
-        self._serving = [(view.name, uid) for view, uid in pairs]
-        self._routers = [router for view, uid in pairs if (router := self._router(view, uid)) is not None]
+        self._serving = [(server.view.name, server.uid) for server in servers]
+        targets = [server for server in servers if server.has_targets]
+        self._routers = [router for one in targets if (router := self._router(one.view, one.uid)) is not None]
         #: Equal for equal nodes and routers, also of two plans; quick to compare.
         lines = [*(f"{name} {uid}\n".encode() for name, uid in self._serving), *(line for _, line in self._routers)]
         self.mark = blake2b(b"".join(lines)).digest()

@@ -102,7 +102,11 @@ def plan_routing(
         Backend(service, port, _endpoints(desired, service, port, serving.get(service, ())))
         for service, port in targets
     ]
-    target_problems = filter(None, (_target_problem(desired, *target) for target in targets))
+    # As on a drained node: its router forwards to those of other nodes.
+    elsewhere = sorted({service for service, _ in targets if service not in desired.services}) if inputs.peers else []
+    target_problems = filter(
+        None, (_target_problem(desired, *target) for target in targets if target[0] not in elsewhere)
+    )
     tls = ingress.tls_mode in _TLS
     host_inputs = {host: inputs.hosts[host] for host in hosts if host in inputs.hosts}
     certificates = {
@@ -136,7 +140,7 @@ def plan_routing(
     return RoutingPlan(
         config,
         (*host_problems, *rule_problems, *target_problems, *inputs.problems),
-        (*expired, *inputs.warnings),
+        (*expired, *inputs.warnings, *_forwarding(elsewhere, inputs.peers)),
         tuple(sorted(not_ready)),
     )
 
@@ -256,6 +260,11 @@ def _target_problem(desired: Desired, service: str, port: str) -> str:
     if port not in {assigned_port.name for assigned_port in desired_service.spec.ports}:
         return f"a rule routes to port {port} of service {service}, which has no port of that name"
     return ""
+
+
+def _forwarding(elsewhere: Iterable[str], peers: Iterable[RouterPeer]) -> Iterator[str]:
+    if services := ", ".join(elsewhere):
+        yield f"requests for {services} are forwarded to {', '.join(sorted(peer.node for peer in peers))}"
 
 
 def _expired(host: str, not_after: float, ingress: workload_pb2.Ingress) -> str:

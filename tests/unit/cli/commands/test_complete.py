@@ -37,9 +37,10 @@ environments:
 #: Parameters that name a stored thing; a new command of this kind completes as well.
 OPTIONS = {"--context", "--env", "--node", "--service", "--host", "--labels"}
 ARGUMENTS = {
+    "node attach": "names",
     **dict.fromkeys(
         [
-            *("node register", "node attach", "node detach", "node cordon", "node uncordon", "node drain"),
+            *("node register", "node detach", "node cordon", "node uncordon", "node drain"),
             *("node remove", "node diagnose", "node label set", "node label remove", "node label list"),
             *("secret set", "secret delete", "task run", "cluster issue"),
         ],

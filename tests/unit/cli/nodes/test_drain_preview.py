@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.api.v1.stored_pb2 import Drain, Node
+from devopsellence.api.v1.stored_pb2 import Assignment, Drain, Node
 from devopsellence.api.v1.workload_pb2 import Service, VolumeMount
-from devopsellence.cli.nodes.drain_preview import DrainPreview, OtherNode, drained_services, refusal
+from devopsellence.cli.nodes.drain_preview import (
+    DrainPreview,
+    OtherNode,
+    drained_services,
+    forwarded_ingress,
+    refusal,
+)
 from devopsellence.cli.nodes.workload import NodeWorkload
 from devopsellence.store.keys import EnvironmentRef
 
 REF = EnvironmentRef("acme", "shop", "production")
 WEB = Service(name="web", kind=Service.WEB)
+STATEFUL = Service(name="web", kind=Service.WEB, volumes=[VolumeMount(source="data", target="/data")])
 REDIS = Service(name="redis", kind=Service.WORKER, volumes=[VolumeMount(source="data", target="/data")])
 
 
@@ -48,6 +55,30 @@ def test_service_with_volumes_stays_unless_moved() -> None:
     (moves,) = drained_services(REF, [REDIS], [other("worker")], move_volumes=True)
     assert moves.elsewhere == ("n2",)
     assert "its data (data) stays behind on n1" in moves.text("n1")
+
+
+@pytest.mark.parametrize(
+    ("services", "others", "nodes"),
+    [
+        ([WEB], [other("web")], [("n2",)]),
+        ([WEB, REDIS], [other("web")], [("n2",)]),
+        ([WEB], [other("web", reachable=False)], [()]),
+        ([], [other("web")], []),
+        ([STATEFUL], [other("web")], []),
+    ],
+    ids=["elsewhere", "another service stays", "nowhere", "nothing leaves", "the target stays"],
+)
+def test_drained_node_forwards_what_leaves(
+    services: list[Service], others: list[OtherNode], nodes: list[tuple[str, ...]]
+) -> None:
+    assignment = Assignment(services=services)
+    assignment.ingress.hosts.append("app.example.com")
+    assignment.ingress.rules.add(host="app.example.com", service="web")
+    drained = drained_services(REF, services, others, move_volumes=False)
+    found = list(forwarded_ingress(REF, assignment, drained, others))
+    assert [ingress.nodes for ingress in found] == nodes
+    for ingress in found:
+        assert "app.example.com" in ingress.text("n1")
 
 
 def test_refusal_names_services_and_force() -> None:

@@ -74,16 +74,47 @@ def test_label_that_is_removed_takes_ingress_with_service() -> None:
     assert assignment.generation == 2
 
 
-def test_drained_node_loses_it_with_service_that_leaves_first() -> None:
-    store = two_kinds()
-    store.deploy(1, WEB, API, ingress=ingress(HOST, to=["web", "api"]))
-    settle(store)
-    assert has_ingress(store, "n1")
-    drained = pb.Node(name="n1", uid="uid-n1", labels=["web", "worker"], cordoned=True, drain=pb.Drain())
-    store.put(KEYS.node("n1"), drained)
+def drain(store: Store, name: str, *labels: str) -> None:
+    node = pb.Node(name=name, uid=f"uid-{name}", labels=sorted(labels), cordoned=True, drain=pb.Drain())
+    store.put(KEYS.node(name), node)
     store.converge()
+
+
+def test_drained_node_goes_on_serving_without_services() -> None:
+    store = serving_store("n1", "n2")
+    drain(store, "n1", "web")
+    assert store.assigned("n1") == []
+    assert has_ingress(store, "n1")
+    # By the rules of what runs on the others.
+    store.deploy(2, WEB, ingress=ingress("other.example.com"))
+    settle(store)
+    for name in ("n1", "n2"):
+        assignment = store.assignment(name)
+        assert assignment is not None
+        assert list(assignment.ingress.hosts) == ["other.example.com"]
+
+
+def test_drained_node_that_keeps_a_target_keeps_its_rules() -> None:
+    store, stateful = two_kinds(), service("api", "worker")
+    stateful.volumes.add(source="data", target="/data")
+    store.deploy(1, WEB, stateful, ingress=ingress(HOST, to=["web", "api"]))
+    settle(store)
+    drain(store, "n1", "web", "worker")
+    # Its data is here.
     assert store.assigned("n1") == ["api"]
-    assert not has_ingress(store, "n1")
+    store.deploy(2, WEB, stateful, ingress=ingress("other.example.com", to=["web", "api"]))
+    settle(store)
+    assignment = store.assignment("n1")
+    assert assignment is not None
+    assert list(assignment.ingress.hosts) == [HOST]
+
+
+def test_drained_node_without_ingress_gets_none() -> None:
+    store = two_kinds()
+    store.deploy(1, WEB, API, ingress=ingress(HOST, to=["web"]))
+    settle(store)
+    drain(store, "n3", "worker")
+    assert not has_ingress(store, "n3")
 
 
 def test_cordoned_node_goes_on_serving_what_it_served() -> None:

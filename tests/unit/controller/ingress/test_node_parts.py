@@ -6,7 +6,7 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.controller.ingress.peers import MAX_PEERS, PeerRouters
+from devopsellence.controller.ingress.peers import MAX_PEERS, IngressServer, PeerRouters
 from devopsellence.controller.model.actions import Precondition, WriteKind
 from devopsellence.controller.model.snapshot import NodeView
 from devopsellence.store.record import Record
@@ -397,7 +397,7 @@ def routers(count: int) -> PeerRouters:
         name = f"n{number}"
         record = Record("", pb.Heartbeat(node=name, uid=name, router_address=f"{name}:7444"), None, 1, 1)
         views.append(NodeView(name, heartbeat=record))
-    return PeerRouters([(view, view.name) for view in views], views)
+    return PeerRouters([IngressServer(view, view.name) for view in views], views)
 
 
 def test_many_peers_are_limited_evenly() -> None:
@@ -425,6 +425,18 @@ def test_node_without_a_known_router_forwards_all_the_same() -> None:
     assert peers(store, "n2") == {"n1": "n1.internal:7444"}
     assert list(parts(store, "n1")["+peers"].forwarders) == ["uid-n2"]
     assert not parts(store, "n1")["+peers"].peers
+
+
+def test_drained_node_forwards_and_gets_nothing_from_others() -> None:
+    store = serving_store("n1", "n2", "n3")
+    node = pb.Node(name="n1", uid="uid-n1", labels=["web"], cordoned=True, drain=pb.Drain())
+    store.put(KEYS.node("n1"), node)
+    settle(store)
+    assert store.assigned("n1") == []
+    assert peers(store, "n1") == {name: f"{name}.internal:7444" for name in ("n2", "n3")}
+    assert peers(store, "n2") == {"n3": "n3.internal:7444"}
+    assert list(parts(store, "n2")["+peers"].forwarders) == ["uid-n1", "uid-n3"]
+    assert not parts(store, "n1")["+peers"].forwarders
 
 
 def test_forwarder_is_named_by_its_machine() -> None:

@@ -187,6 +187,17 @@ def test_rule_to_removed_service_is_a_problem() -> None:
     assert (reported.https_port, reported.configured_http_port, reported.configured_https_port) == (0, 80, 443)
 
 
+def test_requests_for_services_elsewhere_are_forwarded() -> None:
+    inputs = IngressInputs(peers=(RouterPeer("n2", "n2.internal", "10.0.0.2", 7444),))
+    planned = plan(desired(routed=ingress()), inputs=inputs)
+    assert endpoints(planned) == {("web", "http"): ()}
+    assert (planned.problems, planned.not_ready) == ((), ())
+    assert planned.warnings == ("requests for web are forwarded to n2",)
+    reported = ingress_status(planned, inputs, RouterStatus(serving=True, http_port=80, configured_ports=(80, 0)))
+    assert reported is not None
+    assert (reported.phase, reported.reason) == (Status.SERVING, planned.warnings[0])
+
+
 def test_rule_to_missing_port_is_a_problem() -> None:
     planned = plan(desired(web(), routed=ingress(("app.example.com", "/", "web", "admin"))), ONE)
     assert endpoints(planned) == {("web", "admin"): ()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -166,31 +166,33 @@ def list_(ctx: click.Context, output: Output) -> None:
 
 
 @node.command()
-@click.argument("name", shell_complete=complete_nodes)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_nodes)
 @environment_option
 @pass_output
 @click.pass_context
-def attach(ctx: click.Context, output: Output, name: str) -> None:
-    """Attach a node to an environment.
+def attach(ctx: click.Context, output: Output, names: Sequence[str]) -> None:
+    """Attach nodes to an environment.
 
-    The node runs the services of the environment that match its labels. The command first encrypts the secrets and
-    certificate keys of the environment for the node, so you must be able to decrypt them. A node cannot be attached to
+    The nodes run the services of the environment that match their labels. The command first encrypts the secrets and
+    certificate keys of the environment for the nodes, so you must be able to decrypt them. A node cannot be attached to
     two environments with the same ingress host.
 
     \b
     Example:
       devopsellence node attach prod-1 --env production
+      devopsellence node attach prod-1 prod-2 prod-3 --env production
     """
+    names = list(dict.fromkeys(names))
 
     async def work(etcd: Etcd) -> tuple[Environment, ReencryptResult]:
         from devopsellence.cli.nodes import registry
 
-        return await registry.attach(etcd, await context.environment(ctx, etcd), name)
+        return await registry.attach(etcd, await context.environment(ctx, etcd), names)
 
     environment, result = context.run(ctx, work)
     for problem in result.problems:
         output.warning(f"{problem.key} is {problem.reason}")
-    if result.keyless:
+    for name in result.keyless:
         advice = "run devopsellence secret reencrypt, or deploy, once its agent is running"
         output.warning(f"node {name} cannot decrypt the secrets yet, because its public key is not known; {advice}")
     if result.undecryptable:
@@ -200,7 +202,7 @@ def attach(ctx: click.Context, output: Output, name: str) -> None:
         output,
         "node attach",
         environment,
-        f"Node {name} is attached to {_path(environment)}.",
+        "\n".join(f"Node {name} is attached to {_path(environment)}." for name in names),
         secrets_sealed=_documents(result.secrets),
         certificates_sealed=list(result.hosts),
     )

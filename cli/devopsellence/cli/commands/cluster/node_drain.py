@@ -65,7 +65,8 @@ def drain(
     """Cordon a node and move its services to other nodes.
 
     A service stops on the node once it runs on another node. Services with volumes stay unless --move-volumes is given.
-    To undo, run devopsellence node uncordon.
+    A node that serves an ingress goes on: it forwards requests to other nodes until it is removed. To undo, run
+    devopsellence node uncordon.
 
     \b
     Example:
@@ -86,6 +87,7 @@ def drain(
         dry_run=dry_run,
         drained=seen.drained,
         leaving=[move.document() for move in shown.services],
+        forwarded=[ingress.document() for ingress in shown.forwarded],
         left=_running(seen.leaving if seen.drained or not dry_run else seen.running),
         stays=_running(seen.running) if seen.drained else [],
     )
@@ -128,8 +130,9 @@ async def _drain(etcd: Etcd, run: DrainCommand, seconds: float) -> tuple[DrainPr
     _refuse(run, drain_preview.refusal(shown, f"devopsellence node drain {name}{flags} --force"))
     if run.dry_run:
         return shown, shown.workload
-    for service in shown.services:
-        output.line(service.text(name))
+    sentences = [service.text(name) for service in shown.services]
+    for sentence in (*sentences, *(ingress.text(name) for ingress in shown.forwarded)):
+        output.line(sentence)
     node = await request_drain(etcd, name, move_volumes=run.move_volumes)
     run.stage = f"the drain of node {name} continues; to undo: devopsellence node uncordon {name}"
     if not shown.workload.reachable:
@@ -150,6 +153,7 @@ def _drained_text(shown: DrainPreview, seen: NodeWorkload, *, dry_run: bool, det
     name = seen.name
     if dry_run:
         lines = [move.text(name) for move in shown.services] or [f"Node {name} runs nothing."]
+        lines += [ingress.text(name) for ingress in shown.forwarded]
         return "\n".join([*lines, f"Node {name} would be cordoned and drained."])
     if detach:
         return f"Node {name} is being drained. Follow with: devopsellence node list"

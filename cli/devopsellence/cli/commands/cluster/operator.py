@@ -290,8 +290,9 @@ def remove(ctx: click.Context, output: Output, name: str, more_recipients: Seque
 def deny(ctx: click.Context, output: Output, serial: str, reason: str, undo: bool) -> None:
     """Deny a single certificate by its serial number.
 
-    Gateways and agents refuse it from then on. For a stolen certificate of an operator or node that stays: issue
-    another one first (cluster issue --force). Its serial number: openssl x509 -noout -serial -in tls.crt
+    Gateways and agents refuse it from then on, and all that was renewed from it. For a stolen certificate of an
+    operator or node that stays: issue another one first (cluster issue --force). Its serial number: openssl x509
+    -noout -serial -in tls.crt
 
     \b
     Example:
@@ -313,11 +314,23 @@ def deny(ctx: click.Context, output: Output, serial: str, reason: str, undo: boo
         raise click.BadParameter(problem, param_hint="--reason")
     if undo:
         context.run(ctx, lambda etcd: removal.allow_serial(etcd, number))
-    else:
-        confirm(ctx, f"This denies the certificate with the serial number {number}; its owner loses access.")
-        context.run(ctx, lambda etcd: removal.deny_serial(etcd, number, reason))
-    text = f"The certificate with the serial number {number} is {'accepted again' if undo else 'denied'}."
-    output.result("operator deny", text, serial=number, denied=not undo)
+        text = f"The certificate with the serial number {number} is accepted again, and its renewals."
+        output.result("operator deny", text, serial=number, denied=False)
+        return
+    confirm(ctx, f"This denies the certificate of serial number {number} and its renewals. Its owner loses access.")
+    signed = context.run(ctx, lambda etcd: removal.deny_serial(etcd, number, reason))
+    lines = [f"The certificate with the serial number {number} is denied."]
+    lines += [f"Denied as well, renewed from it: {record.serial}" for record in signed.renewals]
+    # Its rightful owner may have had them signed: not denied, but to be looked at.
+    lines += [f"Signed with it for {record.identity}, not denied: {record.serial}" for record in signed.others]
+    output.result(
+        "operator deny",
+        "\n".join(lines),
+        serial=number,
+        denied=True,
+        renewals=[record.serial for record in signed.renewals],
+        signed=[{"serial": record.serial, "identity": record.identity} for record in signed.others],
+    )
 
 
 def _show_roles(output: Output, operation: str, name: str, record: OperatorAccess) -> None:
