@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly VENV=.venv
-readonly WHAT_IT_TAKES="Python 3.11 or newer with venv, Docker, etcd with etcdctl, docker-registry, pebble, mmdebstrap, busybox (static), iptables, iproute2 and curl"
+readonly WHAT_IT_TAKES="Python 3.11 or newer with venv, Docker, etcd with etcdctl, docker-registry, pebble, mmdebstrap, busybox (static), iptables, iproute2, curl and OpenSSH (client and server)"
 
 # The first Python that is new enough and can make virtual environments; fails when there is none.
 find_python() {
@@ -50,6 +50,9 @@ missing_packages() {
   have iptables || echo iptables
   have ip || echo iproute2
   have curl || echo curl
+  # For contexts with an ssh host: a test starts an sshd of its own.
+  have ssh || echo openssh-client
+  have sshd || [ -x /usr/sbin/sshd ] || echo openssh-server
 }
 
 install_packages() {
@@ -85,6 +88,10 @@ system() {
   if [[ " ${missing[*]} " == *" docker-registry "* ]] && [ -d /run/systemd/system ]; then
     note "Debian's docker-registry has also started a registry on port 5000. Nothing here uses it:"
     note "'sudo systemctl disable --now docker-registry' if you do not want it"
+  fi
+  if [[ " ${missing[*]} " == *" openssh-server "* ]] && [ -d /run/systemd/system ]; then
+    note "Debian's openssh-server has also started an sshd on port 22. Nothing here uses it:"
+    note "'sudo systemctl disable --now ssh' if you do not want it"
   fi
 }
 

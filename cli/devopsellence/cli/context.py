@@ -4,78 +4,37 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
 from devopsellence.access.roles import Action
+from devopsellence.cli.choice import choose, token_settings
 from devopsellence.cli.confirm import AnswerNeeded
 from devopsellence.cli.options import global_flags
 from devopsellence.cli.output import CliError, NextAction, Output
 
 if TYPE_CHECKING:
-    from devopsellence.cli.access_token import TokenSettings
     from devopsellence.store.etcd import Etcd
     from devopsellence.store.keys import EnvironmentRef
     from devopsellence.store.settings import Settings
 
 T = TypeVar("T")
-_META: Final = "devopsellence.token"
 # Timeout of a call to etcd in seconds: including the start of the process, a dead etcd is reported within 5 s.
 CALL_TIMEOUT: Final = 4.0
 
 
 def connection(ctx: click.Context) -> Settings:
-    """Return the etcd settings: of a token, else from flags and ``DEVOPSELLENCE_ETCD_*``, else the local cluster.
+    """Return the connection of a command, see :func:`devopsellence.cli.choice.choose`.
 
     Raises:
-        CliError: ``settings_invalid``, ``token_invalid`` (exit code 2), or ``etcd_unavailable`` without any settings.
+        CliError: as ``choose``.
     """
-    from devopsellence.store.settings import PREFIX, Settings, SettingsError
-
-    if (token := token_settings(ctx)) is not None:
-        return token
-    flags = connection_flags(ctx)
-    prefix = flags.get(PREFIX) or os.environ.get(PREFIX)
-    try:
-        settings = Settings.from_environ({**os.environ, **flags})
-        if settings is None and (dev := dev_settings()) is not None and not flags.keys() - {PREFIX}:
-            settings = replace(dev, prefix=prefix) if prefix else dev
-    except SettingsError as error:
-        raise CliError("settings_invalid", str(error), exit_code=2) from error
-    if settings is None and flags.keys() - {PREFIX}:
-        message = "--etcd-endpoints (or DEVOPSELLENCE_ETCD_ENDPOINTS) is missing; the other etcd flags need it"
-        raise CliError("settings_invalid", message, exit_code=2)
-    if settings is None:
-        actions = [
-            NextAction("start a local cluster", "devopsellence dev up"),
-            NextAction("or set the address of etcd", "export DEVOPSELLENCE_ETCD_ENDPOINTS=host:2379"),
-        ]
-        message = "no cluster is configured"
-        raise CliError("etcd_unavailable", message, next_actions=actions)
-    return settings
-
-
-def token_settings(ctx: click.Context) -> TokenSettings | None:
-    """Return the settings of the token of this process, read once; None without one.
-
-    Raises:
-        CliError: ``settings_invalid``, ``token_invalid`` (exit code 2).
-    """
-    from devopsellence.cli import access_token
-
-    if _META not in ctx.meta:
-        ctx.meta[_META] = access_token.take(connection_flags(ctx), os.environ)
-    token: TokenSettings | None = ctx.meta[_META]
-    return token
-
-
-def connection_flags(ctx: click.Context) -> dict[str, str]:
-    """Return the etcd flags of the command line, by environment variable."""
-    return {name: value for name, value in global_flags(ctx).items() if name.startswith("DEVOPSELLENCE_")}
+    return choose(ctx).settings
 
 
 def dev_settings() -> Settings | None:
@@ -87,8 +46,13 @@ def dev_settings() -> Settings | None:
 
 def is_dev(settings: Settings) -> bool:
     """Return True for settings of the local cluster."""
+    from devopsellence.cli import reach
+
     dev = dev_settings()
-    return dev is not None and (dev.endpoints, dev.prefix) == (settings.endpoints, settings.prefix)
+    # Through ssh, an address of this form is on another machine.
+    if dev is None or reach.ssh_host(settings) is not None:
+        return False
+    return (dev.endpoints, dev.prefix) == (settings.endpoints, settings.prefix)
 
 
 @dataclass(frozen=True)
@@ -117,7 +81,7 @@ def run(ctx: click.Context, work: Callable[[Etcd], Awaitable[T]], *, settings: S
         CliError: for errors of the store, with a message about the endpoints.
         Interrupted: a signal ended the process; ``work`` has cleaned up.
     """
-    from devopsellence.cli import errors, signals
+    from devopsellence.cli import errors, reach, signals
     from devopsellence.cli.store import renewal
     from devopsellence.store.errors import StoreError
     from devopsellence.store.etcd import Etcd
@@ -128,6 +92,8 @@ def run(ctx: click.Context, work: Callable[[Etcd], Awaitable[T]], *, settings: S
         logging.getLogger("devopsellence").addHandler(logging.NullHandler())
 
     renewal.finish_renewal(settings)
+    since = time.time()
+    reach.prepare(settings)
 
     async def connected() -> T:
         async with Etcd(settings, timeout=CALL_TIMEOUT) as etcd:
@@ -142,7 +108,8 @@ def run(ctx: click.Context, work: Callable[[Etcd], Awaitable[T]], *, settings: S
             # Outside of the event loop, which a prompt would hold back. ``work`` has written nothing, and starts anew.
             needed.answer(ctx.ensure_object(Output))
         except StoreError as error:
-            raise errors.of_store(error, where=", ".join(settings.endpoints), dev=is_dev(settings)) from error
+            failure = errors.of_store(error, where=reach.described(settings), dev=is_dev(settings))
+            raise reach.explained(failure, settings, since) from error
 
 
 def config_path() -> Path | None:

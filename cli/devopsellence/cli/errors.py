@@ -15,7 +15,7 @@ from devopsellence.store.keys import InvalidName
 from devopsellence.store.size import RecordTooLarge
 
 # Prefix of gRPC error messages: a status and the address.
-_ADDRESS: Final = re.compile(r"^(?:[A-Z_]+: )?(?:(?:ipv[46]|dns):\S+: )?")
+_ADDRESS: Final = re.compile(r"^(?:[A-Z_]+: )?(?:(?:ipv[46]|dns|unix):\S+: )?")
 # A gateway's refusal, followed by its reason, which names the caller and the key; etcd itself gives no reason.
 _REFUSED: Final = "etcdserver: permission denied: "
 # A gateway's answer to a caller that has used up a limit, or asks for something that gateways do not serve.

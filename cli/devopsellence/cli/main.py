@@ -67,6 +67,10 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
             "devopsellence.cli.commands.cluster.operator:operator",
             "Add and remove operators, and grant them roles.",
         ),
+        "context": (
+            "devopsellence.cli.commands.cluster.context:context",
+            "Add, choose and show clusters with names.",
+        ),
         "audit": (
             "devopsellence.cli.commands.cluster.audit:audit",
             "Show who did what in the cluster, and what was refused.",

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _META: Final = "devopsellence.global_flags"
+#: Name of ``--context`` in :func:`global_flags`.
+CONTEXT: Final = "context"
 #: Longest note of a release, in characters. It is stored with the release and shown in one cell of a table.
 LONGEST_MESSAGE: Final = 500
 # Control characters, such as newline and escape; lone surrogates; separators of lines and paragraphs.
@@ -190,6 +192,15 @@ def global_options(*, hidden: bool) -> list[click.Option]:
             help=_ENVIRONMENT_HELP,
             callback=_store("environment"),
             shell_complete=completion("complete_environments"),
+            hidden=hidden,
+            **common,
+        ),
+        click.Option(
+            ["--context"],
+            metavar="NAME",
+            help="Context of the cluster, see devopsellence context.  [env: DEVOPSELLENCE_CONTEXT]",
+            callback=_store(CONTEXT),
+            shell_complete=completion("complete_contexts"),
             hidden=hidden,
             **common,
         ),

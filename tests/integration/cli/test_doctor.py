@@ -18,7 +18,8 @@ def test_doctor_passes_on_healthy_cluster(shop: Cli) -> None:
     shop.write(lambda etcd: etcd.keys.candidate(1), Candidate(identity="host/1"))
     shop.write(lambda etcd: etcd.keys.candidate(2), Candidate(identity="host/2"))
     checks = {check["name"]: check for check in shop.json("doctor")["checks"]}
-    assert [check["severity"] for check in checks.values()] == ["ok"] * 6
+    assert [check["severity"] for check in checks.values()] == ["ok"] * 7
+    assert checks["cluster"]["message"].endswith("because DEVOPSELLENCE_ETCD_ENDPOINTS is set")
     assert "host/1" in checks["controller"]["message"]
     assert "acme/Shop" in checks["configuration"]["message"]
     assert "20.10" in checks["node n1"]["message"]

@@ -40,7 +40,10 @@ DESTROYERS = {
     "cluster init": Destroyer("--etcd e1=10.0.0.1 --force", "--etcd e1=10.0.0.1"),
     "cluster issue": Destroyer("controller --force", "controller"),
     "dev down": Destroyer("--purge", ""),
+    "context remove": Destroyer("prod"),
 }
+#: Those that need no cluster.
+WITHOUT_CLUSTER = {"dev down", "cluster init", "cluster issue", "context remove"}
 #: Commands that ask only if the cluster says so: the release task is run by hand, there are new recipients, an operator
 #: has not followed.
 LATE = {"task run", "operator recipients approve", "cluster ca rotate"}
@@ -56,6 +59,7 @@ HARMLESS = {
     *("node list", "node attach", "node cordon", "node uncordon", "node drain", "node diagnose"),
     *("node label set", "node label remove", "node label list"),
     *("env list", "cluster certificates"),
+    *("context add", "context list", "context use", "context show", "context rename"),
 }
 
 
@@ -110,7 +114,7 @@ def test_harmless_use_needs_no_confirmation(words: str, harmless: str) -> None:
 
 
 @pytest.mark.parametrize("flag", ["-y", "--yes"])
-@pytest.mark.parametrize("words", sorted(DESTROYERS.keys() - {"dev down", "cluster init", "cluster issue"}))
+@pytest.mark.parametrize("words", sorted(DESTROYERS.keys() - WITHOUT_CLUSTER))
 def test_confirmed_command_goes_on_to_the_cluster(words: str, flag: str) -> None:
     result = run(f"{words} {DESTROYERS[words].arguments}", flag, "-o", "json")
     assert code(result) == "etcd_unavailable"

@@ -14,7 +14,22 @@ from devopsellence.cli.main import COMMANDS, SECTIONS, main
 VERBS = {
     *("add", "approve", "deny", "grant", "revoke"),
     *("attach", "build", "check", "configure", "cordon", "create", "delete", "detach", "encrypt", "install", "list"),
-    *("print", "register", "remove", "replace", "resume", "roll", "run", "set", "show", "start", "stop", "validate"),
+    *(
+        "print",
+        "register",
+        "remove",
+        "rename",
+        "replace",
+        "resume",
+        "roll",
+        "run",
+        "set",
+        "show",
+        "start",
+        "stop",
+        "use",
+    ),
+    "validate",
 }
 COLUMNS = 80
 

@@ -27,6 +27,7 @@ from devopsellence.agent_identity import (
 )
 from devopsellence.api.v1.agent_pb2_grpc import AgentStub
 from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
+from devopsellence.cli import reach
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.store.reader import Reader
 from devopsellence.cli.util.addresses import with_port
@@ -133,12 +134,16 @@ async def connect(settings: Settings, agent: AgentEndpoint) -> AsyncIterator[Age
     """Return a gRPC stub for an agent; connects with the first call, closes at the end of the block.
 
     Raises:
-        CliError: ``agent_unreachable``: the address is not known; ``certificate_missing``.
+        CliError: ``agent_unreachable``: the address is not known; ``certificate_missing``; as :func:`reach.target`.
     """
     if not agent.address:
         raise CliError("agent_unreachable", agent.problem)
     options: Sequence[tuple[str, str | int]] = (*_OPTIONS, ("grpc.ssl_target_name_override", server_name(agent.uid)))
-    async with grpc.aio.secure_channel(agent.address, credentials(settings), options=options) as channel:
+    try:
+        target = await reach.target(settings, agent.address)
+    except reach.UnusableAddress as error:
+        raise CliError("agent_unreachable", f"cannot reach the agent of node {agent.node}: {error}") from error
+    async with grpc.aio.secure_channel(target, credentials(settings), options=options) as channel:
         # The generated class serves sync and async channels; only the stub file has two classes.
         stub: AgentAsyncStub = AgentStub(channel)
         yield stub

@@ -14,6 +14,7 @@ import grpc.aio
 from devopsellence.api.v1.audit_pb2 import AuditAnswer, AuditEntry, AuditRequest
 from devopsellence.api.v1.audit_pb2_grpc import AuditStub
 from devopsellence.api.v1.stored_pb2 import Gateways
+from devopsellence.cli import reach
 from devopsellence.cli.output import CliError
 from devopsellence.client_certificate import UnusableCertificate, read_credentials
 from devopsellence.gateways import InvalidGateways, endpoints_with, gateway_addresses
@@ -188,7 +189,8 @@ async def _connect(
 ) -> AsyncIterator[AuditAsyncStub]:
     name = settings.server_name
     options = (*_OPTIONS, ("grpc.ssl_target_name_override", name), ("grpc.default_authority", name))
-    async with grpc.aio.secure_channel(address, credentials, options=options) as channel:
+    target = await reach.target(settings, address)
+    async with grpc.aio.secure_channel(target, credentials, options=options) as channel:
         # The generated class serves sync and async channels; only the stub file has two classes.
         stub: AuditAsyncStub = AuditStub(channel)
         yield stub

@@ -59,6 +59,7 @@ class InitResult:
                 f"controllers serve the gateways that nodes and operators use, on port {programs.GATEWAY_PORT}.",
                 "Once etcd and a controller are running:",
                 *(f"  {line}" for line in programs.exports(self.operator_variables)),
+                "  devopsellence context add <name> --use       # the same for all shells, instead of these exports",
                 "  devopsellence node register <name>",
             ]
         )

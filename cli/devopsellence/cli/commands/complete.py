@@ -1,4 +1,4 @@
-"""Shell completion of names, from devopsellence.yml and from etcd.
+"""Shell completion of names, from devopsellence.yml, from the file of contexts and from etcd.
 
 Silent and quick whatever happens: errors are ignored, nothing reaches stderr, and etcd has :data:`SECONDS` to answer.
 """
@@ -43,6 +43,17 @@ def complete_nodes(ctx: click.Context, _param: click.Parameter, incomplete: str)
     from devopsellence.cli.store import names
 
     return _matching(incomplete, _stored(ctx, names.nodes))
+
+
+def complete_contexts(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the matching contexts."""
+    from devopsellence.cli.contexts import file
+    from devopsellence.cli.output import CliError
+
+    try:
+        return _matching(incomplete, file.load().by_name)
+    except CliError:
+        return []
 
 
 def complete_operators(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from devopsellence.cli import context, errors, signals
+from devopsellence.cli import context, errors, reach, signals
+from devopsellence.cli.choice import choose
 from devopsellence.cli.doctor import machine
 from devopsellence.cli.output import CheckResult, CliError
 from devopsellence.store.errors import StoreError
@@ -30,12 +31,20 @@ def all_checks(ctx: click.Context) -> list[CheckResult]:
     """Run all checks and return their results in order of dependence."""
     results = [machine.configuration()]
     try:
-        settings = context.connection(ctx)
+        choice = choose(ctx)
     except CliError as error:
         return [*results, signals.run(machine.docker(None)), CheckResult.from_error("etcd", error)]
+    settings = choice.settings
+    results.append(CheckResult("cluster", "ok", str(choice)))
     dev = context.dev_node(settings)
     results.append(signals.run(machine.docker(dev.docker_host if dev else None)))
     results += machine.certificates(settings, datetime.datetime.now(datetime.UTC))
+    try:
+        reach.prepare(settings)
+    except CliError as error:
+        return [*results, CheckResult.from_error("ssh", error)]
+    if (host := reach.ssh_host(settings)) is not None:
+        results.append(CheckResult("ssh", "ok", f"connected to {host}"))
     return results + signals.run(_cluster(settings))
 
 
@@ -76,4 +85,4 @@ async def _guarded(
 
 
 def _explained(error: StoreError, settings: Settings) -> CliError:
-    return errors.of_store(error, where=", ".join(settings.endpoints), dev=context.is_dev(settings))
+    return errors.of_store(error, where=reach.described(settings), dev=context.is_dev(settings))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from devopsellence.certificates.subjects import MEMBER_COMMON_NAME
+from devopsellence.cli import reach
 from devopsellence.cli.doctor.machine import validity
 from devopsellence.cli.output import CheckResult, NextAction
 from devopsellence.cli.store.reader import concurrently
@@ -37,7 +38,7 @@ async def server_certificates(settings: Settings) -> dict[str, ServerCertificate
     context = await asyncio.to_thread(_client_context, settings)
     if context is None:
         return {}
-    answers = await concurrently(_presented(endpoint, settings.server_name, context) for endpoint in settings.endpoints)
+    answers = await concurrently(_presented(settings, endpoint, context) for endpoint in settings.endpoints)
     pairs = zip(settings.endpoints, answers, strict=True)
     return {endpoint: certificate for endpoint, certificate in pairs if certificate is not None}
 
@@ -71,14 +72,18 @@ def certificate_results(certificates: Mapping[str, ServerCertificate], now: date
     return results
 
 
-async def _presented(endpoint: str, server_name: str, context: ssl.SSLContext) -> ServerCertificate | None:
+async def _presented(settings: Settings, endpoint: str, context: ssl.SSLContext) -> ServerCertificate | None:
     """Return the certificate that an endpoint presents; None without an answer, which other checks report."""
     host, _, port = endpoint.rpartition(":")
     try:
         async with asyncio.timeout(_SECONDS):
-            _, writer = await asyncio.open_connection(
-                host.strip("[]"), int(port), ssl=context, server_hostname=server_name
-            )
+            socket, name = await reach.socket_path(settings, endpoint), settings.server_name
+            if socket is not None:
+                _, writer = await asyncio.open_unix_connection(socket, ssl=context, server_hostname=name)
+            else:
+                _, writer = await asyncio.open_connection(
+                    host.strip("[]"), int(port), ssl=context, server_hostname=name
+                )
     except ssl.SSLCertVerificationError as error:
         return ServerCertificate(refused=f"clients refuse the certificate of {endpoint}: {error.verify_message}")
     except (OSError, TimeoutError):

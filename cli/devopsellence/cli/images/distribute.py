@@ -123,7 +123,15 @@ class _Distribution:
     async def run(self, agents: Sequence[AgentEndpoint], wanted: Mapping[str, Sequence[str]]) -> dict[str, CliError]:
         """Upload what is missing; return the errors of the nodes that failed."""
         async with AsyncExitStack() as stack:
-            receivers = [await self._receiver(stack, agent, wanted[agent.node]) for agent in agents]
+            receivers = []
+            for agent in agents:
+                try:
+                    receivers.append(await self._receiver(stack, agent, wanted[agent.node]))
+                except CliError as error:
+                    if error.code != "agent_unreachable":
+                        raise
+                    # An address that no connection can be made to, as a node has reported it.
+                    self._failed[agent.node] = error
             missing_by_receiver = dict(
                 zip(receivers, await concurrently(self._ask(receiver) for receiver in receivers), strict=True)
             )

@@ -35,7 +35,7 @@ environments:
 """
 
 #: Parameters that name a stored thing; a new command of this kind completes as well.
-OPTIONS = {"--env", "--node", "--service", "--host", "--labels"}
+OPTIONS = {"--context", "--env", "--node", "--service", "--host", "--labels"}
 ARGUMENTS = {
     "node attach": "names",
     **dict.fromkeys(
@@ -46,7 +46,9 @@ ARGUMENTS = {
         ],
         "name",
     ),
+    **dict.fromkeys(["context use", "context show", "context remove"], "name"),
     **dict.fromkeys(["release show", "release rollback"], "number"),
+    "context rename": "old",
     "ingress cert remove": "host",
     "exec": "service",
     "logs": "services",
@@ -124,6 +126,18 @@ def test_names_of_the_configuration_are_offered_silently(line: str, offered: lis
     names, errors = complete(line)
     assert errors == ""
     assert offered is None or names == offered
+
+
+@pytest.mark.parametrize("line", ["context use ", "context show ", "context rename ", "--context "])
+def test_contexts_are_offered(line: str, tmp_path: Path) -> None:
+    home = str(tmp_path)
+    for name in ("prod", "staging"):
+        added = ["context", "add", name, "--etcd-endpoints", "10.0.0.1:2381"]
+        assert CliRunner(env={"DEVOPSELLENCE_HOME": home}).invoke(main, added).exit_code == 0
+    assert complete(f"devopsellence {line}", DEVOPSELLENCE_HOME=home) == (["prod", "staging"], "")
+    assert complete(f"devopsellence {line}st", DEVOPSELLENCE_HOME=home) == (["staging"], "")
+    (tmp_path / "contexts.json").write_text("{")
+    assert complete(f"devopsellence {line}", DEVOPSELLENCE_HOME=home) == ([], "")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

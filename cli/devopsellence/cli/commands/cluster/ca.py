@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from devopsellence.cli import context
+from devopsellence.cli.choice import connection_flags
 from devopsellence.cli.commands.complete import complete_nodes
 from devopsellence.cli.confirm import confirm, destroys
 from devopsellence.cli.groups import CommandGroup
@@ -85,7 +86,7 @@ def rotate(
     from devopsellence.store.keys import DEFAULT_PREFIX
     from devopsellence.store.settings import PREFIX
 
-    flags = context.connection_flags(ctx)
+    flags = connection_flags(ctx)
     prefix = flags.get(PREFIX) or os.environ.get(PREFIX) or DEFAULT_PREFIX
     rotation = Rotation(ClusterFolder.chosen(pki), prefix, flags, os.environ, left_out, seconds, output)
     passphrase = passphrase_from(output, passphrase_file, unencrypted=no_passphrase)

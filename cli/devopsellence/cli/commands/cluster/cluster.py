@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from devopsellence.cli import context
+from devopsellence.cli.choice import connection_flags, context_settings
 from devopsellence.cli.commands.cluster.ca import ca
 from devopsellence.cli.commands.cluster.cluster_certificates import certificates
 from devopsellence.cli.commands.cluster.signing import Signing, after_grant, choose
@@ -89,7 +90,7 @@ def init(
 
     if force:
         confirm(ctx, "This replaces the CA and all certificates: every machine of the cluster needs new ones.")
-    prefix = context.connection_flags(ctx).get(PREFIX) or os.environ.get(PREFIX) or DEFAULT_PREFIX
+    prefix = connection_flags(ctx).get(PREFIX) or os.environ.get(PREFIX) or DEFAULT_PREFIX
     given = ControlPlane(parse_members(members), parse_controllers(controllers))
     passphrase = passphrase_from(output, passphrase_file, unencrypted=no_passphrase)
     done = initialize(ClusterFolder.chosen(pki), given, prefix, passphrase, force=force)
@@ -186,7 +187,7 @@ def _uid(ctx: click.Context, folder: ClusterFolder, name: str) -> str:
 
     check_name("node", name)
     try:
-        settings = root_settings(folder, context.connection_flags(ctx), os.environ)
+        settings = root_settings(folder, connection_flags(ctx), os.environ, context_settings(ctx))
         return context.run(ctx, lambda etcd: registry.find(etcd, name), settings=settings).uid
     except CliError as error:
         action = NextAction("or give the uid", f"devopsellence cluster issue node {name} --uid <uid>")

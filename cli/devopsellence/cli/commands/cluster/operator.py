@@ -96,9 +96,16 @@ def add(
     with after_grant(name), signing.locked(bundle):
         issued = issue.issue(signing.signer, bundle, request, issue.now())
     record = record_of(name, rights)
+    where = ",".join(signing.settings.endpoints)
+    step = NextAction(
+        "on the operator's machine, with this folder",
+        f"devopsellence context add <name> --certificates <folder> --etcd-endpoints {where} --use",
+    )
     output.result(
         "operator add",
-        f"{issued_text(issued, request, granted=False)}\nOperator {name}: {access.roles_text(record)}.",
+        f"{issued_text(issued, request, granted=False)}\nOperator {name}: {access.roles_text(record)}.\n"
+        f"{step.label[0].upper()}{step.label[1:]}: {step.command}",
+        next_actions=[step],
         operator=name,
         roles=access.roles_document(record),
         common_name=request.common_name,

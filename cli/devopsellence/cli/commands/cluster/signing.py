@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from devopsellence.cli import context
+from devopsellence.cli.choice import chosen_context, connection_flags, context_settings
 from devopsellence.cli.output import CliError, NextAction
 
 if TYPE_CHECKING:
@@ -51,14 +52,17 @@ def choose(ctx: click.Context, pki: str | None) -> Signing:
     """
     from devopsellence.cli.cluster import authority as authorities
     from devopsellence.cli.cluster import issue
-    from devopsellence.cli.cluster.access import root_settings
+    from devopsellence.cli.cluster.access import is_of_cluster, root_settings
     from devopsellence.cli.cluster.folder import ClusterFolder
     from devopsellence.cli.cluster.signer import GatewaySigner
 
     folder = ClusterFolder.chosen(pki)
-    if pki is not None or folder.has_authority:
+    way = context_settings(ctx)
+    # A context that the command line names may be another cluster than that of the folder.
+    is_other = way is not None and bool(chosen_context(ctx)[0]) and not is_of_cluster(folder, way)
+    if pki is not None or (folder.has_authority and not is_other):
         authority = authorities.load(folder, issue.now())
-        return Signing(folder, authority, partial(root_settings, folder, context.connection_flags(ctx), os.environ))
+        return Signing(folder, authority, partial(root_settings, folder, connection_flags(ctx), os.environ, way))
     try:
         settings = context.connection(ctx)
     except CliError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -53,7 +54,9 @@ def dev() -> None:
 @click.option("--docker-host", metavar="URL", help="Docker Engine.  [default: DOCKER_HOST or the usual socket]")
 @click.option("--foreground", is_flag=True, help="Run in the foreground; Ctrl-C stops the cluster.")
 @pass_output
+@click.pass_context
 def up(
+    ctx: click.Context,
     output: Output,
     node_name: str | None,
     labels: str | None,
@@ -78,6 +81,7 @@ def up(
 
     node_labels = None if labels is None else tuple(parse_labels(labels))
     options = UpOptions(node_name, node_labels, etcd_port, docker_host, http_port, https_port)
+    _warn_of_context(ctx, output)
     try:
         running = bring_up(options, lambda message, **data: output.progress("dev up", message, **data))
     except KeyboardInterrupt as error:
@@ -91,6 +95,16 @@ def up(
     output.result("dev up", _up_text(running), next_actions=[deploy], **_up_document(running))
     if foreground:
         _stay(running)
+
+
+def _warn_of_context(ctx: click.Context, output: Output) -> None:
+    """Warn of a context in use: the next deploy would not be one to the local cluster."""
+    from devopsellence.cli.choice import Source, choose
+
+    with suppress(CliError):
+        choice = choose(ctx)
+        if choice.source is Source.CONTEXT:
+            output.warning(f"commands use {choice}; for the local cluster: devopsellence context use --none")
 
 
 @dev.command()
