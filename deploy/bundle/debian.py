@@ -96,7 +96,7 @@ def run(command: Sequence[str], **environment: str) -> str:
             f"{command[0]} cannot be run: {error}; a bundle is built on Debian, see docs/bundle.md"
         ) from error
     if done.returncode != 0:
-        lines = "\n".join((done.stderr or done.stdout).strip().splitlines()[-10:])
+        lines = "\n".join((done.stderr or done.stdout).strip().splitlines()[-30:])
         raise BuildFailed(f"'{' '.join(command[:3])} …' failed:\n{lines}")
     return done.stdout
 
@@ -111,24 +111,27 @@ def download(names: Sequence[str], folder: Path) -> list[DebianPackage]:
 
     Raises BuildFailed.
     """
-    archives, status = folder / "archives", folder / "status"
-    (archives / "partial").mkdir(parents=True, exist_ok=True)
+    archives, empty, status = folder / "archives", folder / "empty", folder / "status"
+    for cache in (archives, empty):
+        (cache / "partial").mkdir(parents=True, exist_ok=True)
     own = architecture()
     status.write_text("".join(_installed(name, own) for name in NOT_NEEDED))
-    command = ["apt-get", "--quiet", "--yes", "--download-only", "--no-install-recommends"]
     # The machine's sources and lists, but packages and archives of our own: as on a machine with nothing installed.
-    options = {
-        "Dir::State::status": status,
-        "Dir::State::extended_states": folder / "extended_states",
-        "Dir::Cache::archives": archives,
-        "Dir::Cache::pkgcache": "",
-        "Dir::Cache::srcpkgcache": "",
-        "Debug::NoLocking": "1",
-    }
-    for name, value in options.items():
-        command += ["--option", f"{name}={value}"]
-    uris = run([*command, "--print-uris", "install", *names], LC_ALL="C")
-    run([*command, "install", *names], LC_ALL="C")
+    options = [
+        *("--quiet", "--yes", "--download-only", "--no-install-recommends"),
+        *("--option", f"Dir::State::status={status}"),
+        *("--option", f"Dir::State::extended_states={folder / 'extended_states'}"),
+        *("--option", "Dir::Cache::pkgcache=", "--option", "Dir::Cache::srcpkgcache="),
+        *("--option", "Debug::NoLocking=1"),
+    ]
+
+    def install(cache: Path, *more: str) -> str:
+        command = ["apt-get", *options, "--option", f"Dir::Cache::archives={cache}", *more, "install", *names]
+        return run(command, LC_ALL="C")
+
+    # Packages that are there already are not listed.
+    uris = install(empty, "--print-uris")
+    install(archives)
     return sorted(
         (_read(archives / line.split()[1]) for line in uris.splitlines() if line.startswith("'")),
         key=lambda package: package.name,
