@@ -26,6 +26,8 @@ _LINKS: Final = {
     "usr/sbin/ip6tables": "ip6tables-nft",
     "usr/bin/awk": "mawk",
     "usr/bin/sh": "bash",
+    # Docker's socket by its older name.
+    "var/run": "/run",
 }
 _AUTHORITIES: Final = "etc/ssl/certs/ca-certificates.crt"
 _ELF: Final = b"\x7fELF"
