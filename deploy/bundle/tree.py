@@ -47,12 +47,13 @@ def compose(tree: Path, packages: list[DebianPackage], project: Path, work: Path
     _configure(tree)
     _add_programs(tree)
     _add_files(tree, project, version)
-    for path in entries(tree):
-        if not path.is_symlink():
-            path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
     python = Python(tree)
     python.compile()
     python.check_libraries()
+    # Whatever the umask is, and without the rights that only an installation gives sense to.
+    for path in (tree, *entries(tree)):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
 
 
 def add_etcd(tree: Path, programs: Path) -> str:
