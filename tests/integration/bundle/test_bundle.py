@@ -172,6 +172,7 @@ def test_controller_and_agent_work_with_the_etcd_of_the_bundle(bundle: Bundle, e
             "/usr/bin/devopsellence-agent",
             "--node=n1",
             "--node-uid=uid-n1",
+            "--state-dir=/var/lib/devopsellence",
             "--docker-host=unix:///run/no.sock",
         ],
     }
