@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly VENV=.venv
-readonly WHAT_IT_TAKES="Python 3.11 or newer with venv, Docker, etcd with etcdctl, docker-registry, pebble, mmdebstrap, busybox (static), iptables, iproute2 and curl"
+readonly WHAT_IT_TAKES="Python 3.11 or newer with venv, Docker, etcd with etcdctl, docker-registry, pebble, mmdebstrap, busybox (static), iptables, iproute2, xz and curl"
 
 # The first Python that is new enough and can make virtual environments; fails when there is none.
 find_python() {
@@ -50,6 +50,8 @@ missing_packages() {
   have iptables || echo iptables
   have ip || echo iproute2
   have curl || echo curl
+  # Unpacks a bundle.
+  have xz || echo xz-utils
 }
 
 install_packages() {

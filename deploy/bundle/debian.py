@@ -111,6 +111,17 @@ def download(names: Sequence[str], folder: Path) -> list[DebianPackage]:
 
     Raises BuildFailed.
     """
+    try:
+        return _download(names, folder, [])
+    except BuildFailed:
+        # The machine's lists are missing or old, and only root may renew them.
+        lists = ["--option", f"Dir::State::lists={folder / 'lists'}"]
+        (folder / "lists/partial").mkdir(parents=True, exist_ok=True)
+        run(["apt-get", "--quiet", *lists, "update"], LC_ALL="C")
+        return _download(names, folder, lists)
+
+
+def _download(names: Sequence[str], folder: Path, lists: Sequence[str]) -> list[DebianPackage]:
     archives, empty, status = folder / "archives", folder / "empty", folder / "status"
     for cache in (archives, empty):
         (cache / "partial").mkdir(parents=True, exist_ok=True)
@@ -122,7 +133,7 @@ def download(names: Sequence[str], folder: Path) -> list[DebianPackage]:
         *("--option", f"Dir::State::status={status}"),
         *("--option", f"Dir::State::extended_states={folder / 'extended_states'}"),
         *("--option", "Dir::Cache::pkgcache=", "--option", "Dir::Cache::srcpkgcache="),
-        *("--option", "Debug::NoLocking=1"),
+        *("--option", "Debug::NoLocking=1", *lists),
     ]
 
     def install(cache: Path, *more: str) -> str:

@@ -18,7 +18,8 @@ _SERVICE: Final = "[Service]"
 #: below Docker's folder, of which there are several for each container.
 _READ: Final = {
     "devopsellence-agent.service": ("-/var/lib/docker:/var/lib/docker:norbind",),
-    "devopsellence-controller.service": (),
+    # Files that controller.env names, such as the authority of an ACME server.
+    "devopsellence-controller.service": ("/etc/devopsellence-controller",),
     "devopsellence-etcd.service": ("/etc/etcd/devopsellence",),
     "devopsellence-etcd-renew.service": ("/etc/devopsellence-controller",),
     "devopsellence-etcd-snapshot.service": ("/etc/etcd/devopsellence",),

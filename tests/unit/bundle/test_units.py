@@ -24,7 +24,11 @@ EXPECTED: Final = {
         ["/etc/devopsellence -/run/xtables.lock /var/lib/devopsellence"],
     ),
     # systemd binds the folders of a dynamic user, and the credentials.
-    "devopsellence-controller": ("/usr/bin/devopsellence-controller", "/run /etc:/host/etc", None),
+    "devopsellence-controller": (
+        "/usr/bin/devopsellence-controller",
+        "/run /etc:/host/etc /etc/devopsellence-controller",
+        None,
+    ),
     "devopsellence-etcd": ("/usr/bin/etcd", "/run /etc:/host/etc /etc/etcd/devopsellence", ["/var/lib/etcd"]),
     "devopsellence-etcd-renew": (
         "/usr/bin/devopsellence-etcd-renew",
