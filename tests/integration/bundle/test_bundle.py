@@ -115,10 +115,14 @@ def test_programs_tell_the_versions_of_the_manifest(bundle: Bundle) -> None:
     assert bundle.run("/usr/sbin/iptables", "--version").startswith("iptables")
 
 
-def test_authorities_are_trusted_and_envoys_libraries_found(bundle: Bundle) -> None:
+def test_authorities_units_and_envoys_libraries_are_found(bundle: Bundle) -> None:
     code = """
+import importlib.resources
 import ssl
 from devopsellence.nodeagent.envoy import image
+package = importlib.resources.files("devopsellence")
+for name in ("py.typed", "deploy/etcd/etcd.sh", "deploy/systemd/devopsellence-agent.service"):
+    assert package.joinpath(name).is_file(), name
 assert len(ssl.create_default_context().get_ca_certs()) > 50
 libraries = image.shared_libraries(image._program())
 assert len(libraries) > 3 and all(library.is_file() for library in libraries), libraries
