@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup python check test proto lock demo demo-down cluster cluster-down bench soak
+.PHONY: help setup python check test proto lock demo demo-down cluster cluster-down bench soak bundle
 # The targets share one virtual environment, one Docker and the terminal.
 .NOTPARALLEL:
 
@@ -60,3 +60,7 @@ cluster-down: ## Stop and remove the test cluster
 
 bench: setup ## Measure against docker run, Docker's own restarts and plain etcd; ARGS="--only scale --runs 5" goes to the benchmark
 	$(BIN)/python -m bench $(ARGS)
+
+# Python alone is needed: apt resolves and downloads packages, and installs none.
+bundle: python ## Build dist/devopsellence-<version>-<architecture>.tar.xz, all that a machine of a cluster runs; ARGS="--etcd FOLDER" for another etcd
+	$(BIN)/python -m deploy.bundle $(ARGS)

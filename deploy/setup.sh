@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly VENV=.venv
-readonly WHAT_IT_TAKES="Python 3.11 or newer with venv, Docker, etcd with etcdctl, docker-registry, pebble, mmdebstrap, busybox (static), iptables, iproute2, curl and OpenSSH (client and server)"
+readonly WHAT_IT_TAKES="Python 3.11 or newer with venv, Docker, etcd with etcdctl, docker-registry, pebble, mmdebstrap, busybox (static), iptables, iproute2, xz, curl and OpenSSH (client and server)"
 
 # The first Python that is new enough and can make virtual environments; fails when there is none.
 find_python() {
@@ -53,6 +53,8 @@ missing_packages() {
   # For contexts with an ssh host: a test starts an sshd of its own.
   have ssh || echo openssh-client
   have sshd || [ -x /usr/sbin/sshd ] || echo openssh-server
+  # Unpacks a bundle.
+  have xz || echo xz-utils
 }
 
 install_packages() {

@@ -2,7 +2,7 @@
 # Manual operations on devopsellence's etcd. See docs/etcd.md.
 set -euo pipefail
 
-readonly HOME_DIR=/etc/etcd/devopsellence # the bundle of this machine's member; as in etcd.env
+readonly HOME_DIR=/etc/etcd/devopsellence # the files of this machine's member; as in etcd.env
 readonly UNIT=devopsellence-etcd.service
 readonly TIMER=devopsellence-etcd-snapshot.timer
 readonly RENEW_TIMER=devopsellence-etcd-renew.timer
@@ -234,7 +234,7 @@ take_in() {
 
 # With DESTDIR: install below that folder, and start nothing.
 install_member() {
-  local bundle=${1:-} snapshots='' restart='' here etc=${DESTDIR:-}$HOME_DIR units=${DESTDIR:-}/etc/systemd/system lib=${DESTDIR:-}/usr/local/lib/devopsellence file
+  local member=${1:-} snapshots='' restart='' here etc=${DESTDIR:-}$HOME_DIR units=${DESTDIR:-}/etc/systemd/system lib=${DESTDIR:-}/usr/local/lib/devopsellence file
   [ $# -eq 0 ] || shift
   while [ $# -gt 0 ]; do
     case "$1" in
@@ -246,18 +246,19 @@ install_member() {
   done
   here=$(dirname "$0")
   for file in etcd.env ca.crt tls.crt tls.key; do
-    [ -f "$bundle/$file" ] || fail "'$bundle' is not a member's folder: it has no $file; 'devopsellence cluster init' creates the folder"
+    [ -f "$member/$file" ] || fail "'$member' is not a member's folder: it has no $file; 'devopsellence cluster init' creates the folder"
   done
   need_root install
   if [ -z "${DESTDIR:-}" ]; then
-    have etcd || fail "etcd is not installed: version 3.5.33 or 3.6.14 or newer, see docs/etcd.md"
+    # A unit of the bundle starts the etcd in its own tree.
+    have etcd || grep -q '^RootDirectory=' "$here/$UNIT" || fail "etcd is not installed: version 3.5.33 or 3.6.14 or newer, see docs/etcd.md"
     ! systemctl is-active --quiet etcd || fail "another etcd runs on this machine: run 'systemctl disable --now etcd', then repeat this command"
     id etcd >/dev/null 2>&1 || useradd --system --home-dir /var/lib/etcd --shell /usr/sbin/nologin etcd
   fi
   install -d -m 0755 "$etc" "$units" "$lib"
-  install -m 0644 "$bundle/etcd.env" "$bundle/ca.crt" "$bundle/tls.crt" "$etc"
+  install -m 0644 "$member/etcd.env" "$member/ca.crt" "$member/tls.crt" "$etc"
   # etcd reads certificate and key for every connection, so renewed files need no restart.
-  install -m 0400 "$bundle/tls.key" "$etc/tls.key.new"
+  install -m 0400 "$member/tls.key" "$etc/tls.key.new"
   [ -n "${DESTDIR:-}" ] || chown etcd: "$etc/tls.key.new"
   mv "$etc/tls.key.new" "$etc/tls.key"
   install -m 0755 "$0" "$lib/etcd.sh"
