@@ -4,7 +4,7 @@ The machines of ``tests.support.cluster`` are namespaces with single programs. T
 and sandboxes are the real ones, ``reboot`` reboots, and a power cut ends everything at once. Use them for what is
 installed on machines; for a cluster under faults the other bed is faster.
 
-    with MachineBed(tmp_path, machine_tree(), count=3) as bed:
+    with MachineBed(tmp_path / "bed", count=3) as bed:
         machine = bed.machines["m1"]
         machine.copy(folder, "/etc/folder")
         machine.ssh("systemctl enable --now folder")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from tests.support.machines.machine import Machine, Surroundings
-from tests.support.machines.tree import need_machines
+from tests.support.machines.tree import machine_tree, need_machines
 from tests.support.project import PROJECT
 from tests.support.run import run
 
@@ -23,10 +23,11 @@ _END_SECONDS: Final = 120.0
 class MachineBed:
     """Bed as a context manager: machines ``m1``, ``m2`` … are up inside the block and gone afterwards.
 
-    ``tree`` is the file system that each of them begins with. The caller removes ``folder``.
+    ``tree`` returns the file system that each of them begins with; what it makes in the folder that it is called with
+    is removed with the machines. The caller removes ``folder``.
     """
 
-    def __init__(self, folder: Path, tree: Path, *, count: int = 1) -> None:
+    def __init__(self, folder: Path, tree: Callable[[Path], Path] = machine_tree, *, count: int = 1) -> None:
         self.folder = folder
         self.machines: dict[str, Machine] = {}
         self._tree = tree
@@ -37,6 +38,7 @@ class MachineBed:
 
     def __enter__(self) -> Self:
         need_machines()
+        machine_tree()
         self._disks.mkdir(parents=True)
         try:
             self._set_up()
@@ -79,10 +81,11 @@ class MachineBed:
         assert self._guard.stdout is not None
         answer = self._guard.stdout.readline()
         assert answer, "the namespaces of the bed cannot be made: see what 'unshare' and 'ip' said"
+        tree = self._tree(self._disks)
         key = self.folder / "key"
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "bed", "-f", str(key)])
         names = {f"m{number + 1}": f"10.77.0.{_FIRST_ADDRESS + number}" for number in range(self._count)}
-        host_key = (self._tree / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
+        host_key = (tree / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
         (self.folder / "known_hosts").write_text("".join(f"{address} {host_key}" for address in names.values()))
         self._surroundings = Surroundings(int(answer), group, self._ssh(key))
         for name, address in names.items():
@@ -91,7 +94,7 @@ class MachineBed:
         public = key.with_suffix(".pub").read_text()
         with ThreadPoolExecutor(self._count) as pool:
             for machine in self.machines.values():
-                machine.install(self._tree, names, public)
+                machine.install(tree, names, public)
             list(pool.map(lambda machine: machine.start(), self.machines.values()))
 
     def _ssh(self, key: Path) -> list[str]:

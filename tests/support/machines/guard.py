@@ -1,7 +1,8 @@
 """Guard of a bed: ``python -m tests.support.machines.guard FOLDER GROUP``.
 
 Makes the namespaces, prints the id of their first process, and waits for the end of input, which comes also if the
-parent is killed. Then ends everything in the namespaces, and removes the machines in FOLDER and their control groups.
+parent is killed. Then ends everything in the namespaces, and removes FOLDER, with the machines in it, and their control
+groups.
 """
 
 from __future__ import annotations
@@ -39,8 +40,14 @@ def main(folder: Path, group: str) -> None:
         holder.kill()
         holder.wait()
         until("no control group of the machines is left", lambda: _remove_groups(group), seconds=30)
-        for machine in folder.iterdir():
-            shutil.rmtree(machine)
+        # A command of the killed parent may still be writing there.
+        until("the machines are removed", lambda: _remove(folder), seconds=60)
+
+
+def _remove(folder: Path) -> bool:
+    """Remove a folder; return False if something is left."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 def _remove_groups(name: str) -> bool:

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -33,8 +32,7 @@ def need_machines() -> None:
         lack("needs control groups of version 1, with the hierarchy of systemd")
 
 
-@cache
-def machine_tree() -> Path:
+def machine_tree(_: Path | None = None) -> Path:
     """Return the folder with the file system, made in a minute and a half if missing. It is copied, never changed."""
     need_machines()
 
