@@ -14,6 +14,7 @@ import pytest
 from devopsellence.certificates.authority import request_like
 from devopsellence.certificates.issuing import IssuingFiles
 from devopsellence.certificates.pem import load_certificate
+from devopsellence.cli.cluster.programs import CONTROLLER_HOME
 from tests.support.machines.bed import MachineBed
 from tests.support.machines.cluster import AGENT, CONTROLLER, ETCD, PROGRAMS, RENEW, SNAPSHOT, MachineCluster
 from tests.support.machines.machine import Machine
@@ -136,6 +137,18 @@ def test_agent_renews_its_certificate_under_its_unit(cluster: MachineCluster, ma
     )
     until("the agent says so", lambda: "certificate renewed" in machine.journal(AGENT))
     assert machine.ssh("ls /etc/devopsellence").stdout.split() == ["agent.env", "ca.crt", "tls.crt", "tls.key"]
+    cluster.wait()
+    healthy(cluster)
+
+
+def test_controller_of_an_earlier_cluster_has_no_issuing_authority(cluster: MachineCluster) -> None:
+    """systemd takes the unit's default for the two credentials whose files do not exist."""
+    machine = cluster.machines["m2"]
+    machine.ssh(f"cd {CONTROLLER_HOME} && mkdir aside && mv issuing.* aside && systemctl restart {CONTROLLER}")
+    try:
+        cluster.wait()
+    finally:
+        machine.ssh(f"cd {CONTROLLER_HOME} && mv aside/* . && rmdir aside && systemctl restart {CONTROLLER}")
     cluster.wait()
     healthy(cluster)
 

@@ -17,7 +17,7 @@ from tests.support.project import PROJECT
 from tests.support.run import run
 
 _FIRST_ADDRESS: Final = 11
-_END_SECONDS: Final = 120.0
+_END_SECONDS: Final = 300.0
 
 
 class MachineBed:

@@ -8,7 +8,6 @@ groups.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -46,8 +45,8 @@ def main(folder: Path, group: str) -> None:
 
 def _remove(folder: Path) -> bool:
     """Remove a folder; return False if something is left."""
-    shutil.rmtree(folder, ignore_errors=True)
-    return not folder.exists()
+    # Several times as fast as shutil: there are a hundred thousand files.
+    return subprocess.run(["rm", "-rf", str(folder)], check=False).returncode == 0
 
 
 def _remove_groups(name: str) -> bool:
