@@ -14,8 +14,8 @@ installed on machines; for a cluster under faults the other bed is faster.
         print(machine.journal("folder"))
 
 Needs root, systemd-nspawn, mmdebstrap, ssh, and control groups of version 1, which systemd-nspawn cannot give to a
-machine where no systemd runs outside of it. The file system of a machine (half a gigabyte) is a copy of a tree that is
-made once, in a minute and a half, and kept in /var/cache. A machine is up five seconds after :meth:`Machine.start`.
+machine where no systemd runs outside of it. The file system of a machine is a layer above a tree of half a gigabyte,
+made once in a minute and a half and kept in /var/cache. A machine is up a few seconds after :meth:`Machine.start`.
 
 Everything ends with the process that made the bed, also if that is killed: the machines are in a process namespace,
 whose first process ends when its input does, and a guard removes their folders and control groups. Nothing is changed

@@ -87,15 +87,19 @@ class MachineBed:
         names = {f"m{number + 1}": f"10.77.0.{_FIRST_ADDRESS + number}" for number in range(self._count)}
         host_key = (tree / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
         (self.folder / "known_hosts").write_text("".join(f"{address} {host_key}" for address in names.values()))
-        self._surroundings = Surroundings(int(answer), group, self._ssh(key))
+        self._surroundings = Surroundings(int(answer), group, self._inside(tree), self._ssh(key))
         for name, address in names.items():
             console = self.folder / f"{name}.log"
             self.machines[name] = Machine(name, address, self._disks / name, console, self._surroundings)
         public = key.with_suffix(".pub").read_text()
         with ThreadPoolExecutor(self._count) as pool:
             for machine in self.machines.values():
-                machine.install(tree, names, public)
+                machine.install(names, public)
             list(pool.map(lambda machine: machine.start(), self.machines.values()))
+
+    def _inside(self, tree: Path) -> str:
+        """Return the path of a file system in the namespaces, where the folder of temporary files is another."""
+        return f"/run/bed/{tree.relative_to(self._disks)}" if tree.is_relative_to(self._disks) else str(tree)
 
     def _ssh(self, key: Path) -> list[str]:
         """Return the words before address and command: nothing of this user's settings, keys or known machines."""

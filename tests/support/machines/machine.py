@@ -41,10 +41,11 @@ ExecStart=/sbin/ip link set host0 up
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a machine needs of its bed: the namespaces, a control group, ssh with its key."""
+    """Parts of the bed that a machine needs: namespaces, control group, path of the file system there, ssh with a key."""
 
     first_process: int
     group: str
+    tree: str
     ssh: Sequence[str]
 
     def command(self, *command: str, namespaces: Sequence[str] = ("--net",)) -> list[str]:
@@ -53,21 +54,23 @@ class Surroundings:
 
 
 class Machine:
-    """Machine with a ``name`` and an ``address``; the file system is the folder ``root``, the console a log file."""
+    """Machine with a ``name`` and an ``address``; files are in the folder ``disk``, the console is a log file."""
 
-    def __init__(self, name: str, address: str, root: Path, console: Path, surroundings: Surroundings) -> None:
+    def __init__(self, name: str, address: str, disk: Path, console: Path, surroundings: Surroundings) -> None:
         self.name = name
         self.address = address
-        self.root = root
+        self.disk = disk
         self.console = console
         self._surroundings = surroundings
         self._power: subprocess.Popen[bytes] | None = None
 
-    def install(self, tree: Path, names: Mapping[str, str], key: str) -> None:
-        """Make the file system from ``tree``; ``names`` are addresses by name, ``key`` may log in as root."""
-        run(["cp", "-a", "--reflink=auto", str(tree), str(self.root)])
+    def install(self, names: Mapping[str, str], key: str) -> None:
+        """Write the machine's own files; ``names`` are addresses by name, ``key`` may log in as root."""
+        for folder in ("upper", "work", "docker"):
+            (self.disk / folder).mkdir(parents=True)
+        root = self.disk / "upper"
         hosts = {"127.0.0.1": "localhost", **{address: name for name, address in names.items()}}
-        units = self.root / "etc/systemd/system"
+        units = root / "etc/systemd/system"
         files = {
             "etc/hostname": f"{self.name}\n",
             "etc/hosts": "".join(f"{address} {name}\n" for address, name in hosts.items()),
@@ -79,13 +82,13 @@ class Machine:
             **{f"etc/systemd/system/{unit}.service.d/bed.conf": _WRITABLE_GROUPS for unit in ("docker", "containerd")},
         }
         for path, text in files.items():
-            (self.root / path).parent.mkdir(parents=True, exist_ok=True)
-            (self.root / path).write_text(text)
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(text)
         for target in ("multi-user", "network-online"):
             (units / f"{target}.target.wants").mkdir(exist_ok=True)
             (units / f"{target}.target.wants/bed-network.service").symlink_to("../bed-network.service")
         # With this folder, the journal outlives a reboot.
-        (self.root / "var/log/journal").mkdir(exist_ok=True)
+        (root / "var/log/journal").mkdir(parents=True)
 
     @property
     def on(self) -> bool:
@@ -95,10 +98,11 @@ class Machine:
     def start(self) -> None:
         """Switch the machine on; return once it answers ssh."""
         assert not self.on, f"{self.name} is on"
-        script = ["bash", "-c", _POWER.read_text(), "power", self.name, f"{self._surroundings.group}/{self.name}"]
+        around = self._surroundings
+        script = ["bash", "-c", _POWER.read_text(), "power", self.name, f"{around.group}/{self.name}", around.tree]
         with self.console.open("ab") as log:
             self._power = subprocess.Popen(
-                self._surroundings.command(*script, namespaces=("--mount", "--net", "--pid")),
+                around.command(*script, namespaces=("--mount", "--net", "--pid")),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

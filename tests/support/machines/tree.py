@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ from tests.support.private import private_folder
 from tests.support.project import PROJECT
 
 _CACHE: Final = Path("/var/cache")
+_KEEP_SECONDS: Final = 24 * 3600.0
 _SCRIPT: Final = PROJECT / "deploy/images/machine.sh"
 _INPUTS: Final = (_SCRIPT, _SCRIPT.with_name("debian.sh"))
 _PROGRAMS: Final = ("systemd-nspawn", "mmdebstrap", "ssh", "ssh-keygen", "ip", "nsenter", "unshare", "chroot", "curl")
@@ -33,7 +35,7 @@ def need_machines() -> None:
 
 
 def machine_tree(_: Path | None = None) -> Path:
-    """Return the folder with the file system, made in a minute and a half if missing. It is copied, never changed."""
+    """Return the folder with the file system, made in a minute and a half if missing. It is read, never changed."""
     need_machines()
 
     def build(folder: Path) -> None:
@@ -44,15 +46,19 @@ def machine_tree(_: Path | None = None) -> Path:
 
 
 def kept(name: str, inputs: Sequence[bytes], build: Callable[[Path], None]) -> Path:
-    """Return a folder made by ``build`` from ``inputs``; made again, in place of the former one, when they change."""
+    """Return a folder made by ``build`` from ``inputs``, another when they change; unused ones go after a day."""
     cache_folder = private_folder(_CACHE)
     folder = cache_folder / f"{name}-{hashlib.sha256(b''.join(inputs)).hexdigest()[:12]}"
     with (cache_folder / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            for former in cache_folder.glob(f"{name}-*"):
-                shutil.rmtree(former)
             part = cache_folder / f"{name}-part"
+            shutil.rmtree(part, ignore_errors=True)
             build(part)
             part.rename(folder)
+        os.utime(folder)
+        for former in cache_folder.glob(f"{name}-*"):
+            # Younger ones may be in use, by the tests of another copy of the project.
+            if time.time() - former.stat().st_mtime > _KEEP_SECONDS:
+                shutil.rmtree(former)
     return folder
