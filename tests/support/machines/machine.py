@@ -41,7 +41,7 @@ ExecStart=/sbin/ip link set host0 up
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Parts of the bed that a machine needs: namespaces, control group, path of the file system there, ssh with a key."""
+    """Parts of the bed that a machine needs: namespaces, control group, path of the file system there, ssh."""
 
     first_process: int
     group: str
