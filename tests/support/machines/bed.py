@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -23,11 +23,11 @@ _END_SECONDS: Final = 300.0
 class MachineBed:
     """Bed as a context manager: machines ``m1``, ``m2`` … are up inside the block and gone afterwards.
 
-    ``tree`` returns the file system that each of them begins with; what it makes in the folder that it is called with
-    is removed with the machines. The caller removes ``folder``.
+    ``tree`` returns the layers of the file system that each of them begins with, the topmost first. Layers below the
+    folder that it is called with are removed with the machines. The caller removes ``folder``.
     """
 
-    def __init__(self, folder: Path, tree: Callable[[Path], Path] = machine_tree, *, count: int = 1) -> None:
+    def __init__(self, folder: Path, tree: Callable[[Path], Sequence[Path]] = machine_tree, *, count: int = 1) -> None:
         self.folder = folder
         self.machines: dict[str, Machine] = {}
         self._tree = tree
@@ -81,13 +81,13 @@ class MachineBed:
         assert self._guard.stdout is not None
         answer = self._guard.stdout.readline()
         assert answer, "the namespaces of the bed cannot be made: see what 'unshare' and 'ip' said"
-        tree = self._tree(self._disks)
+        layers = self._tree(self._disks)
         key = self.folder / "key"
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "bed", "-f", str(key)])
         names = {f"m{number + 1}": f"10.77.0.{_FIRST_ADDRESS + number}" for number in range(self._count)}
-        host_key = (tree / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
+        host_key = (layers[-1] / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
         (self.folder / "known_hosts").write_text("".join(f"{address} {host_key}" for address in names.values()))
-        self._surroundings = Surroundings(int(answer), group, self._inside(tree), self._ssh(key))
+        self._surroundings = Surroundings(int(answer), group, ":".join(map(self._inside, layers)), self._ssh(key))
         for name, address in names.items():
             console = self.folder / f"{name}.log"
             self.machines[name] = Machine(name, address, self._disks / name, console, self._surroundings)
@@ -97,9 +97,9 @@ class MachineBed:
                 machine.install(names, public)
             list(pool.map(lambda machine: machine.start(), self.machines.values()))
 
-    def _inside(self, tree: Path) -> str:
-        """Return the path of a file system in the namespaces, where the folder of temporary files is another."""
-        return f"/run/bed/{tree.relative_to(self._disks)}" if tree.is_relative_to(self._disks) else str(tree)
+    def _inside(self, layer: Path) -> str:
+        """Return the path of a layer in the namespaces, where the folder of temporary files is another."""
+        return f"/run/bed/{layer.relative_to(self._disks)}" if layer.is_relative_to(self._disks) else str(layer)
 
     def _ssh(self, key: Path) -> list[str]:
         """Return the words before address and command: nothing of this user's settings, keys or known machines."""

@@ -41,10 +41,11 @@ ExecStart=/sbin/ip link set host0 up
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Parts of the bed that a machine needs: namespaces, control group, path of the file system there, ssh."""
+    """Parts of the bed that a machine needs: namespaces, control group, file system, ssh."""
 
     first_process: int
     group: str
+    #: Layers of the file system, separated by colons.
     tree: str
     ssh: Sequence[str]
 

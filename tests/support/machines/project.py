@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -15,29 +16,36 @@ from tests.support.need import lack
 from tests.support.project import PROJECT
 from tests.support.run import run
 
+#: With the machines' tree, a folder for the layer above, and a mount point. The mounts end with the process.
+_IN_LAYER: Final = """\
+set -eu
+mkdir "$2/upper" "$2/work" "$2/root"
+mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root"
+mount --bind "$2/wheels" "$2/root/mnt"
+exec chroot "$2/root" sh -c "$3"
+"""
 _INSTALL: Final = """\
 set -eu
 python3 -m venv /opt/devopsellence
-/opt/devopsellence/bin/pip install --quiet --no-index --find-links /root/wheels 'devopsellence[envoy]'
+/opt/devopsellence/bin/pip install --quiet --no-index --find-links /mnt 'devopsellence[envoy]'
 ln -s /opt/devopsellence/bin/devopsellence* /usr/local/bin/
 """
 #: Nothing of this machine's settings for pip, whose paths are not on the other one.
 _ENVIRON: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
 
 
-def installed_tree(folder: Path) -> Path:
-    """Return a machine's file system with the project in /opt/devopsellence, made below ``folder``."""
-    tree = machine_tree()
+def installed_tree(folder: Path) -> Sequence[Path]:
+    """Return the layers of a file system with the project in /opt/devopsellence; the first is made below ``folder``."""
+    (tree,) = machine_tree()
     if not (tree / f"usr/bin/python3.{sys.version_info.minor}").exists():
         lack(f"needs a .venv of the Python of Debian, not {sys.version_info.major}.{sys.version_info.minor}")
-    root = folder / "installed"
-    run(["cp", "-a", "--reflink=auto", str(tree), str(root)])
-    wheels = root / "root/wheels"
+    installed = folder / "installed"
+    wheels = installed / "wheels"
     shutil.copytree(_dependencies(), wheels)
     _wheel("--no-deps", "--wheel-dir", str(wheels), str(PROJECT))
-    run(["chroot", str(root), "sh", "-c", _INSTALL], environ=_ENVIRON)
-    shutil.rmtree(wheels)
-    return root
+    layer = ["sh", "-c", _IN_LAYER, "layer", str(tree), str(installed), _INSTALL]
+    run(["unshare", "--mount", *layer], environ=_ENVIRON)
+    return installed / "upper", tree
 
 
 @cache

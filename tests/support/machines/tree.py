@@ -34,15 +34,15 @@ def need_machines() -> None:
         lack("needs control groups of version 1, with the hierarchy of systemd")
 
 
-def machine_tree(_: Path | None = None) -> Path:
-    """Return the folder with the file system, made in a minute and a half if missing. It is read, never changed."""
+def machine_tree(_: Path | None = None) -> Sequence[Path]:
+    """Return the file system as a single layer, made in a minute and a half if missing. It is read, never changed."""
     need_machines()
 
     def build(folder: Path) -> None:
         done = subprocess.run([str(_SCRIPT), str(folder)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    return kept("machine", [path.read_bytes() for path in _INPUTS], build)
+    return [kept("machine", [path.read_bytes() for path in _INPUTS], build)]
 
 
 def kept(name: str, inputs: Sequence[bytes], build: Callable[[Path], None]) -> Path:
