@@ -44,7 +44,7 @@ def installed_tree(folder: Path) -> Sequence[Path]:
     shutil.copytree(_dependencies(), wheels)
     _wheel("--no-deps", "--wheel-dir", str(wheels), str(PROJECT))
     layer = ["sh", "-c", _IN_LAYER, "layer", str(tree), str(installed), _INSTALL]
-    run(["unshare", "--mount", *layer], environ=_ENVIRON)
+    run(["unshare", "--mount", *layer], environ=_ENVIRON, timeout=300)
     return installed / "upper", tree
 
 
