@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly VENV=.venv
-readonly WHAT_IT_TAKES="Python 3.11 or newer with venv, Docker, etcd with etcdctl, docker-registry, pebble, mmdebstrap, busybox (static), iptables, iproute2, xz, curl and OpenSSH (client and server)"
+readonly WHAT_IT_TAKES="Python 3.11 or newer with venv, Docker, etcd with etcdctl, docker-registry, pebble, mmdebstrap, busybox (static), systemd-nspawn, iptables, iproute2, xz, curl and OpenSSH (client and server)"
 
 # The first Python that is new enough and can make virtual environments; fails when there is none.
 find_python() {
@@ -47,6 +47,7 @@ missing_packages() {
   have mmdebstrap || echo mmdebstrap
   # The test image holds nothing but busybox, so it has to be the one that needs no libraries.
   { [ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1; } || echo busybox-static
+  have systemd-nspawn || echo systemd-container
   have iptables || echo iptables
   have ip || echo iproute2
   have curl || echo curl

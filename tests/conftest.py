@@ -25,14 +25,16 @@ hypothesis.settings.load_profile("same")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order test files by run time, so that no worker is left alone with a slow file at the end.
 
-    Schedules come first, unit tests last. The files of ``tests/cluster``, which start several hosts, are spread over
-    the first two thirds of the other slow files.
+    Schedules come first, unit tests last. The files of ``tests/cluster`` and ``tests/machines``, which start several
+    hosts, are spread over the first two thirds of the other slow files.
     """
     files = [(path, list(tests)) for path, tests in groupby(items, key=lambda item: item.path)]
-    several_hosts = [file for file in files if _folder(file[0]) == "cluster"]
+    several_hosts = [file for file in files if _folder(file[0]) in ("cluster", "machines")]
     ordered = [file for file in files if file not in several_hosts]
     ordered.sort(key=lambda file: (_folder(file[0]) == "unit", _folder(file[0]) != "schedules"))
-    distance = sum(_folder(path) != "unit" for path, _ in ordered) // 3
+    # The longest first.
+    several_hosts.sort(key=lambda file: _folder(file[0]) != "machines")
+    distance = 2 * sum(_folder(path) != "unit" for path, _ in ordered) // (3 * max(1, len(several_hosts) - 1))
     for number, file in enumerate(several_hosts):
         ordered.insert(number * (distance + 1), file)
     items[:] = [item for _, tests in ordered for item in tests]

@@ -20,7 +20,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, sync: bool = Tru
     """Replace ``path`` atomically: write a temporary file, sync, rename.
 
     The folder must exist; a process must not write the same path concurrently. ``sync`` False for data that need not
-    survive a power cut. ``keep_owner``: the new file belongs to the user of the former one.
+    survive a power cut. ``keep_owner``: the new file belongs to the user of the former one, if that is another user.
 
     Raises:
         OSError: the write failed; ``path`` is unchanged.
@@ -33,7 +33,9 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, sync: bool = Tru
             if keep_owner:
                 with contextlib.suppress(FileNotFoundError):
                     before = path.stat()
-                    os.fchown(descriptor, before.st_uid, before.st_gid)
+                    # A systemd unit may forbid the call altogether; the group matters to nobody with these modes.
+                    if before.st_uid != os.fstat(descriptor).st_uid:
+                        os.fchown(descriptor, before.st_uid, before.st_gid)
             file.write(data)
             file.flush()
             if sync:

@@ -57,11 +57,14 @@ need_root() { [ "$(id -u)" -eq 0 ] || fail "'$1' needs root: run it with sudo"; 
 reach() {
   local variables
   have etcdctl || fail "etcdctl is not installed: on Debian 'apt-get install etcd-client'"
-  if [ -z "${ETCDCTL_ENDPOINTS:-}" ]; then
+  if [ -n "${ETCDCTL_ENDPOINTS:-}" ]; then
+    :
+  elif [ -n "${ETCD_ADVERTISE_CLIENT_URLS:-}" ]; then
+    # As in the unit of snapshots, which has no HOME.
+    export ETCDCTL_ENDPOINTS=$ETCD_ADVERTISE_CLIENT_URLS
+  else
     variables=$(pki)/root/etcdctl.env
-    if [ -n "${ETCD_ADVERTISE_CLIENT_URLS:-}" ]; then
-      export ETCDCTL_ENDPOINTS=$ETCD_ADVERTISE_CLIENT_URLS
-    elif [ -f "$variables" ]; then
+    if [ -f "$variables" ]; then
       # shellcheck source=/dev/null
       . "$variables"
     else

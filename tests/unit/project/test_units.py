@@ -61,3 +61,9 @@ def test_unit_has_only_the_capabilities_that_it_needs(unit: Path) -> None:
 
 def test_agent_can_set_what_it_sets_in_the_kernel() -> None:
     assert "ProtectKernelTunables" not in settings(PROJECT / "deploy/systemd/devopsellence-agent.service")
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_unit_that_restarts_never_gives_up(unit: Path) -> None:
+    if "Restart" in settings(unit):
+        assert "\nStartLimitIntervalSec=0\n" in unit.read_text().partition("[Service]\n")[0]

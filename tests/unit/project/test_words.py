@@ -124,7 +124,7 @@ def test_modules_have_a_test_of_their_name_or_the_package_says_where(package: Pa
     assert places or len(tested) >= LEAST_TESTED * len(modules), f"{package} has {tested} of {modules}"
 
 
-@pytest.mark.parametrize("folder", ["unit", "integration", "cluster", "schedules"])
+@pytest.mark.parametrize("folder", ["unit", "integration", "cluster", "machines", "schedules"])
 def test_test_names_say_thing_and_situation(folder: str) -> None:
     assert [
         f"{relative(path)}:{number}: {line.strip()}"
