@@ -113,15 +113,18 @@ def build_image(*layers: bytes | int, lines: Sequence[str] = ()) -> str:
             dockerfile.append(f"COPY f{number} /f{number}")
         (Path(folder) / "Dockerfile").write_text("\n".join([*dockerfile, *lines]) + "\n")
         environ = {**os.environ, "DOCKER_BUILDKIT": "0"}
-        run(["docker", "build", "-q", "--iidfile", f"{folder}/id", folder], environ=environ)
+        # A step from the builder's cache may be an image that another process removes.
+        with _alone():
+            run(["docker", "build", "-q", "--iidfile", f"{folder}/id", folder], environ=environ)
         _BUILT.append((Path(folder) / "id").read_text().strip())
     return _BUILT[-1]
 
 
 def remove_built_images() -> None:
     """Remove the images of :func:`build_image` from this machine's engine."""
-    for image in dict.fromkeys(_BUILT):
-        docker("rmi", "-f", image, check=False)
+    with _alone():
+        for image in dict.fromkeys(_BUILT):
+            docker("rmi", "-f", image, check=False)
     _BUILT.clear()
 
 

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import socket
 import subprocess
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
@@ -137,8 +138,12 @@ class EnvoyProcess:
     def inotify_instances(self) -> int:
         """Return the number of inotify instances of the process."""
         assert self._process is not None
-        links = Path(f"/proc/{self._process.pid}/fd").iterdir()
-        return sum(str(link.readlink()) == "anon_inode:inotify" for link in links)
+        count = 0
+        for link in Path(f"/proc/{self._process.pid}/fd").iterdir():
+            # A connection may end meanwhile.
+            with suppress(FileNotFoundError):
+                count += str(link.readlink()) == "anon_inode:inotify"
+        return count
 
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
