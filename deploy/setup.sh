@@ -93,10 +93,6 @@ system() {
     note "Debian's docker-registry has also started a registry on port 5000. Nothing here uses it:"
     note "'sudo systemctl disable --now docker-registry' if you do not want it"
   fi
-  if [[ " ${missing[*]} " == *" openssh-server "* ]] && [ -d /run/systemd/system ]; then
-    note "Debian's openssh-server has also started an sshd on port 22. Nothing here uses it:"
-    note "'sudo systemctl disable --now ssh' if you do not want it"
-  fi
 }
 
 # Hash of the inputs of the virtual environment: the project is installed again when one of them changes.

@@ -123,7 +123,7 @@ def _add_files(tree: Path, project: Path, version: str) -> None:
         for unit in sorted((project / "deploy" / folder).glob("devopsellence-*.*")):
             (files / folder / unit.name).write_text(for_bundle(unit.name, unit.read_text(), version))
     shutil.copy(project / "deploy/etcd/etcd.sh", files / "etcd")
-    (tree / PROGRAMS.lstrip("/") / "etcd.sh").symlink_to(f"{FILES}/etcd/etcd.sh")
+    (_below(tree, PROGRAMS) / "etcd.sh").symlink_to(f"{FILES}/etcd/etcd.sh")
     (files / "mount-points").write_text("".join(f"{folder}\n" for folder in MOUNT_POINTS))
     shutil.copy(project / "deploy/bundle/enter.sh", tree)
     shutil.copy(project / "LICENSE", tree)

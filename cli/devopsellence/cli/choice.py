@@ -144,7 +144,7 @@ def _of_context(ctx: click.Context) -> Choice | None:
     is_chosen = bool(why)
     contexts = file.load()
     if not is_chosen:
-        name, why = contexts.current, f"it is in use: devopsellence context use {contexts.current}"
+        name, why = contexts.current, f"devopsellence context use {contexts.current} chose it"
     if not name and not is_chosen:
         return None
     return Choice(Source.CONTEXT, contexts.get(name).settings, why, name)

@@ -55,7 +55,7 @@ class Bundle:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
     if os.geteuid() != 0:
         lack("needs root: the bundle's programs run in their own root directory")
     missing = [name for name in ("apt-get", "dpkg", "dpkg-deb", "unshare", "xz") if shutil.which(name) is None]
@@ -71,7 +71,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     archive = work / f"{assembled.stem}.tar.xz"
     compress(assembled.tar, archive, 0)
     subprocess.run(["tar", "-xJf", str(archive), "-C", str(target)], check=True)
-    return Bundle(assembled, archive, target / VERSION, downloads)
+    yield Bundle(assembled, archive, target / VERSION, downloads)
+    # A gigabyte, which pytest would keep for three runs.
+    for folder in (work, target, downloads):
+        shutil.rmtree(folder)
 
 
 def test_second_build_has_the_same_bytes(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,14 +146,14 @@ def test_start_of_the_local_cluster_warns_of_a_context_in_use(monkeypatch: pytes
     monkeypatch.setattr(dev_up, "bring_up", fail)
     assert "Warning" not in run("dev", "up").stderr
     document("context", "use", "prod")
-    warning = "Warning: commands use context prod, because it is in use: devopsellence context use prod; for the local"
+    warning = "Warning: commands use context prod, because devopsellence context use prod chose it; for the local"
     assert run("dev", "up").stderr.startswith(warning)
 
 
 @pytest.mark.usefixtures("contexts")
 def test_show_says_why() -> None:
     document("context", "use", "prod")
-    assert "Context prod, because it is in use: devopsellence context use prod.\n" in run("context", "show").stdout
+    assert "Context prod, because devopsellence context use prod chose it.\n" in run("context", "show").stdout
     assert "Context staging, because --context is given." in run("--context", "staging", "context", "show").stdout
     assert document("context", "show", "staging")["in_use"] is False
 

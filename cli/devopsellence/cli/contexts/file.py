@@ -43,7 +43,7 @@ class Contexts:
         check_name("context", name)
         if name not in self.by_name:
             known = ", ".join(self.by_name)
-            message = f"there is no context {name}" + (f"; known: {known}" if known else ", and no other")
+            message = f"there is no context {name}" + (f"; known: {known}" if known else ": none was added yet")
             action = NextAction("add it", f"devopsellence context add {name} --help")
             raise CliError("context_unknown", message, exit_code=2, next_actions=[action])
         return self.by_name[name]
@@ -117,7 +117,7 @@ def load() -> Contexts:
     except OSError as error:
         raise _unusable(f"cannot read {at}: {error.strerror}") from error
     if found.st_uid not in (os.geteuid(), 0) or found.st_mode & _WRITABLE_BY_OTHERS:
-        # Such a user could send the commands of this one to a machine of his own.
+        # Whoever writes it decides where this user's commands go.
         raise _unusable(f"other users can write {at}", NextAction("take it back", f"chmod 600 {at}"))
     try:
         return _parse(text)

@@ -110,6 +110,13 @@ class DrainPreview:
     problems: tuple[UnreadableKey, ...]
     forwarded: tuple[ForwardedIngress, ...] = ()
 
+    @property
+    def sentences(self) -> list[str]:
+        """Return a sentence about each service, and about each ingress that is forwarded."""
+        name = self.workload.name
+        services = [service.text(name) for service in self.services]
+        return services + [ingress.text(name) for ingress in self.forwarded]
+
 
 async def preview_drain(etcd: Etcd, name: str, *, move_volumes: bool) -> DrainPreview:
     """Return the preview of draining the node. Writes nothing."""

@@ -130,22 +130,22 @@ class SignedWith:
     others: tuple[IssuedCertificate, ...]
 
 
-def signed_with(issued: Collection[IssuedCertificate], serial: str) -> SignedWith:
+def _signed_with(issued: Collection[IssuedCertificate], serial: str) -> SignedWith:
     """Return what was signed with the certificate of a serial number, by the records of gateways."""
     renewals: dict[str, IssuedCertificate] = {}
     reached = [serial]
     while reached:
         callers = set(reached)
         signed = (record for record in issued if record.issued_by_serial in callers)
-        found = {record.serial: record for record in signed if is_renewal(record)}
+        found = {record.serial: record for record in signed if _is_renewal(record)}
         reached = [number for number in found if number not in renewals and number != serial]
         renewals |= {number: found[number] for number in reached}
     callers = {serial, *renewals}
-    others = [record for record in issued if record.issued_by_serial in callers and not is_renewal(record)]
+    others = [record for record in issued if record.issued_by_serial in callers and not _is_renewal(record)]
     return SignedWith(tuple(renewals.values()), tuple(others))
 
 
-def is_renewal(record: IssuedCertificate) -> bool:
+def _is_renewal(record: IssuedCertificate) -> bool:
     """Return True if a certificate was signed for its caller itself."""
     return record.identity == record.issued_by
 
@@ -161,17 +161,17 @@ async def deny_serial(etcd: Etcd, serial: str, reason: str) -> SignedWith:
     records = await reader.get_prefix(keys.all_operator_access_prefix, OperatorAccess)
     tokens = {token.serial: token for record in records.values() for token in record.tokens}
     denied = set[str]()
+    # Until nothing is new: its holder may have renewed it once more before the gateways knew.
     while True:
         issued = await reader.get_prefix(keys.issued_certificates_prefix, IssuedCertificate)
-        signed = signed_with(issued.values(), serial)
-        ends = {serial: None, **{record.serial: record.not_after for record in signed.renewals}}
-        if not (new := ends.keys() - denied):
-            # Its holder may have renewed it once more before gateways knew.
+        signed = _signed_with(issued.values(), serial)
+        ends = {record.serial: record.not_after for record in signed.renewals}
+        if not (new := {serial, *ends} - denied):
             return signed
-        entries = [DeniedCertificate(serial=number, reason=reason, expires_at=ends[number]) for number in sorted(new)]
-        for entry in entries:
-            if entry.serial in tokens:
-                entry.expires_at.CopyFrom(tokens[entry.serial].expires_at)
+        ends |= {number: token.expires_at for number, token in tokens.items()}
+        entries = [
+            DeniedCertificate(serial=number, reason=reason, expires_at=ends.get(number)) for number in sorted(new)
+        ]
         recipients = [tokens[number].recipient for number in sorted(new & tokens.keys())]
         await _deny(etcd, entries, [Delete(keys.operator(recipient)) for recipient in recipients if recipient])
         denied |= new
@@ -184,7 +184,7 @@ async def allow_serial(etcd: Etcd, serial: str) -> None:
         CliError: ``certificate_not_denied``, ``busy``.
     """
     issued = await Reader(etcd).get_prefix(etcd.keys.issued_certificates_prefix, IssuedCertificate)
-    accepted = {serial, *(record.serial for record in signed_with(issued.values(), serial).renewals)}
+    accepted = {serial, *(record.serial for record in _signed_with(issued.values(), serial).renewals)}
 
     def edit(denied: DenyList) -> None:
         left = [entry for entry in denied.certificates if entry.serial not in accepted]

@@ -317,9 +317,8 @@ class _EnvironmentPass:
         current = view.current_assignment
         if current is None or current.HasField("task"):
             return self._held(view, message_of(view.node))
-        release = self._releases.of(self._target.release)
-        ingress = release.ingress if release is not None else None
-        left, action = reduce(self._keys, self._snapshot.ref, view, self._snapshot.secrets, names, ingress)
+        target = self._releases.of(self._target.release)
+        left, action = reduce(self._keys, self._snapshot.ref, view, self._snapshot.secrets, names, target)
         if action is not None and not self._fits(view, left):
             left, action = current, None
         self._result.actions += [action] if action is not None else []

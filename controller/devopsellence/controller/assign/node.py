@@ -142,12 +142,13 @@ def reduce(
     view: NodeView,
     secrets: Secrets,
     names: AbstractSet[str],
-    ingress: Ingress | None,
+    target: pb.Release | None,
 ) -> tuple[pb.Assignment | None, WriteAction | None]:
     """Return the assignment of a drained node reduced to the services ``names``, and the action that writes it.
 
-    A node that serves the ingress goes on, because DNS still names it: without any of the services that the rules name
-    it forwards requests to other nodes, by ``ingress``, that of the release which these run (None: unknown).
+    A node that serves the ingress goes on, because DNS still names it. Once it runs none of the services that the rules
+    of ``target`` name, it forwards requests by these rules: those of the rollout's target, which the other nodes run
+    (None: it cannot be read).
     """
     current = message_of(view.assignment)
     if current is None or current.removed:
@@ -157,8 +158,8 @@ def reduce(
     assignment.CopyFrom(current)
     del assignment.services[:]
     assignment.services.extend(service for service in current.services if service.name in names)
-    if current.HasField("ingress") and ingress is not None and not _is_target(ingress, assignment.services):
-        assignment.ingress.CopyFrom(ingress)
+    if current.HasField("ingress") and target is not None and not _names_any(target.ingress, assignment.services):
+        assignment.ingress.CopyFrom(target.ingress)
     if assignment == current:
         return current, None
     add_secrets(assignment, secrets, current, keep_deleted=True)
@@ -167,10 +168,9 @@ def reduce(
     return assignment, _rewrite(keys, ref, view, assignment, reason, basis)
 
 
-def _is_target(ingress: Ingress, services: Iterable[Service]) -> bool:
-    """Return True if a rule names one of ``services``."""
-    targets = {rule.service for rule in ingress.rules}
-    return any(service.name in targets for service in services)
+def _names_any(ingress: Ingress, services: Iterable[Service]) -> bool:
+    """Return True if a rule of ``ingress`` names one of ``services``."""
+    return not {rule.service for rule in ingress.rules}.isdisjoint(service.name for service in services)
 
 
 def _rewrite(

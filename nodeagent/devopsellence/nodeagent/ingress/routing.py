@@ -103,10 +103,9 @@ def plan_routing(
         for service, port in targets
     ]
     # As on a drained node: its router forwards to those of other nodes.
-    elsewhere = sorted({service for service, _ in targets if service not in desired.services}) if inputs.peers else []
-    target_problems = filter(
-        None, (_target_problem(desired, *target) for target in targets if target[0] not in elsewhere)
-    )
+    forwarded = sorted({service for service, _ in targets if service not in desired.services}) if inputs.peers else []
+    own_targets = (target for target in targets if target[0] not in forwarded)
+    target_problems = filter(None, (_target_problem(desired, *target) for target in own_targets))
     tls = ingress.tls_mode in _TLS
     host_inputs = {host: inputs.hosts[host] for host in hosts if host in inputs.hosts}
     certificates = {
@@ -140,7 +139,7 @@ def plan_routing(
     return RoutingPlan(
         config,
         (*host_problems, *rule_problems, *target_problems, *inputs.problems),
-        (*expired, *inputs.warnings, *_forwarding(elsewhere, inputs.peers)),
+        (*expired, *inputs.warnings, *_forwarding(forwarded, inputs.peers)),
         tuple(sorted(not_ready)),
     )
 
@@ -262,9 +261,9 @@ def _target_problem(desired: Desired, service: str, port: str) -> str:
     return ""
 
 
-def _forwarding(elsewhere: Iterable[str], peers: Iterable[RouterPeer]) -> Iterator[str]:
-    if services := ", ".join(elsewhere):
-        yield f"requests for {services} are forwarded to {', '.join(sorted(peer.node for peer in peers))}"
+def _forwarding(services: Collection[str], peers: Iterable[RouterPeer]) -> list[str]:
+    nodes = ", ".join(sorted(peer.node for peer in peers))
+    return [f"requests for {', '.join(services)} are forwarded to {nodes}"] if services else []
 
 
 def _expired(host: str, not_after: float, ingress: workload_pb2.Ingress) -> str:

@@ -44,7 +44,7 @@ class EventStore:
         if not joined or len(joined) >= MAX_OPERATIONS:
             await self._etcd.put(put.key, put.value)
             return
-        sent_until, self._until = self._until, with_last_container(before, status)
+        former, self._until = self._until, with_last_container(before, status)
         try:
             await self._etcd.txn([], [put, *joined])
         except (Unavailable, Ambiguous):
@@ -53,7 +53,7 @@ class EventStore:
             raise
         except StoreError as error:
             # Nothing is written, and the status may be accepted without events.
-            self._until = sent_until
+            self._until = former
             if isinstance(error, LeaseLost):
                 self._writer.forget_lease()
             await self._etcd.put(put.key, put.value)

@@ -145,12 +145,14 @@ def use(ctx: click.Context, output: Output, name: str | None, none: bool) -> Non
       devopsellence context use prod
       devopsellence context use --none
     """
+    from devopsellence.cli.choice import VARIABLE
     from devopsellence.cli.contexts import file
+    from devopsellence.store.settings import ENDPOINTS
 
     if none == (name is not None):
         raise click.UsageError("Give the name of a context, or --none.", ctx)
     contexts = file.change(lambda contexts: contexts.using(name or ""))
-    if os.environ.get("DEVOPSELLENCE_CONTEXT") or os.environ.get("DEVOPSELLENCE_ETCD_ENDPOINTS"):
+    if os.environ.get(VARIABLE) or os.environ.get(ENDPOINTS):
         output.warning("this shell has variables that come first: devopsellence context show")
     text = f"Context {name} is in use." if name else "No context is in use."
     output.result("context use", text, context=contexts.current or None)

@@ -130,8 +130,7 @@ async def _drain(etcd: Etcd, run: DrainCommand, seconds: float) -> tuple[DrainPr
     _refuse(run, drain_preview.refusal(shown, f"devopsellence node drain {name}{flags} --force"))
     if run.dry_run:
         return shown, shown.workload
-    sentences = [service.text(name) for service in shown.services]
-    for sentence in (*sentences, *(ingress.text(name) for ingress in shown.forwarded)):
+    for sentence in shown.sentences:
         output.line(sentence)
     node = await request_drain(etcd, name, move_volumes=run.move_volumes)
     run.stage = f"the drain of node {name} continues; to undo: devopsellence node uncordon {name}"
@@ -152,8 +151,7 @@ def _drained_text(shown: DrainPreview, seen: NodeWorkload, *, dry_run: bool, det
 
     name = seen.name
     if dry_run:
-        lines = [move.text(name) for move in shown.services] or [f"Node {name} runs nothing."]
-        lines += [ingress.text(name) for ingress in shown.forwarded]
+        lines = shown.sentences or [f"Node {name} runs nothing."]
         return "\n".join([*lines, f"Node {name} would be cordoned and drained."])
     if detach:
         return f"Node {name} is being drained. Follow with: devopsellence node list"
